@@ -1,0 +1,174 @@
+//! The one error type.
+
+use crate::tensor::DType;
+
+/// Everything that can go wrong. Nothing has been written and nothing recorded when one is returned.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The number of axes is not what the layer takes.
+    #[error("{layer} takes {expected} axes, the shape {shape:?} has {}", shape.len())]
+    Rank {
+        /// The layer.
+        layer: &'static str,
+        /// What it takes.
+        expected: &'static str,
+        /// What it was given.
+        shape: Vec<usize>,
+    },
+    /// An axis has another size than the layer was made for.
+    #[error("{axis} of the shape {shape:?} is {actual}, the layer was made for {expected}")]
+    Axis {
+        /// Which axis.
+        axis: &'static str,
+        /// The shape it was found in.
+        shape: Vec<usize>,
+        /// What the layer was made for.
+        expected: usize,
+        /// What the shape has.
+        actual: usize,
+    },
+    /// An axis is empty.
+    #[error("{what} is 0: there is nothing to normalise")]
+    Empty {
+        /// Which axis or parameter.
+        what: &'static str,
+    },
+    /// The channels do not split evenly into the groups.
+    #[error("{channels} channels do not split into {groups} equal groups")]
+    Groups {
+        /// Channels of the layer.
+        channels: usize,
+        /// Groups asked for.
+        groups: usize,
+    },
+    /// Training statistics need two values or more.
+    #[error(
+        "training needs more than {count} value per channel (shape {shape:?}): use a larger batch, \
+         the evaluation pass for inference, or GroupNorm for small batches"
+    )]
+    TooFewValues {
+        /// Values per channel.
+        count: u64,
+        /// The input's shape.
+        shape: Vec<usize>,
+    },
+    /// A parameter of a descriptor is out of its range.
+    #[error("{name} is {value}, it must be {expected}")]
+    Parameter {
+        /// Name of the parameter.
+        name: &'static str,
+        /// What it was.
+        value: f64,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A slice or a buffer has another length than the shape needs.
+    #[error("{name} has {actual} elements, the shape needs {expected}")]
+    Length {
+        /// Which tensor or parameter.
+        name: &'static str,
+        /// What the shape needs.
+        expected: u64,
+        /// What was given.
+        actual: u64,
+    },
+    /// A buffer range is too small for the tensor.
+    #[error("{name} needs {required} bytes from offset {offset}, its buffer range has {available}")]
+    BufferTooSmall {
+        /// Which tensor.
+        name: &'static str,
+        /// Bytes of the tensor.
+        required: u64,
+        /// Offset into the buffer.
+        offset: u64,
+        /// Bytes from the offset to the end of the range.
+        available: u64,
+    },
+    /// A buffer was created without a usage that the pass needs.
+    #[error("the buffer of {name} lacks {missing:?}: add it to its BufferDescriptor")]
+    BufferUsage {
+        /// Which tensor.
+        name: &'static str,
+        /// What to add.
+        missing: wgpu::BufferUsages,
+    },
+    /// An offset is not a multiple of the element size.
+    #[error("the offset {offset} of {name} is not a multiple of {alignment}")]
+    Alignment {
+        /// Which tensor.
+        name: &'static str,
+        /// Offset in bytes.
+        offset: u64,
+        /// What it must be a multiple of.
+        alignment: u64,
+    },
+    /// Two tensors share memory and one of them is written.
+    #[error("{first} and {second} overlap in one buffer: {hint}")]
+    Overlap {
+        /// One of the two.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+        /// What is possible instead.
+        hint: &'static str,
+    },
+    /// Something exceeds a limit of the device or of 32-bit addressing.
+    #[error("{what}: {required} needed, the limit is {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// How much is needed.
+        required: u64,
+        /// How much there may be.
+        limit: u64,
+    },
+    /// The pass needs a tensor that was not given.
+    #[error("{name} is missing: {hint}")]
+    Missing {
+        /// Which tensor.
+        name: &'static str,
+        /// Why it is needed.
+        hint: &'static str,
+    },
+    /// A tensor was given that the pass has no use for.
+    #[error("{name} was given, but {reason}")]
+    Unexpected {
+        /// Which tensor.
+        name: &'static str,
+        /// Why it cannot be used.
+        reason: &'static str,
+    },
+    /// The element type is not what the pass works on.
+    #[error("{name} is {actual:?}, the pass works on {expected:?}")]
+    DType {
+        /// Which tensor.
+        name: &'static str,
+        /// What it works on.
+        expected: DType,
+        /// What was given.
+        actual: DType,
+    },
+    /// The saved state comes from another layer or another device.
+    #[error("the saved state belongs to another {what}: run backward on what ran forward")]
+    Foreign {
+        /// What differs.
+        what: &'static str,
+    },
+    /// No adapter or device could be had.
+    #[error("no GPU device: {0}")]
+    NoDevice(String),
+    /// The device does not meet a requirement.
+    #[error("the device's limit {name} is {actual}, {required} is needed")]
+    Limit {
+        /// Name in [`wgpu::Limits`].
+        name: &'static str,
+        /// What is needed.
+        required: u64,
+        /// What the device has.
+        actual: u64,
+    },
+    /// Reading results back failed.
+    #[error("reading back failed: {0}")]
+    Readback(String),
+}

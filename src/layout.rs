@@ -1,0 +1,210 @@
+//! Where the elements of each statistic lie. Every norm is one [`Layout`]; kernels know nothing of norms' names.
+
+use crate::error::Error;
+
+/// A walk over a tensor: for each of `outer x inner` targets, `segments` runs of `len` elements.
+///
+/// Element (target t, segment i, position j) lies at
+/// `(t / inner) * outer_stride + (t % inner) * inner_stride + i * segment_stride + j * stride` (in elements).
+/// Segments are what a batch is sharded by: trees of merges are built within a segment first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Walk {
+    /// Groups of targets; for batch norm 1, for the other norms the samples or rows.
+    pub outer: u64,
+    /// Distance of two groups of targets, in elements.
+    pub outer_stride: u64,
+    /// Targets in a group.
+    pub inner: u64,
+    /// Distance of two targets of a group, in elements.
+    pub inner_stride: u64,
+    /// Runs of elements that belong to one target.
+    pub segments: u64,
+    /// Distance of two runs, in elements.
+    pub segment_stride: u64,
+    /// Elements of a run.
+    pub len: u64,
+    /// Distance of two elements of a run: 1, or the number of channels in channels-last tensors.
+    pub stride: u64,
+}
+
+impl Walk {
+    /// Number of targets: statistics, or affine parameters.
+    pub const fn targets(&self) -> u64 {
+        self.outer * self.inner
+    }
+
+    /// Elements that belong to one target.
+    pub const fn count(&self) -> u64 {
+        self.segments * self.len
+    }
+
+    /// Position of an element in memory, in elements from the tensor's start.
+    pub const fn offset(&self, target: u64, segment: u64, position: u64) -> u64 {
+        (target / self.inner) * self.outer_stride
+            + (target % self.inner) * self.inner_stride
+            + segment * self.segment_stride
+            + position * self.stride
+    }
+}
+
+/// A linear map from a walk's coordinates (target t, segment i, position j) to an index:
+/// `(t % inner) / target_div * target + i * segment + j / position_div * position`.
+///
+/// It tells which weight an element uses, or which statistic, whichever the walk does not go over itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IndexMap {
+    /// Neighbouring targets that share an index.
+    pub target_div: u64,
+    /// Step of the index from one target to the next.
+    pub target: u64,
+    /// Step of the index from one segment to the next.
+    pub segment: u64,
+    /// Neighbouring positions that share an index.
+    pub position_div: u64,
+    /// Step of the index from one position to the next; 0: the same for a whole segment.
+    pub position: u64,
+}
+
+impl IndexMap {
+    /// Index for target t (counted within its group), segment i, position j.
+    pub const fn index(&self, inner_target: u64, segment: u64, position: u64) -> u64 {
+        inner_target / self.target_div * self.target
+            + segment * self.segment
+            + position / self.position_div * self.position
+    }
+
+    const fn of_target() -> Self {
+        IndexMap { target_div: 1, target: 1, segment: 0, position_div: 1, position: 0 }
+    }
+}
+
+/// How a norm lies over its tensor: which elements share a statistic and which share a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Layout {
+    /// Targets are the statistics.
+    pub stats: Walk,
+    /// Which weight and bias an element of `stats` uses.
+    pub affine_of_stats: IndexMap,
+    /// Targets are the affine parameters: the walk of dweight and dbias.
+    pub affine: Walk,
+    /// Which statistic an element of `affine` was normalised with.
+    pub stat_of_affine: IndexMap,
+    /// Elements of the tensor.
+    pub elements: u64,
+}
+
+impl Layout {
+    /// Whether a statistic's elements are exactly one weight's elements (batch norm): one reduction serves both.
+    pub fn is_per_channel(&self) -> bool {
+        self.stats == self.affine
+    }
+}
+
+/// Sizes of an (N, C, spatial) tensor, checked against overflow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nchw {
+    pub n: u64,
+    pub c: u64,
+    pub s: u64,
+    pub channels_last: bool,
+}
+
+impl Nchw {
+    /// Strides of (sample, channel, position).
+    fn strides(&self) -> (u64, u64, u64) {
+        if self.channels_last { (self.c * self.s, 1, self.c) } else { (self.c * self.s, self.s, 1) }
+    }
+
+    fn channel_walk(&self) -> Walk {
+        let (sample, channel, position) = self.strides();
+        Walk {
+            outer: 1,
+            outer_stride: 0,
+            inner: self.c,
+            inner_stride: channel,
+            segments: self.n,
+            segment_stride: sample,
+            len: self.s,
+            stride: position,
+        }
+    }
+
+    /// One statistic a channel.
+    pub fn batch(&self) -> Layout {
+        let walk = self.channel_walk();
+        Layout {
+            stats: walk,
+            affine_of_stats: IndexMap::of_target(),
+            affine: walk,
+            stat_of_affine: IndexMap::of_target(),
+            elements: self.n * self.c * self.s,
+        }
+    }
+
+    /// One statistic a sample and group of `size` neighbouring channels.
+    pub fn group(&self, size: u64) -> Layout {
+        let (sample, channel, position) = self.strides();
+        let groups = self.c / size;
+        let stats = Walk {
+            outer: self.n,
+            outer_stride: sample,
+            inner: groups,
+            inner_stride: size * channel,
+            segments: 1,
+            segment_stride: 0,
+            len: 0,
+            stride: 1,
+        };
+        let affine = IndexMap { target_div: 1, target: size, segment: 0, position_div: 1, position: 1 };
+        let (stats, affine_of_stats) = if size == 1 {
+            (Walk { len: self.s, stride: position, ..stats }, IndexMap::of_target())
+        } else if self.channels_last {
+            (Walk { segments: self.s, segment_stride: self.c, len: size, ..stats }, affine)
+        } else {
+            (Walk { len: size * self.s, ..stats }, IndexMap { position_div: self.s, ..affine })
+        };
+        let stat_of_affine = IndexMap { target_div: size, target: 1, segment: groups, position_div: 1, position: 0 };
+        Layout {
+            stats,
+            affine_of_stats,
+            affine: self.channel_walk(),
+            stat_of_affine,
+            elements: self.n * self.c * self.s,
+        }
+    }
+}
+
+/// One statistic a row of `d` contiguous elements, one weight a column.
+pub(crate) fn rows(m: u64, d: u64) -> Layout {
+    let stats = Walk {
+        outer: m,
+        outer_stride: d,
+        inner: 1,
+        inner_stride: 0,
+        segments: 1,
+        segment_stride: 0,
+        len: d,
+        stride: 1,
+    };
+    let affine = Walk {
+        outer: 1,
+        outer_stride: 0,
+        inner: d,
+        inner_stride: 1,
+        segments: 1,
+        segment_stride: 0,
+        len: m,
+        stride: d,
+    };
+    let by_position = IndexMap { target_div: 1, target: 0, segment: 0, position_div: 1, position: 1 };
+    Layout { stats, affine_of_stats: by_position, affine, stat_of_affine: by_position, elements: m * d }
+}
+
+/// Product of axis sizes, or [`Error::TooLarge`].
+pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<u64, Error> {
+    sizes.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).filter(|&n| n <= u64::MAX / 4).ok_or(Error::TooLarge {
+        what,
+        required: u64::MAX,
+        limit: u64::MAX / 4,
+    })
+}

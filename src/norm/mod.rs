@@ -1,0 +1,228 @@
+//! The five norms as descriptors in PyTorch's terms. Each is a thin description of a layout.
+
+mod batch;
+mod group;
+mod instance;
+mod layer;
+mod rms;
+
+pub use batch::BatchNormDescriptor;
+pub use group::GroupNormDescriptor;
+pub use instance::InstanceNormDescriptor;
+pub use layer::LayerNormDescriptor;
+pub use rms::RmsNormDescriptor;
+
+use crate::error::Error;
+use crate::layout::{Layout, Nchw, product};
+use crate::tensor::{Format, TensorDescriptor};
+
+/// Weight of a new batch in the running statistics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Momentum {
+    /// `running = (1 - m) * running + m * batch`, m in 0..=1. PyTorch's default is 0.1.
+    Exponential(f32),
+    /// The plain average of all batches so far: PyTorch's `momentum=None`.
+    Cumulative,
+}
+
+impl Default for Momentum {
+    fn default() -> Self {
+        Momentum::Exponential(0.1)
+    }
+}
+
+/// What a channel whose batch mean or variance is NaN or infinite does to its running statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NonFinite {
+    /// The channel keeps its running statistics and counts the batch as skipped.
+    #[default]
+    Skip,
+    /// The running statistics take it in, as PyTorch's do.
+    Poison,
+}
+
+/// Running statistics of a layer, as a descriptor asks for them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RunningStats {
+    /// Weight of a new batch.
+    pub momentum: Momentum,
+    /// What a batch that is not finite does.
+    pub non_finite: NonFinite,
+}
+
+/// Which of weight and bias a layer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Affine {
+    /// Multiply by a learnable weight.
+    pub weight: bool,
+    /// Add a learnable bias.
+    pub bias: bool,
+}
+
+/// Any of the five norms.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum NormDescriptor {
+    /// Statistics per channel over batch and space.
+    Batch(BatchNormDescriptor),
+    /// Statistics per sample over trailing axes.
+    Layer(LayerNormDescriptor),
+    /// Statistics per sample and group of channels.
+    Group(GroupNormDescriptor),
+    /// Statistics per sample and channel.
+    Instance(InstanceNormDescriptor),
+    /// Root mean square per sample over trailing axes.
+    Rms(RmsNormDescriptor),
+}
+
+macro_rules! each {
+    ($self:ident, $d:ident => $e:expr) => {
+        match $self {
+            NormDescriptor::Batch($d) => $e,
+            NormDescriptor::Layer($d) => $e,
+            NormDescriptor::Group($d) => $e,
+            NormDescriptor::Instance($d) => $e,
+            NormDescriptor::Rms($d) => $e,
+        }
+    };
+}
+
+impl NormDescriptor {
+    /// The name of the layer in PyTorch.
+    pub fn name(&self) -> &'static str {
+        match self {
+            NormDescriptor::Batch(_) => "BatchNorm",
+            NormDescriptor::Layer(_) => "LayerNorm",
+            NormDescriptor::Group(_) => "GroupNorm",
+            NormDescriptor::Instance(_) => "InstanceNorm",
+            NormDescriptor::Rms(_) => "RMSNorm",
+        }
+    }
+
+    /// Checks the descriptor's own parameters.
+    pub fn validate(&self) -> Result<(), Error> {
+        each!(self, d => d.validate())?;
+        let eps = self.eps();
+        if !(eps > 0.0 && eps.is_finite()) {
+            return Err(Error::Parameter { name: "eps", value: eps.into(), expected: "positive and finite" });
+        }
+        if let Some(RunningStats { momentum: Momentum::Exponential(m), .. }) = self.running_stats()
+            && !(0.0..=1.0).contains(&m)
+        {
+            return Err(Error::Parameter { name: "momentum", value: m.into(), expected: "in 0..=1" });
+        }
+        Ok(())
+    }
+
+    /// How the norm lies over a tensor of this shape. Checks the shape.
+    pub fn layout(&self, tensor: &TensorDescriptor) -> Result<Layout, Error> {
+        each!(self, d => d.layout(tensor))
+    }
+
+    /// Number of weights.
+    pub fn affine_len(&self) -> u64 {
+        each!(self, d => d.affine_len())
+    }
+
+    /// Which of weight and bias the layer has.
+    pub fn affine(&self) -> Affine {
+        each!(self, d => d.affine())
+    }
+
+    /// Added to the variance (or mean square) inside the root.
+    pub fn eps(&self) -> f32 {
+        each!(self, d => d.eps)
+    }
+
+    /// How running statistics are kept, if they are.
+    pub fn running_stats(&self) -> Option<RunningStats> {
+        let (track, momentum, non_finite) = match self {
+            NormDescriptor::Batch(d) => (d.track_running_stats, d.momentum, d.non_finite),
+            NormDescriptor::Instance(d) => (d.track_running_stats, d.momentum, d.non_finite),
+            _ => return None,
+        };
+        track.then_some(RunningStats { momentum, non_finite })
+    }
+
+    /// Whether the mean is subtracted (all but RMSNorm).
+    pub fn is_centred(&self) -> bool {
+        !matches!(self, NormDescriptor::Rms(_))
+    }
+}
+
+macro_rules! from {
+    ($($variant:ident $descriptor:ident),*) => {$(
+        impl From<$descriptor> for NormDescriptor {
+            fn from(d: $descriptor) -> Self {
+                NormDescriptor::$variant(d)
+            }
+        }
+    )*};
+}
+from!(Batch BatchNormDescriptor, Layer LayerNormDescriptor, Group GroupNormDescriptor, Instance InstanceNormDescriptor, Rms RmsNormDescriptor);
+
+/// Splits a shape into samples, channels and positions, and checks the channels.
+fn nchw(layer: &'static str, tensor: &TensorDescriptor, channels: usize) -> Result<Nchw, Error> {
+    let shape = tensor.shape;
+    if !(2..=5).contains(&shape.len()) {
+        return Err(Error::Rank {
+            layer,
+            expected: "(N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W): 2 to 5",
+            shape: shape.to_vec(),
+        });
+    }
+    if shape[1] != channels {
+        return Err(Error::Axis {
+            axis: "the channel axis (1)",
+            shape: shape.to_vec(),
+            expected: channels,
+            actual: shape[1],
+        });
+    }
+    if let Some(axis) = shape.iter().position(|&d| d == 0) {
+        return Err(Error::Empty { what: ["N", "C", "spatial axis 2", "spatial axis 3", "spatial axis 4"][axis] });
+    }
+    product("elements of the tensor", shape)?;
+    Ok(Nchw {
+        n: shape[0] as u64,
+        c: shape[1] as u64,
+        s: product("positions", &shape[2..])?,
+        channels_last: tensor.format == Format::ChannelsLast,
+    })
+}
+
+/// Splits a shape into rows of the trailing `normalized_shape`.
+fn trailing_rows(layer: &'static str, tensor: &TensorDescriptor, normalized_shape: &[usize]) -> Result<Layout, Error> {
+    let shape = tensor.shape;
+    if shape.len() < normalized_shape.len() {
+        return Err(Error::Rank {
+            layer,
+            expected: "at least those of normalized_shape: as many",
+            shape: shape.to_vec(),
+        });
+    }
+    if tensor.format != Format::ChannelsFirst {
+        return Err(Error::Unexpected {
+            name: "Format::ChannelsLast",
+            reason: "a norm over trailing axes has no channel axis: give the shape as it lies in memory",
+        });
+    }
+    let (leading, trailing) = shape.split_at(shape.len() - normalized_shape.len());
+    for (&actual, &expected) in trailing.iter().zip(normalized_shape) {
+        if actual != expected {
+            return Err(Error::Axis { axis: "an axis of normalized_shape", shape: shape.to_vec(), expected, actual });
+        }
+    }
+    if shape.contains(&0) {
+        return Err(Error::Empty { what: "an axis of the shape" });
+    }
+    product("elements of the tensor", shape)?;
+    Ok(crate::layout::rows(product("rows", leading)?, product("row length", trailing)?))
+}
+
+fn check_normalized_shape(normalized_shape: &[usize]) -> Result<(), Error> {
+    if normalized_shape.is_empty() || normalized_shape.contains(&0) {
+        return Err(Error::Empty { what: "normalized_shape" });
+    }
+    product("normalized_shape", normalized_shape).map(|_| ())
+}

@@ -1,0 +1,71 @@
+//! What a call asks of a layer: which statistics, what is fused, which gradients.
+
+/// Whether a training pass takes its batch into the running statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Commit {
+    /// Update the running statistics and count the batch.
+    Update,
+    /// Leave them alone: for the second forward pass of gradient checkpointing, which must not count twice.
+    Skip,
+}
+
+/// A second input that is added on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Residual {
+    /// None.
+    #[default]
+    None,
+    /// `y = norm(x) + residual`, before the ReLU if there is one: residual networks.
+    After,
+    /// `sum = x + residual; y = norm(sum)`, and `sum` is written too: transformer blocks.
+    Before,
+}
+
+/// What is computed in the same pass as the norm, without a tensor of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Fusion {
+    /// Second input.
+    pub residual: Residual,
+    /// `max(0, .)` at the end.
+    pub relu: bool,
+}
+
+/// Where mean and variance come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Statistics {
+    /// From the input itself.
+    Batch,
+    /// The running statistics.
+    Running,
+}
+
+/// Gradients that a backward pass computes. What is left out costs nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Gradients {
+    /// Of the input (with [`Residual::Before`]: of the sum, which is that of both inputs).
+    pub dx: bool,
+    /// Of the residual ([`Residual::After`] only).
+    pub dresidual: bool,
+    /// Of weight and bias.
+    pub affine: bool,
+}
+
+/// One call on a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// From x to y.
+    Forward,
+    /// From dy to gradients.
+    Backward(Gradients),
+    /// Only the moments of x, or with gradients the sums of dy: the first half of a synchronised step.
+    LocalSums(Direction),
+}
+
+/// Forward or backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From x to y.
+    Forward,
+    /// From dy to gradients.
+    Backward,
+}
