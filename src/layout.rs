@@ -73,9 +73,8 @@ impl IndexMap {
             + position / self.position_div * self.position
     }
 
-    const fn of_target() -> Self {
-        IndexMap { target_div: 1, target: 1, segment: 0, position_div: 1, position: 0 }
-    }
+    /// The target's own number within its group.
+    pub const OF_TARGET: IndexMap = IndexMap { target_div: 1, target: 1, segment: 0, position_div: 1, position: 0 };
 }
 
 /// How a norm lies over its tensor: which elements share a statistic and which share a weight.
@@ -97,6 +96,12 @@ impl Layout {
     /// Whether a statistic's elements are exactly one weight's elements (batch norm): one reduction serves both.
     pub fn is_per_channel(&self) -> bool {
         self.stats == self.affine
+    }
+
+    /// The layout of statistics that are given per channel.
+    pub(crate) fn per_channel(self) -> Layout {
+        let map = IndexMap::OF_TARGET;
+        Layout { stats: self.affine, affine_of_stats: map, stat_of_affine: map, ..self }
     }
 }
 
@@ -134,9 +139,9 @@ impl Nchw {
         let walk = self.channel_walk();
         Layout {
             stats: walk,
-            affine_of_stats: IndexMap::of_target(),
+            affine_of_stats: IndexMap::OF_TARGET,
             affine: walk,
-            stat_of_affine: IndexMap::of_target(),
+            stat_of_affine: IndexMap::OF_TARGET,
             elements: self.n * self.c * self.s,
         }
     }
@@ -157,7 +162,7 @@ impl Nchw {
         };
         let affine = IndexMap { target_div: 1, target: size, segment: 0, position_div: 1, position: 1 };
         let (stats, affine_of_stats) = if size == 1 {
-            (Walk { len: self.s, stride: position, ..stats }, IndexMap::of_target())
+            (Walk { len: self.s, stride: position, ..stats }, IndexMap::OF_TARGET)
         } else if self.channels_last {
             (Walk { segments: self.s, segment_stride: self.c, len: size, ..stats }, affine)
         } else {

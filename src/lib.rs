@@ -1,17 +1,25 @@
 //! Normalisation layers for wgpu.
 #![deny(missing_docs)]
 
+mod element;
 mod error;
 pub mod layout;
 mod moments;
 mod norm;
 mod op;
+pub mod plan;
+mod profile;
 pub mod reference;
+mod state;
 mod tensor;
 
+pub use element::Element;
 pub use error::Error;
+pub use half;
 pub use moments::Moments;
 pub use norm::*;
 pub use op::*;
+pub use profile::Profile;
+pub use state::{Running, State};
 pub use tensor::{DType, Format, TensorDescriptor};
 pub use wgpu;

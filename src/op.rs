@@ -59,6 +59,8 @@ pub enum Op {
     Backward(Gradients),
     /// Only the moments of x, or with gradients the sums of dy: the first half of a synchronised step.
     LocalSums(Direction),
+    /// The second half: y or dx from moments or sums of the whole group.
+    ApplySums(Direction),
 }
 
 /// Forward or backward.

@@ -71,7 +71,7 @@ impl<'a> TensorDescriptor<'a> {
 
     /// Number of elements. [`Error::TooLarge`] when it does not fit in a `u64`.
     pub fn len(&self) -> Result<u64, Error> {
-        self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).ok_or_else(|| Error::TooLarge {
+        self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).ok_or(Error::TooLarge {
             what: "elements of the tensor",
             required: u64::MAX,
             limit: u64::MAX,

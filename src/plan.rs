@@ -1,0 +1,423 @@
+//! From a descriptor and a shape to passes: pure data, no device.
+
+mod geometry;
+mod window;
+
+pub use geometry::{Geometry, Tree};
+pub use window::Dispatch;
+
+use crate::error::Error;
+use crate::layout::{Layout, Walk};
+use crate::norm::{Affine, NormDescriptor};
+use crate::op::{Direction, Fusion, Gradients, Op, Residual, Statistics};
+use crate::profile::Profile;
+use crate::tensor::{DType, TensorDescriptor};
+
+/// What is to be computed: a norm over a shape, and the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Problem {
+    /// Where the elements of each statistic and each weight lie.
+    pub layout: Layout,
+    /// Which of weight and bias there are.
+    pub affine: Affine,
+    /// Whether the mean is subtracted.
+    pub centred: bool,
+    /// Where mean and variance come from.
+    pub statistics: Statistics,
+    /// What is fused.
+    pub fusion: Fusion,
+    /// Forward, backward, or the first half of a synchronised step.
+    pub op: Op,
+    /// Element type of x, residual, dx and dresidual.
+    pub input: DType,
+    /// Element type of y and dy.
+    pub output: DType,
+}
+
+impl Problem {
+    /// Checks descriptor and shape, and describes the call.
+    pub fn new(
+        descriptor: &NormDescriptor,
+        tensor: &TensorDescriptor,
+        statistics: Statistics,
+        fusion: Fusion,
+        op: Op,
+    ) -> Result<Problem, Error> {
+        descriptor.validate()?;
+        let mut layout = descriptor.layout(tensor)?;
+        let running = statistics == Statistics::Running;
+        if running && descriptor.running_stats().is_none() {
+            return Err(Error::Missing { name: "running statistics", hint: "the layer does not track them" });
+        }
+        if running {
+            // Given statistics belong to channels, whatever the norm.
+            layout = layout.per_channel();
+        }
+        let count = layout.stats.count();
+        let per_channel = matches!(descriptor, NormDescriptor::Batch(_) | NormDescriptor::Instance(_));
+        if !running && per_channel && count < 2 && !matches!(op, Op::LocalSums(_)) {
+            return Err(Error::TooFewValues { count, shape: tensor.shape.to_vec() });
+        }
+        if count > u32::MAX.into() {
+            return Err(Error::TooLarge { what: "values of one statistic", required: count, limit: u32::MAX.into() });
+        }
+        Ok(Problem {
+            layout,
+            affine: descriptor.affine(),
+            centred: descriptor.is_centred(),
+            statistics,
+            fusion,
+            op,
+            input: tensor.dtype,
+            output: tensor.dtype,
+        })
+    }
+}
+
+/// A full-size tensor of a call. Its place is the same in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tensor {
+    /// The layer's input x.
+    Input,
+    /// The residual; in a backward pass with [`Residual::Before`] the gradient of the sum.
+    Residual,
+    /// dy.
+    Gradient,
+    /// y, or dx.
+    Output,
+    /// x + residual, or dresidual.
+    SecondOutput,
+}
+
+/// A kernel: one shader in `shaders/`, one function on the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// Targets that fit on chip: read once, reduce, finish, write.
+    Rows,
+    /// Tiles of targets to partial results.
+    Reduce,
+    /// Partial results to fewer.
+    Merge,
+    /// Merge what partial results are left, finish, and write element by element.
+    Apply,
+    /// Running statistics from the average over samples (instance norm only).
+    Running,
+}
+
+/// What the targets of a pass are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Over {
+    /// Statistics.
+    Stats,
+    /// Affine parameters.
+    Affine,
+}
+
+/// One pass over the data, or over partial results.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pass {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Which of its two bodies: moments and y, or sums and dx.
+    pub direction: Direction,
+    /// What its targets are.
+    pub over: Over,
+    /// How elements become leaves, and leaves tiles.
+    pub geometry: Geometry,
+    /// Whether sums of this pass (or partial results) are used; otherwise the pass is element-wise.
+    pub reduces: bool,
+    /// Whether results per target (saved statistics, gradients of weight and bias) are written.
+    pub finishes: bool,
+    /// Partial results per target that come in (Merge, Apply).
+    pub partials_in: u64,
+    /// Partial results per target that go out (Reduce, Merge).
+    pub partials_out: u64,
+    /// Tensors read.
+    pub reads: Vec<Tensor>,
+    /// Tensors written.
+    pub writes: Vec<Tensor>,
+    /// One or more dispatches, each with a window of the tensors that fits a binding.
+    pub dispatches: Vec<Dispatch>,
+}
+
+/// The passes of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// What is computed.
+    pub problem: Problem,
+    /// In order.
+    pub passes: Vec<Pass>,
+}
+
+impl Plan {
+    /// Plans a call for a kind of device.
+    ///
+    /// ```
+    /// use wgpu_norm::{BatchNormDescriptor, Fusion, Op, Statistics, TensorDescriptor, plan::*, Profile};
+    /// let (layer, images) = (BatchNormDescriptor::new(256).into(), TensorDescriptor::new(&[32, 256, 56, 56]));
+    /// let problem = Problem::new(&layer, &images, Statistics::Batch, Fusion::default(), Op::Forward)?;
+    /// let plan = Plan::new(problem, &Profile::GPU)?;
+    /// let kernels: Vec<_> = plan.passes.iter().map(|p| p.kernel).collect();
+    /// assert_eq!(kernels, [Kernel::Reduce, Kernel::Apply]);
+    /// assert_eq!(plan.bytes(), 3 * images.size()?); // two reads, one write
+    /// # Ok::<(), wgpu_norm::Error>(())
+    /// ```
+    pub fn new(problem: Problem, profile: &Profile) -> Result<Plan, Error> {
+        let mut planner = Planner { problem: &problem, profile, passes: Vec::new() };
+        match problem.op {
+            Op::Forward => planner.forward()?,
+            Op::Backward(wanted) => planner.backward(wanted)?,
+            Op::LocalSums(direction) => planner.reduce(direction, Over::Stats, 1)?,
+            Op::ApplySums(direction) => planner.apply_sums(direction)?,
+        }
+        let passes = planner.passes;
+        Ok(Plan { problem, passes })
+    }
+
+    /// Bytes of the full-size tensors that the passes read and write. Vectors per channel are not counted.
+    pub fn bytes(&self) -> u64 {
+        let touched = self.passes.iter().flat_map(|p| p.reads.iter().chain(&p.writes));
+        touched.map(|&t| self.problem.layout.elements * self.dtype(t).size()).sum()
+    }
+
+    /// Element type of a tensor of the call.
+    pub fn dtype(&self, tensor: Tensor) -> DType {
+        match (tensor, self.problem.op) {
+            (Tensor::Gradient, _) => self.problem.output,
+            (Tensor::Output, Op::Forward | Op::ApplySums(Direction::Forward)) => self.problem.output,
+            _ => self.problem.input,
+        }
+    }
+
+    /// Dispatches of all passes.
+    pub fn dispatches(&self) -> usize {
+        self.passes.iter().map(|p| p.dispatches.len()).sum()
+    }
+
+    /// Partial results that a pass may leave for the next, all targets together.
+    pub fn partials(&self) -> u64 {
+        let walk = |over| self.walk(over).targets();
+        self.passes.iter().map(|p| p.partials_out * walk(p.over)).max().unwrap_or(0)
+    }
+
+    /// The walk of a pass.
+    pub fn walk(&self, over: Over) -> &Walk {
+        match over {
+            Over::Stats => &self.problem.layout.stats,
+            Over::Affine => &self.problem.layout.affine,
+        }
+    }
+
+    /// Whether any pass touches a tensor.
+    pub fn uses(&self, tensor: Tensor) -> bool {
+        self.passes.iter().any(|p| p.reads.contains(&tensor) || p.writes.contains(&tensor))
+    }
+
+    /// Whether any pass writes a tensor.
+    pub fn writes(&self, tensor: Tensor) -> bool {
+        self.passes.iter().any(|p| p.writes.contains(&tensor))
+    }
+}
+
+struct Planner<'a> {
+    problem: &'a Problem,
+    profile: &'a Profile,
+    passes: Vec<Pass>,
+}
+
+impl Planner<'_> {
+    fn forward(&mut self) -> Result<(), Error> {
+        use Direction::Forward;
+        match self.problem.statistics {
+            Statistics::Running => self.element_wise(Forward),
+            Statistics::Batch => self.reduce_and_apply(Forward, Over::Stats, true),
+        }
+    }
+
+    fn backward(&mut self, wanted: Gradients) -> Result<(), Error> {
+        use Direction::Backward;
+        let writes = wanted.dx || wanted.dresidual;
+        let projects = wanted.dx && self.problem.statistics == Statistics::Batch;
+        if self.problem.layout.is_per_channel() {
+            return match (projects || wanted.affine, writes) {
+                (true, _) => self.reduce_and_apply(Backward, Over::Stats, writes),
+                (false, true) => self.element_wise(Backward),
+                (false, false) => Ok(()),
+            };
+        }
+        if projects {
+            self.reduce_and_apply(Backward, Over::Stats, true)?;
+        } else if writes {
+            self.element_wise(Backward)?;
+        }
+        if wanted.affine {
+            self.reduce_and_apply(Backward, Over::Affine, false)?;
+        }
+        Ok(())
+    }
+
+    /// Sums that came from elsewhere are the one partial result of each target.
+    fn apply_sums(&mut self, direction: Direction) -> Result<(), Error> {
+        let geometry = self.geometry(Over::Stats)?;
+        self.push(Kernel::Apply, direction, Over::Stats, geometry, |p| {
+            p.reduces = true;
+            p.finishes = true;
+            p.partials_in = 1;
+        })
+    }
+
+    /// Everything a reduction feeds: on chip in one pass, or split over several. `writes`: whether elements
+    /// are written, or only results per target.
+    fn reduce_and_apply(&mut self, direction: Direction, over: Over, writes: bool) -> Result<(), Error> {
+        let geometry = self.geometry(over)?;
+        if geometry.tiles == 1 && self.fits_one_window(over) {
+            let kernel = Kernel::Rows;
+            return self.push(kernel, direction, over, geometry, |p| {
+                p.reduces = true;
+                p.finishes = true;
+                if !writes {
+                    p.writes.clear();
+                }
+            });
+        }
+        if !writes {
+            self.reduce(direction, over, 1)?;
+            if self.passes.last().is_some_and(|p| p.kernel == Kernel::Reduce) {
+                self.merge(direction, over)?;
+            }
+            if let Some(last) = self.passes.last_mut() {
+                last.finishes = true;
+            }
+            return Ok(());
+        }
+        self.reduce(direction, over, u64::from(geometry.leaves))?;
+        let partials_in = self.passes.last().map_or(1, |p| p.partials_out);
+        self.push(Kernel::Apply, direction, over, geometry, |p| {
+            p.reduces = true;
+            p.finishes = true;
+            p.partials_in = partials_in;
+        })
+    }
+
+    /// Leaves to at most `most` partial results a target.
+    fn reduce(&mut self, direction: Direction, over: Over, most: u64) -> Result<(), Error> {
+        let geometry = self.geometry(over)?;
+        self.push(Kernel::Reduce, direction, over, geometry, |p| {
+            p.reduces = true;
+            p.partials_out = geometry.tiles;
+        })?;
+        while self.passes.last().is_some_and(|p| p.partials_out > most) {
+            self.merge(direction, over)?;
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, direction: Direction, over: Over) -> Result<(), Error> {
+        let partials_in = self.passes.last().map_or(1, |p| p.partials_out);
+        let geometry = Geometry::of_partials(partials_in, self.profile);
+        self.push(Kernel::Merge, direction, over, geometry, |p| {
+            p.reduces = true;
+            p.partials_in = partials_in;
+            p.partials_out = geometry.tiles;
+        })
+    }
+
+    fn element_wise(&mut self, direction: Direction) -> Result<(), Error> {
+        let geometry = self.geometry(Over::Stats)?;
+        self.push(Kernel::Apply, direction, Over::Stats, geometry, |_| {})
+    }
+
+    fn push(
+        &mut self,
+        kernel: Kernel,
+        direction: Direction,
+        over: Over,
+        geometry: Geometry,
+        set: impl FnOnce(&mut Pass),
+    ) -> Result<(), Error> {
+        let mut pass = Pass {
+            kernel,
+            direction,
+            over,
+            geometry,
+            reduces: false,
+            finishes: false,
+            partials_in: 0,
+            partials_out: 0,
+            reads: Vec::new(),
+            writes: Vec::new(),
+            dispatches: Vec::new(),
+        };
+        (pass.reads, pass.writes) = self.tensors(kernel, direction);
+        set(&mut pass);
+        pass.reads = self.reads(&pass);
+        pass.dispatches = window::dispatches(&pass, self.walk(over), self.problem, self.profile)?;
+        self.passes.push(pass);
+        Ok(())
+    }
+
+    /// Tensors that a kernel writes in a direction (and a first guess at what it reads).
+    fn tensors(&self, kernel: Kernel, direction: Direction) -> (Vec<Tensor>, Vec<Tensor>) {
+        if !matches!(kernel, Kernel::Rows | Kernel::Apply) {
+            return (vec![], vec![]);
+        }
+        let mut writes = Vec::new();
+        match (direction, self.problem.op) {
+            (Direction::Backward, Op::Backward(wanted)) => {
+                writes.extend(wanted.dx.then_some(Tensor::Output));
+                writes.extend(wanted.dresidual.then_some(Tensor::SecondOutput));
+            }
+            (Direction::Backward, _) => writes.push(Tensor::Output),
+            (Direction::Forward, _) => {
+                writes.push(Tensor::Output);
+                writes.extend((self.problem.fusion.residual == Residual::Before).then_some(Tensor::SecondOutput));
+            }
+        }
+        (vec![], writes)
+    }
+
+    fn reads(&self, pass: &Pass) -> Vec<Tensor> {
+        let Fusion { residual, relu } = self.problem.fusion;
+        let loads_elements = matches!(pass.kernel, Kernel::Rows | Kernel::Apply | Kernel::Reduce);
+        if !loads_elements {
+            return vec![];
+        }
+        let writes_output = pass.writes.contains(&Tensor::Output);
+        match pass.direction {
+            Direction::Forward => {
+                let applies = pass.kernel != Kernel::Reduce;
+                let adds = residual == Residual::Before || (applies && residual == Residual::After);
+                [Some(Tensor::Input), adds.then_some(Tensor::Residual)].into_iter().flatten().collect()
+            }
+            Direction::Backward => {
+                let mask = relu && residual == Residual::After;
+                let dsum = residual == Residual::Before && writes_output;
+                [
+                    (pass.reduces || relu).then_some(Tensor::Input),
+                    (mask || dsum).then_some(Tensor::Residual),
+                    Some(Tensor::Gradient),
+                ]
+                .into_iter()
+                .flatten()
+                .collect()
+            }
+        }
+    }
+
+    fn walk(&self, over: Over) -> &Walk {
+        match over {
+            Over::Stats => &self.problem.layout.stats,
+            Over::Affine => &self.problem.layout.affine,
+        }
+    }
+
+    fn geometry(&self, over: Over) -> Result<Geometry, Error> {
+        Geometry::new(self.walk(over), self.profile)
+    }
+
+    /// Whether a pass that needs whole targets can have them: their elements in one binding.
+    fn fits_one_window(&self, over: Over) -> bool {
+        let walk = self.walk(over);
+        walk.outer > 1 || window::max_elements(self.problem, self.profile) >= self.problem.layout.elements
+    }
+}

@@ -1,0 +1,109 @@
+//! The fixed tree of merges, and how much of it a workgroup takes.
+
+use crate::error::Error;
+use crate::layout::Walk;
+use crate::profile::Profile;
+
+/// Elements of one invocation's vector: the unit of loads.
+pub const UNIT: u64 = 4;
+
+/// How a segment becomes leaves. Depends on the segment's length and the kind of device alone, so that every
+/// way to split the work, over passes, windows or devices, merges the same leaves in the same order.
+///
+/// Unit `u` of leaf `q` starts at element `4 * ((q / lanes * units + u) * lanes + q % lanes)` of its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tree {
+    /// Units of four elements in a leaf.
+    pub units: u32,
+    /// Neighbouring leaves whose units interleave.
+    pub lanes: u32,
+    /// Leaves of a segment, padded to a power of two.
+    pub leaves: u64,
+    /// Whether neighbouring targets are neighbours in memory, so that lanes go over targets.
+    pub side_by_side: bool,
+}
+
+impl Tree {
+    /// The tree over the segments of a walk.
+    pub fn new(walk: &Walk, profile: &Profile) -> Tree {
+        let side_by_side = walk.inner_stride == 1 && walk.inner > 1 && (walk.stride != 1 || walk.len == 1);
+        let units = walk.len.div_ceil(UNIT);
+        let (lanes, most) = if side_by_side {
+            (1, u64::from(profile.max_strided_units))
+        } else {
+            let most = u64::from(profile.max_units);
+            let wide = units.next_power_of_two().min(profile.min_lanes.into());
+            let needed = units.div_ceil(most).next_power_of_two();
+            (needed.clamp(wide, profile.max_lanes.max(profile.min_lanes).into()), most)
+        };
+        let chunks = units.div_ceil(lanes * most);
+        Tree {
+            units: units.div_ceil(lanes * chunks) as u32,
+            lanes: lanes as u32,
+            leaves: chunks.next_power_of_two() * lanes,
+            side_by_side,
+        }
+    }
+
+    /// Elements of a leaf.
+    pub const fn leaf_len(&self) -> u64 {
+        self.units as u64 * UNIT
+    }
+}
+
+/// A tree, and the tiles of it that workgroups take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    /// The tree; for passes over partial results a leaf is one of them.
+    pub tree: Tree,
+    /// Leaves of a tile: an aligned power of two.
+    pub leaves: u32,
+    /// Tiles of a target.
+    pub tiles: u64,
+    /// Targets that a workgroup takes.
+    pub targets: u32,
+    /// Invocations of a workgroup.
+    pub workgroup: u32,
+}
+
+impl Geometry {
+    /// The largest tiles that a workgroup can reduce.
+    pub fn new(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
+        let tree = Tree::new(walk, profile);
+        let all = walk
+            .segments
+            .checked_next_power_of_two()
+            .and_then(|s| s.checked_mul(tree.leaves))
+            .filter(|&l| l <= 1 << 32)
+            .ok_or(Error::TooLarge { what: "leaves of one statistic", required: walk.segments, limit: 1 << 32 })?;
+        let workgroup = u64::from(profile.workgroup);
+        let whole = profile.min_targets > 0 && walk.targets() >= profile.min_targets;
+        let leaves = if all <= workgroup || whole {
+            all
+        } else if tree.side_by_side {
+            workgroup / u64::from(profile.target_lanes).min(walk.targets().next_power_of_two())
+        } else {
+            workgroup
+        };
+        let tiles = (walk.segments * tree.leaves).div_ceil(leaves);
+        Ok(Geometry {
+            tree,
+            leaves: leaves as u32,
+            tiles,
+            targets: (workgroup / leaves).max(1) as u32,
+            workgroup: profile.workgroup,
+        })
+    }
+
+    /// Tiles over partial results.
+    pub fn of_partials(partials: u64, profile: &Profile) -> Geometry {
+        let leaves = partials.next_power_of_two().min(profile.workgroup.into());
+        Geometry {
+            tree: Tree { units: 1, lanes: 1, leaves: 1, side_by_side: false },
+            leaves: leaves as u32,
+            tiles: partials.div_ceil(leaves),
+            targets: profile.workgroup / leaves as u32,
+            workgroup: profile.workgroup,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What a plan needs to know of the machine that runs it: one row a kind of device.
+
+/// Sizes that depend on the kind of device. All are powers of two where they count lanes.
+///
+/// Results have the same bits for one profile; two profiles may round differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Profile {
+    /// Leaves that one workgroup (or one CPU task) reduces: invocations of a workgroup.
+    pub workgroup: u32,
+    /// Longest leaf, in units of four elements.
+    pub max_units: u32,
+    /// Longest leaf where neighbouring targets lie side by side (channels-last), in units.
+    pub max_strided_units: u32,
+    /// Leaves that a short segment is spread over before they grow, so that neighbouring lanes read neighbours.
+    pub min_lanes: u32,
+    /// Most leaves that read interleaved units of one segment.
+    pub max_lanes: u32,
+    /// Targets that a workgroup takes side by side in channels-last tensors.
+    pub target_lanes: u32,
+    /// Fewer targets than this are split over several workgroups even if one could hold them.
+    pub min_targets: u64,
+    /// `max_storage_buffer_binding_size`.
+    pub max_binding_size: u64,
+    /// `min_storage_buffer_offset_alignment`.
+    pub offset_alignment: u64,
+    /// `max_compute_workgroups_per_dimension`.
+    pub max_workgroups: u32,
+}
+
+impl Profile {
+    /// A GPU with WebGPU's default limits.
+    pub const GPU: Profile = Profile {
+        workgroup: 256,
+        max_units: 8,
+        max_strided_units: 8,
+        min_lanes: 32,
+        max_lanes: 256,
+        target_lanes: 32,
+        min_targets: 0,
+        max_binding_size: 128 << 20,
+        offset_alignment: 256,
+        max_workgroups: 65535,
+    };
+
+    /// A software driver: few, busy invocations, because each barrier costs.
+    pub const SOFTWARE_GPU: Profile = Profile {
+        workgroup: 32,
+        max_units: 16,
+        max_strided_units: 16,
+        min_lanes: 8,
+        max_lanes: 32,
+        target_lanes: 8,
+        ..Profile::GPU
+    };
+
+    /// The CPU path: leaves of 1024 contiguous or 16 strided elements; a task takes whole targets if there are
+    /// enough of them.
+    pub const CPU: Profile = Profile {
+        workgroup: 1 << 6,
+        max_units: 256,
+        max_strided_units: 4,
+        min_lanes: 1,
+        max_lanes: 1,
+        target_lanes: 16,
+        min_targets: 16,
+        max_binding_size: u64::MAX,
+        offset_alignment: 1,
+        max_workgroups: u32::MAX,
+    };
+
+    /// The row for an adapter, with the limits that the device was opened with.
+    pub fn new(device_type: wgpu::DeviceType, limits: &wgpu::Limits) -> Profile {
+        let row = if device_type == wgpu::DeviceType::Cpu { Profile::SOFTWARE_GPU } else { Profile::GPU };
+        let invocations = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
+        let workgroup = row.workgroup.min(1 << invocations.max(1).ilog2());
+        Profile {
+            workgroup,
+            min_lanes: row.min_lanes.min(workgroup),
+            max_lanes: row.max_lanes.min(workgroup),
+            target_lanes: row.target_lanes.min(workgroup),
+            max_binding_size: limits.max_storage_buffer_binding_size,
+            offset_alignment: limits.min_storage_buffer_offset_alignment.into(),
+            max_workgroups: limits.max_compute_workgroups_per_dimension,
+            ..row
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Parameters and running statistics of a layer, in PyTorch's terms.
+
+use crate::error::Error;
+use crate::norm::NormDescriptor;
+
+/// Running statistics, one value a channel each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Running {
+    /// Starts at 0.
+    pub running_mean: Vec<f32>,
+    /// Unbiased variance; starts at 1.
+    pub running_var: Vec<f32>,
+    /// Batches taken into each channel's running statistics (PyTorch's `num_batches_tracked`, which is one
+    /// number: see [`Running::num_batches_tracked`]).
+    pub tracked: Vec<u32>,
+    /// Batches left out because the channel's mean or variance was not finite.
+    pub skipped: Vec<u32>,
+}
+
+impl Running {
+    /// Batches seen so far: the largest of the channels' counts.
+    pub fn num_batches_tracked(&self) -> u32 {
+        self.tracked.iter().copied().max().unwrap_or(0)
+    }
+}
+
+/// What a layer learns and remembers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Scale, one a channel or element of `normalized_shape`; starts at 1. `None`: the layer has none.
+    pub weight: Option<Vec<f32>>,
+    /// Shift; starts at 0. `None`: the layer has none.
+    pub bias: Option<Vec<f32>>,
+    /// Running statistics. `None`: the layer does not track them.
+    pub running: Option<Running>,
+}
+
+impl State {
+    /// The state of a new layer.
+    pub fn new(descriptor: &NormDescriptor) -> Result<State, Error> {
+        descriptor.validate()?;
+        let len = usize::try_from(descriptor.affine_len()).unwrap_or(usize::MAX);
+        let affine = descriptor.affine();
+        Ok(State {
+            weight: affine.weight.then(|| vec![1.0; len]),
+            bias: affine.bias.then(|| vec![0.0; len]),
+            running: descriptor.running_stats().map(|_| Running {
+                running_mean: vec![0.0; len],
+                running_var: vec![1.0; len],
+                tracked: vec![0; len],
+                skipped: vec![0; len],
+            }),
+        })
+    }
+
+    /// Checks that every vector is there exactly when the descriptor has it, with the right length.
+    pub fn check(&self, descriptor: &NormDescriptor) -> Result<(), Error> {
+        let (affine, len) = (descriptor.affine(), descriptor.affine_len());
+        let running = self.running.as_ref();
+        let tracks = descriptor.running_stats().is_some();
+        let vectors = [
+            ("weight", affine.weight, self.weight.as_ref().map(Vec::len)),
+            ("bias", affine.bias, self.bias.as_ref().map(Vec::len)),
+            ("running_mean", tracks, running.map(|r| r.running_mean.len())),
+            ("running_var", tracks, running.map(|r| r.running_var.len())),
+            ("tracked", tracks, running.map(|r| r.tracked.len())),
+            ("skipped", tracks, running.map(|r| r.skipped.len())),
+        ];
+        for (name, expected, actual) in vectors {
+            let expected = if expected { len } else { 0 };
+            let actual = actual.unwrap_or(0) as u64;
+            if expected != actual {
+                return Err(Error::Length { name, expected, actual });
+            }
+        }
+        Ok(())
+    }
+}
