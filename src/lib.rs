@@ -3,6 +3,7 @@
 
 mod element;
 mod error;
+pub mod gpu;
 pub mod layout;
 mod moments;
 mod norm;

@@ -28,6 +28,8 @@ pub struct Problem {
     pub fusion: Fusion,
     /// Forward, backward, or the first half of a synchronised step.
     pub op: Op,
+    /// Whether running statistics are kept.
+    pub tracks: bool,
     /// Element type of x, residual, dx and dresidual.
     pub input: DType,
     /// Element type of y and dy.
@@ -68,6 +70,7 @@ impl Problem {
             statistics,
             fusion,
             op,
+            tracks: descriptor.running_stats().is_some(),
             input: tensor.dtype,
             output: tensor.dtype,
         })
@@ -231,7 +234,13 @@ impl Planner<'_> {
         match self.problem.statistics {
             Statistics::Running => self.element_wise(Forward),
             Statistics::Batch => self.reduce_and_apply(Forward, Over::Stats, true),
+        }?;
+        let by_average = self.problem.tracks && !self.problem.layout.is_per_channel();
+        if self.problem.statistics == Statistics::Batch && by_average {
+            let geometry = Geometry::of_targets(self.profile);
+            self.push(Kernel::Running, Forward, Over::Stats, geometry, |_| {})?;
         }
+        Ok(())
     }
 
     fn backward(&mut self, wanted: Gradients) -> Result<(), Error> {

@@ -95,6 +95,11 @@ impl Geometry {
         })
     }
 
+    /// One target an invocation.
+    pub fn of_targets(profile: &Profile) -> Geometry {
+        Geometry { targets: profile.workgroup, ..Geometry::of_partials(1, profile) }
+    }
+
     /// Tiles over partial results.
     pub fn of_partials(partials: u64, profile: &Profile) -> Geometry {
         let leaves = partials.next_power_of_two().min(profile.workgroup.into());

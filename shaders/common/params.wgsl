@@ -1,0 +1,99 @@
+// One dispatch's numbers. Strides and offsets are in elements, modulo 2^32: only their sums must fit a binding.
+struct Params {
+    // The walk: see `Walk` in src/layout.rs.
+    inner: u32,
+    outer_stride: u32,
+    inner_stride: u32,
+    segments: u32,
+    segment_stride: u32,
+    len: u32,
+    stride: u32,
+    // The tree.
+    leaves_log2: u32,
+    lanes_log2: u32,
+    // The dispatch.
+    grid_x: u32,
+    first_target: u32,
+    end_target: u32,
+    first_tile: u32,
+    tiles: u32,
+    // Partial results per target, and where they start.
+    partials_in: u32,
+    partials_in_at: u32,
+    partials_out: u32,
+    partials_out_at: u32,
+    // The index that the walk does not go over: see `IndexMap`.
+    map_target_div: u32,
+    map_target: u32,
+    map_segment: u32,
+    map_position_div: u32,
+    map_position: u32,
+    // Words between two vectors of the state, and where dweight starts in `saved`.
+    state_stride: u32,
+    gradients_at: u32,
+    // Always 0, which the compiler must not know.
+    zero: u32,
+    eps: f32,
+    // Weight of the new batch; negative: the cumulative average.
+    momentum: f32,
+    // From an element's offset to its place in the binding.
+    shift_input: u32,
+    shift_residual: u32,
+    shift_gradient: u32,
+    shift_output: u32,
+    shift_second_output: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+override WORKGROUP: u32;
+// Lanes that share a target, and the distance of two of them.
+override LEAVES: u32;
+override LEAF_STRIDE: u32;
+override CENTRED: bool;
+override HAS_WEIGHT: bool;
+override HAS_BIAS: bool;
+override RELU: bool;
+// Mean and variance are the running ones.
+override RUNNING: bool;
+// The targets are affine parameters, not statistics.
+override OVER_AFFINE: bool;
+// Where the mapped index changes: 0 per target or segment, 1 with each position, 2 every few positions.
+override MAP: u32;
+// Sums of this pass, or partial results, are used.
+override REDUCES: bool;
+// Results per target are written.
+override FINISHES: bool;
+// What to do with the running statistics: 0 nothing, 1 update, 2 update even if not finite.
+override UPDATE: u32;
+// dx is projected (statistics depend on x).
+override PROJECT: bool;
+// Sums are weighted (the weight varies within a statistic).
+override WEIGHTED: bool;
+
+// Vectors per channel, one after the other: weight, bias, running_mean, running_var, tracked, skipped.
+@group(0) @binding(6) var<storage, read_write> state: array<u32>;
+// Per statistic mean (high, low), 1/std, count; then dweight and dbias.
+@group(0) @binding(7) var<storage, read_write> saved: array<u32>;
+@group(0) @binding(8) var<storage, read_write> partials: array<vec4<u32>>;
+
+fn state_at(vector: u32, i: u32) -> f32 {
+    return bitcast<f32>(state[vector * params.state_stride + i]);
+}
+
+fn inverse_std(variance: f32) -> f32 {
+    return 1.0 / sqrt(variance + params.eps);
+}
+
+struct Stat {
+    hi: f32,
+    lo: f32,
+    rstd: f32,
+}
+
+fn stat_at(i: u32) -> Stat {
+    if (RUNNING) {
+        return Stat(state_at(2u, i), 0.0, inverse_std(state_at(3u, i)));
+    }
+    return Stat(bitcast<f32>(saved[4u * i]), bitcast<f32>(saved[4u * i + 1u]), bitcast<f32>(saved[4u * i + 2u]));
+}

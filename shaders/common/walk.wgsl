@@ -1,0 +1,122 @@
+// Which elements an invocation takes: the only place that knows.
+struct Place {
+    slot: u32,
+    leaf_lane: u32,
+    tile: u32,
+    // The statistic or the affine parameter.
+    goal: u32,
+    segment: u32,
+    chunk: u32,
+    lane: u32,
+    leaf: u32,
+    // Offset of the segment's first element.
+    base: u32,
+    // Whether there is such a target, and such a segment of it.
+    exists: bool,
+    inside: bool,
+}
+
+fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
+    let group = workgroup.x + workgroup.y * params.grid_x;
+    let leaf_lane = (slot / LEAF_STRIDE) % LEAVES;
+    let target_lane = slot % LEAF_STRIDE + slot / (LEAF_STRIDE * LEAVES) * LEAF_STRIDE;
+    let wanted = params.first_target + group / params.tiles * (WORKGROUP / LEAVES) + target_lane;
+    let exists = wanted < params.end_target;
+    let goal = min(wanted, params.end_target - 1u);
+    let tile = params.first_tile + group % params.tiles;
+    let leaf = tile * LEAVES + leaf_lane;
+    let segment = leaf >> params.leaves_log2;
+    let in_segment = leaf & ((1u << params.leaves_log2) - 1u);
+    let base = goal / params.inner * params.outer_stride + goal % params.inner * params.inner_stride
+        + min(segment, params.segments - 1u) * params.segment_stride;
+    return Place(
+        slot, leaf_lane, tile, goal, segment,
+        in_segment >> params.lanes_log2, in_segment & ((1u << params.lanes_log2) - 1u),
+        leaf, base, exists, exists && segment < params.segments,
+    );
+}
+
+// First position of a unit in its segment.
+fn position(p: Place, unit: u32) -> u32 {
+    return (((p.chunk * UNITSu + unit) << params.lanes_log2) + p.lane) * 4u;
+}
+
+// How many of a unit's four elements there are.
+fn valid(p: Place, j: u32) -> u32 {
+    return select(0u, min(params.len - j, 4u), p.inside && j < params.len);
+}
+
+// Offset of a unit; one that is not there is moved to elements that are.
+fn offset(p: Place, j: u32) -> u32 {
+    return p.base + min(j, params.len - UNIT_ELEMENTSu) * params.stride;
+}
+
+fn mask(n: u32) -> vec4<bool> {
+    return vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(n);
+}
+
+fn mapped(p: Place) -> u32 {
+    return p.goal % params.inner / params.map_target_div * params.map_target + p.segment * params.map_segment;
+}
+
+fn mapped_at(p: Place, j: u32) -> vec4<u32> {
+    let positions = vec4<u32>(j, j + 1u, j + 2u, j + 3u);
+    if (MAP == 1u) {
+        return mapped(p) + positions * params.map_position;
+    }
+    return mapped(p) + positions / params.map_position_div * params.map_position;
+}
+
+// A vector of the state at a unit's elements; `uniform_value` is the one of the whole segment.
+fn state_of_unit(vector: u32, p: Place, j: u32, uniform_value: f32) -> vec4<f32> {
+    if (MAP == 0u || OVER_AFFINE) {
+        return vec4<f32>(uniform_value);
+    }
+    let i = mapped_at(p, j);
+    return vec4<f32>(state_at(vector, i.x), state_at(vector, i.y), state_at(vector, i.z), state_at(vector, i.w));
+}
+
+fn affine_index(p: Place) -> u32 {
+    return select(mapped(p), p.goal, OVER_AFFINE);
+}
+
+fn weight_of(p: Place) -> f32 {
+    if (HAS_WEIGHT) {
+        return state_at(0u, affine_index(p));
+    }
+    return 1.0;
+}
+
+fn bias_of(p: Place) -> f32 {
+    if (HAS_BIAS) {
+        return state_at(1u, affine_index(p));
+    }
+    return 0.0;
+}
+
+fn weights(p: Place, j: u32, uniform_value: f32) -> vec4<f32> {
+    if (HAS_WEIGHT) {
+        return state_of_unit(0u, p, j, uniform_value);
+    }
+    return vec4<f32>(1.0);
+}
+
+fn biases(p: Place, j: u32, uniform_value: f32) -> vec4<f32> {
+    if (HAS_BIAS) {
+        return state_of_unit(1u, p, j, uniform_value);
+    }
+    return vec4<f32>(0.0);
+}
+
+fn relu(v: vec4<f32>) -> vec4<f32> {
+    if (RELU) {
+        // Not max(): NaN must stay.
+        return select(v, vec4<f32>(0.0), v <= vec4<f32>(0.0));
+    }
+    return v;
+}
+
+// Writes results of a target once, whatever the number of workgroups that have them.
+fn writes_results(p: Place) -> bool {
+    return FINISHES && p.exists && p.tile == 0u && p.leaf_lane == 0u;
+}

@@ -1,0 +1,46 @@
+//#if WRITABLE
+// Two elements share a word, and two invocations may own them.
+@group(0) @binding(BINDING) var<storage, ACCESS> NAME: array<atomic<u32>>;
+
+fn word_NAME(i: u32) -> u32 {
+    return atomicLoad(&NAME[i]);
+}
+
+fn store_one_NAME(at: u32, bits: u32) {
+    let shift = (at & 1u) * 16u;
+    atomicAnd(&NAME[at >> 1u], 0xffff0000u >> shift);
+    atomicOr(&NAME[at >> 1u], bits << shift);
+}
+
+fn store_NAME(offset: u32, v: vec4<f32>, n: u32) {
+    let at = offset + params.shift_NAME + vec4<u32>(0u, 1u, 2u, 3u) * params.stride;
+    let bits = round_DTYPE(v);
+    if (n > 0u) {
+        store_one_NAME(at.x, bits.x);
+    }
+    if (n > 1u) {
+        store_one_NAME(at.y, bits.y);
+    }
+    if (n > 2u) {
+        store_one_NAME(at.z, bits.z);
+    }
+    if (n > 3u) {
+        store_one_NAME(at.w, bits.w);
+    }
+}
+//#else
+@group(0) @binding(BINDING) var<storage, ACCESS> NAME: array<u32>;
+
+fn word_NAME(i: u32) -> u32 {
+    return NAME[i];
+}
+//#end
+
+fn load_one_NAME(at: u32) -> f32 {
+    return unpack_DTYPE(word_NAME(at >> 1u) >> ((at & 1u) * 16u)).x;
+}
+
+fn load_NAME(offset: u32, n: u32) -> vec4<f32> {
+    let at = offset + params.shift_NAME + min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(n, 1u) - 1u)) * params.stride;
+    return vec4<f32>(load_one_NAME(at.x), load_one_NAME(at.y), load_one_NAME(at.z), load_one_NAME(at.w));
+}

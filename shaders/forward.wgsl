@@ -1,0 +1,151 @@
+// Forward: leaves are moments (count, mean high, mean low, m2), elements become y.
+
+// A value that the compiler must not see through: TwoSum's error would be folded to 0.
+fn opaque(v: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(v) ^ params.zero);
+}
+
+// a + b and its rounding error (Knuth).
+fn two_sum(a: f32, b: f32) -> vec2<f32> {
+    let sum = opaque(a + b);
+    let b_part = opaque(sum - a);
+    return vec2<f32>(sum, (a - opaque(sum - b_part)) + (b - b_part));
+}
+
+// Chan, Golub and LeVeque's pairwise update.
+fn merge(x: Partial, y: Partial) -> Partial {
+    let count = x.count + y.count;
+    let ratio = f32(y.count) / f32(max(count, 1u));
+    let delta = (y.a - x.a) + (y.b - x.b);
+    let moved = two_sum(x.a, delta * ratio);
+    let mean = two_sum(moved.x, moved.y + x.b);
+    let m2 = (x.c + y.c) + delta * delta * (f32(x.count) * ratio);
+    if (x.count == 0u) {
+        return y;
+    }
+    if (y.count == 0u) {
+        return x;
+    }
+    if (!CENTRED) {
+        return Partial(count, 0.0, 0.0, x.c + y.c);
+    }
+    return Partial(count, mean.x, mean.y, m2);
+}
+
+//#if INPUT
+struct Tile {
+    n: array<u32, UNITS>,
+    x: array<vec4<f32>, UNITS>,
+}
+
+fn load_tile(p: Place) -> Tile {
+//#for u
+    let j$u = position(p, $uu);
+    let n$u = valid(p, j$u);
+//#if RESIDUAL_BEFORE
+    let x$u = rounded_INPUT_DTYPE(load_input(offset(p, j$u), n$u) + load_residual(offset(p, j$u), n$u));
+//#else
+    let x$u = load_input(offset(p, j$u), n$u);
+//#end
+//#end
+    return Tile(
+        array<u32, UNITS>(
+//#for u
+            n$u,
+//#end
+        ),
+        array<vec4<f32>, UNITS>(
+//#for u
+            x$u,
+//#end
+        ),
+    );
+}
+
+// Two passes over registers, with one of the leaf's own elements as the pivot.
+fn leaf(p: Place, tile: Tile) -> Partial {
+    var count = 0u;
+    var sums = vec4<f32>(0.0);
+    let pivot = select(0.0, tile.x[0].x, CENTRED);
+//#for u
+    count += tile.n[$u];
+    sums += select(vec4<f32>(0.0), tile.x[$u] - pivot, mask(tile.n[$u]));
+//#end
+    let shift = select(0.0, ((sums.x + sums.y) + (sums.z + sums.w)) / f32(max(count, 1u)), CENTRED);
+    var squares = vec4<f32>(0.0);
+//#for u
+    let d$u = select(vec4<f32>(0.0), (tile.x[$u] - pivot) - shift, mask(tile.n[$u]));
+    squares += d$u * d$u;
+//#end
+    let mean = two_sum(pivot, shift);
+    if (count == 0u) {
+        return EMPTY;
+    }
+    return Partial(count, mean.x, mean.y, (squares.x + squares.y) + (squares.z + squares.w));
+}
+//#end
+
+// The bits tell: a driver may assume that there are no NaNs.
+fn is_finite(v: f32) -> bool {
+    return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
+}
+
+// The weight of a cumulative average and the count of skipped batches are the channel's own: no host is asked.
+fn update_running(channel: u32, mean: f32, variance: f32, count: u32) {
+    if (UPDATE == 0u || count == 0u) {
+        return;
+    }
+    let tracked_at = 4u * params.state_stride + channel;
+    if (UPDATE == 1u && !(is_finite(mean) && is_finite(variance))) {
+        state[tracked_at + params.state_stride] += 1u;
+        return;
+    }
+    let tracked = state[tracked_at] + 1u;
+    state[tracked_at] = tracked;
+    let m = select(params.momentum, 1.0 / f32(tracked), params.momentum < 0.0);
+    let mean_at = 2u * params.state_stride + channel;
+    state[mean_at] = bitcast<u32>((1.0 - m) * bitcast<f32>(state[mean_at]) + m * mean);
+    if (count > 1u) {
+        let variance_at = mean_at + params.state_stride;
+        state[variance_at] = bitcast<u32>((1.0 - m) * bitcast<f32>(state[variance_at]) + m * variance);
+    }
+}
+
+fn finish(p: Place, sum: Partial) -> Stat {
+    let stat = Stat(sum.a, sum.b, inverse_std(sum.c / f32(max(sum.count, 1u))));
+    if (writes_results(p)) {
+        let at = 4u * p.goal;
+        saved[at] = bitcast<u32>(stat.hi);
+        saved[at + 1u] = bitcast<u32>(stat.lo);
+        saved[at + 2u] = bitcast<u32>(stat.rstd);
+        saved[at + 3u] = bitcast<u32>(sum.c / f32(max(sum.count, 1u)));
+        update_running(p.goal, sum.a, sum.c / f32(max(sum.count, 2u) - 1u), sum.count);
+    }
+    return stat;
+}
+
+fn given(p: Place) -> Stat {
+    return stat_at(p.goal);
+}
+
+//#if OUTPUT
+fn transform(p: Place, tile: Tile, stat: Stat) {
+    let weight = weight_of(p);
+    let bias = bias_of(p);
+//#for u
+    {
+        let j = position(p, $uu);
+        let n = tile.n[$u];
+        let at = offset(p, j);
+        var y = ((tile.x[$u] - stat.hi) - stat.lo) * (weights(p, j, weight) * stat.rstd) + biases(p, j, bias);
+//#if RESIDUAL_AFTER
+        y += load_residual(at, n);
+//#end
+        store_output(at, relu(y), n);
+//#if SECOND_OUTPUT
+        store_second_output(at, tile.x[$u], n);
+//#end
+    }
+//#end
+}
+//#end

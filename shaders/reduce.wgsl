@@ -1,0 +1,6 @@
+// A tile of a target to one partial result.
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
+    let p = locate(workgroup, slot);
+    write_partial(p, tree(p, leaf(p, load_tile(p)), LEAVES));
+}

@@ -1,0 +1,170 @@
+//! From a plan and buffers to commands.
+
+use super::io::Tensors;
+use super::params::{Numbers, Params};
+use super::pipeline::{Context, Key, Pipeline, VECTOR_BINDINGS};
+use crate::plan::{Dispatch, Kernel, Over, Pass, Plan, Tensor};
+use std::sync::Arc;
+use wgpu::util::DeviceExt;
+
+/// The vectors that go with a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vectors<'a> {
+    pub state: &'a wgpu::Buffer,
+    pub saved: &'a wgpu::Buffer,
+    pub partials: &'a wgpu::Buffer,
+}
+
+/// A plan bound to buffers: ready to be recorded any number of times.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    steps: Vec<Step>,
+}
+
+#[derive(Debug)]
+struct Step {
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    grid: [u32; 3],
+}
+
+impl Prepared {
+    /// `update`: 0 leaves the running statistics alone, 1 updates them if finite, 2 in any case.
+    pub fn new(
+        context: &Context,
+        plan: &Plan,
+        tensors: &Tensors,
+        vectors: Vectors,
+        numbers: &Numbers,
+        update: u32,
+    ) -> Prepared {
+        let mut steps = Vec::with_capacity(plan.dispatches());
+        // Partial results alternate between two halves of the scratch buffer.
+        let half = plan.partials() as u32;
+        let mut partials_at = (half, 0);
+        let instance = plan.passes.iter().any(|p| p.kernel == Kernel::Running);
+        for pass in plan.passes.iter().filter(|p| p.kernel != Kernel::Running || update > 0) {
+            let update = if instance && pass.kernel != Kernel::Running { 0 } else { update };
+            for dispatch in &pass.dispatches {
+                steps.push(Step::new(context, plan, pass, dispatch, tensors, vectors, numbers, partials_at, update));
+            }
+            if pass.partials_out > 0 {
+                partials_at = (partials_at.1, partials_at.0);
+            }
+        }
+        Prepared { steps }
+    }
+
+    /// Records one compute pass.
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, label: &str) {
+        if self.steps.is_empty() {
+            return;
+        }
+        let mut pass =
+            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None });
+        for step in &self.steps {
+            pass.set_pipeline(&step.pipeline.pipeline);
+            pass.set_bind_group(0, &step.bind_group, &[]);
+            let [x, y, z] = step.grid;
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+}
+
+/// The part of a buffer that is bound for a window of a tensor, and the shift of element offsets within it.
+struct Bound<'a> {
+    binding: wgpu::BufferBinding<'a>,
+    shift: u32,
+}
+
+impl Step {
+    #[expect(clippy::too_many_arguments, reason = "one call joins everything that a dispatch is made of")]
+    fn new(
+        context: &Context,
+        plan: &Plan,
+        pass: &Pass,
+        dispatch: &Dispatch,
+        tensors: &Tensors,
+        vectors: Vectors,
+        numbers: &Numbers,
+        partials_at: (u32, u32),
+        update: u32,
+    ) -> Step {
+        let touched: Vec<Tensor> =
+            Tensor::ALL.into_iter().filter(|t| pass.reads.contains(t) || pass.writes.contains(t)).collect();
+        let bound: Vec<(Tensor, Bound)> = touched
+            .iter()
+            .filter_map(|&t| tensors[t as usize].as_ref().map(|b| (t, bind(context, plan, t, b, dispatch))))
+            .collect();
+        let shared = bound.iter().any(|(t, a)| {
+            pass.writes.contains(t) && bound.iter().any(|(u, b)| u != t && a.binding.buffer == b.binding.buffer)
+        });
+        let vec4 = strides_allow_vec4(plan, pass.over) && bound.iter().all(|(_, b)| b.shift.is_multiple_of(4));
+        let pipeline = context.pipeline(Key::new(plan, pass, vec4, shared, update));
+
+        let mut params = Params::new(plan, pass, dispatch, partials_at, numbers);
+        for (tensor, b) in &bound {
+            *match tensor {
+                Tensor::Input => &mut params.shift_input,
+                Tensor::Residual => &mut params.shift_residual,
+                Tensor::Gradient => &mut params.shift_gradient,
+                Tensor::Output => &mut params.shift_output,
+                Tensor::SecondOutput => &mut params.shift_second_output,
+            } = b.shift;
+        }
+        let device = context.device();
+        let uniform = device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+            label: Some("wgpu-norm params"),
+            contents: bytemuck::bytes_of(&params),
+            usage: wgpu::BufferUsages::UNIFORM,
+        });
+        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() }];
+        entries.extend(bound.into_iter().map(|(t, b)| wgpu::BindGroupEntry {
+            binding: t.binding(),
+            resource: wgpu::BindingResource::Buffer(b.binding),
+        }));
+        let vectors = [vectors.state, vectors.saved, vectors.partials];
+        entries.extend(
+            VECTOR_BINDINGS
+                .into_iter()
+                .zip(vectors)
+                .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() }),
+        );
+        let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("wgpu-norm"),
+            layout: &pipeline.bindings,
+            entries: &entries,
+        });
+        Step { pipeline, bind_group, grid: dispatch.grid }
+    }
+}
+
+fn bind<'a>(
+    context: &Context,
+    plan: &Plan,
+    tensor: Tensor,
+    binding: &wgpu::BufferBinding<'a>,
+    dispatch: &Dispatch,
+) -> Bound<'a> {
+    let (size, alignment) = (plan.dtype(tensor).size(), context.profile().offset_alignment);
+    let start = binding.offset + dispatch.window.start * size;
+    let end = binding.offset + dispatch.window.end * size;
+    let aligned = start / alignment * alignment;
+    // Offsets within the kernel count from the tensor's start, modulo 2^32.
+    let shift = ((start - aligned) / size).wrapping_sub(dispatch.window.start) as u32;
+    let bytes = (end - aligned).next_multiple_of(4);
+    Bound {
+        binding: wgpu::BufferBinding { buffer: binding.buffer, offset: aligned, size: std::num::NonZero::new(bytes) },
+        shift,
+    }
+}
+
+/// Whether every unit of four elements of a walk begins at a multiple of four.
+fn strides_allow_vec4(plan: &Plan, over: Over) -> bool {
+    let walk = plan.walk(over);
+    let steps =
+        [(walk.outer, walk.outer_stride), (walk.inner, walk.inner_stride), (walk.segments, walk.segment_stride)];
+    walk.stride == 1
+        && walk.len.is_multiple_of(4)
+        && steps.iter().all(|&(n, stride)| n == 1 || stride.is_multiple_of(4))
+}

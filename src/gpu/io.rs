@@ -1,0 +1,216 @@
+//! The tensors of a call, and the checks on them.
+
+use crate::error::Error;
+use crate::op::{Fusion, Residual};
+use crate::plan::{Plan, Tensor};
+use crate::tensor::DType;
+use std::ops::Range;
+use wgpu::{BufferBinding, BufferUsages};
+
+/// Tensors of a forward pass.
+///
+/// Buffers need `STORAGE` usage. Offsets may be any multiple of the element size; where an offset is not a
+/// multiple of the device's 256 bytes, a few elements before it are bound too, and not touched.
+#[derive(Clone, Debug)]
+pub struct Forward<'a> {
+    /// Input, in the shape, type and format of the call's descriptor.
+    pub x: BufferBinding<'a>,
+    /// Second input of the same shape and type, if the call fuses one.
+    pub residual: Option<BufferBinding<'a>>,
+    /// Output.
+    pub y: BufferBinding<'a>,
+    /// Second output, x + residual, with [`Residual::Before`].
+    pub sum: Option<BufferBinding<'a>>,
+    /// Element type of y; that of x unless told.
+    pub y_dtype: Option<DType>,
+}
+
+impl<'a> Forward<'a> {
+    /// From x to y, nothing else.
+    pub fn new(x: BufferBinding<'a>, y: BufferBinding<'a>) -> Self {
+        Forward { x, residual: None, y, sum: None, y_dtype: None }
+    }
+}
+
+/// Tensors of a backward pass. What is `None` among the gradients is not computed.
+#[derive(Clone, Debug)]
+pub struct Backward<'a> {
+    /// The forward pass's x; with [`Residual::Before`] its sum.
+    pub x: BufferBinding<'a>,
+    /// The forward pass's residual; needed with [`Residual::After`] and ReLU.
+    pub residual: Option<BufferBinding<'a>>,
+    /// Gradient of y, in y's element type.
+    pub dy: BufferBinding<'a>,
+    /// Gradient of the sum ([`Residual::Before`]) from its other uses.
+    pub dsum: Option<BufferBinding<'a>>,
+    /// Gradient of x.
+    pub dx: Option<BufferBinding<'a>>,
+    /// Gradient of the residual ([`Residual::After`]; with [`Residual::Before`] it is dx).
+    pub dresidual: Option<BufferBinding<'a>>,
+    /// Gradient of weight, `f32`: a copy's destination (`COPY_DST`, offset a multiple of 4).
+    pub dweight: Option<BufferBinding<'a>>,
+    /// Gradient of bias, `f32`: a copy's destination (`COPY_DST`, offset a multiple of 4).
+    pub dbias: Option<BufferBinding<'a>>,
+}
+
+impl<'a> Backward<'a> {
+    /// From dy to nothing yet: set the gradients that are wanted.
+    pub fn new(x: BufferBinding<'a>, dy: BufferBinding<'a>) -> Self {
+        Backward { x, residual: None, dy, dsum: None, dx: None, dresidual: None, dweight: None, dbias: None }
+    }
+}
+
+/// The tensors of a call by their place in the shaders.
+pub(crate) type Tensors<'a> = [Option<BufferBinding<'a>>; 5];
+
+/// Name of a tensor in the words of the public structs.
+fn name(tensor: Tensor, backward: bool) -> &'static str {
+    match (tensor, backward) {
+        (Tensor::Input, _) => "x",
+        (Tensor::Residual, _) => "residual",
+        (Tensor::Gradient, _) => "dy",
+        (Tensor::Output, false) => "y",
+        (Tensor::Output, true) => "dx",
+        (Tensor::SecondOutput, false) => "sum",
+        (Tensor::SecondOutput, true) => "dresidual",
+    }
+}
+
+/// Which outputs may be written over which inputs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum InPlace {
+    /// y over x or over the residual.
+    Any,
+    /// y over the residual; x is needed again.
+    Residual,
+    /// None.
+    Never,
+}
+
+impl<'a> Forward<'a> {
+    pub(crate) fn tensors(&self, fusion: Fusion) -> Result<Tensors<'a>, Error> {
+        check_residual(fusion, self.residual.is_some())?;
+        match (fusion.residual == Residual::Before, self.sum.is_some()) {
+            (true, false) => {
+                return Err(Error::Missing { name: "sum", hint: "Residual::Before writes x + residual to it" });
+            }
+            (false, true) => {
+                return Err(Error::Unexpected { name: "sum", reason: "only Residual::Before writes it" });
+            }
+            _ => {}
+        }
+        Ok([Some(self.x.clone()), self.residual.clone(), None, Some(self.y.clone()), self.sum.clone()])
+    }
+}
+
+impl<'a> Backward<'a> {
+    pub(crate) fn tensors(&self, fusion: Fusion) -> Result<Tensors<'a>, Error> {
+        let before = fusion.residual == Residual::Before;
+        let mask = fusion.relu && fusion.residual == Residual::After;
+        if mask && self.residual.is_none() {
+            return Err(Error::Missing { name: "residual", hint: "the ReLU's mask is recomputed from it" });
+        }
+        if self.dsum.is_some() && !before {
+            return Err(Error::Unexpected { name: "dsum", reason: "only Residual::Before has a sum" });
+        }
+        if self.dresidual.is_some() && fusion.residual != Residual::After {
+            let reason = "the forward pass had no Residual::After (with Residual::Before dx is also dresidual)";
+            return Err(Error::Unexpected { name: "dresidual", reason });
+        }
+        let residual = if before {
+            self.dsum.clone()
+        } else if mask {
+            self.residual.clone()
+        } else {
+            None
+        };
+        Ok([Some(self.x.clone()), residual, Some(self.dy.clone()), self.dx.clone(), self.dresidual.clone()])
+    }
+}
+
+fn check_residual(fusion: Fusion, given: bool) -> Result<(), Error> {
+    match (fusion.residual != Residual::None, given) {
+        (true, false) => Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" }),
+        (false, true) => Err(Error::Unexpected { name: "residual", reason: "the call's Fusion has Residual::None" }),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of a buffer that a tensor occupies.
+fn range(binding: &BufferBinding, bytes: u64) -> Range<u64> {
+    binding.offset..binding.offset.saturating_add(bytes)
+}
+
+/// Checks a binding of `bytes` bytes.
+pub(crate) fn check_binding(
+    name: &'static str,
+    binding: &BufferBinding,
+    bytes: u64,
+    alignment: u64,
+    usage: BufferUsages,
+) -> Result<(), Error> {
+    let missing = usage - binding.buffer.usage();
+    if !missing.is_empty() {
+        return Err(Error::BufferUsage { name, missing });
+    }
+    if !binding.offset.is_multiple_of(alignment) {
+        return Err(Error::Alignment { name, offset: binding.offset, alignment });
+    }
+    let to_end = binding.buffer.size().saturating_sub(binding.offset);
+    let available = binding.size.map_or(to_end, |s| s.get().min(to_end));
+    // Bindings are whole words, so the word of the last element must be in the buffer.
+    let whole_words = (binding.offset % 4 + bytes).next_multiple_of(4) - binding.offset % 4;
+    if available < bytes || to_end < whole_words {
+        let required = if available < bytes { bytes } else { whole_words };
+        return Err(Error::BufferTooSmall { name, required, offset: binding.offset, available });
+    }
+    Ok(())
+}
+
+/// Checks every tensor that a plan uses: there, large enough, with its usage, and not in another's way.
+pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result<(), Error> {
+    let backward = matches!(plan.problem.op, crate::op::Op::Backward(_));
+    let elements = plan.problem.layout.elements;
+    let used = Tensor::ALL.into_iter().filter(|&t| plan.uses(t));
+    for tensor in used.clone() {
+        let name = name(tensor, backward);
+        let Some(binding) = &tensors[tensor as usize] else {
+            return Err(Error::Missing { name, hint: "the call reads or writes it" });
+        };
+        let size = plan.dtype(tensor).size();
+        let bytes = elements.checked_mul(size).filter(|&b| b <= u64::MAX - 1024).ok_or(Error::TooLarge {
+            what: "bytes of the tensor",
+            required: u64::MAX,
+            limit: u64::MAX - 1024,
+        })?;
+        check_binding(name, binding, bytes, size, BufferUsages::STORAGE)?;
+    }
+    for written in used.clone().filter(|&t| plan.writes(t)) {
+        for other in used.clone().filter(|&t| t != written && !(plan.writes(t) && t < written)) {
+            let (Some(a), Some(b)) = (&tensors[written as usize], &tensors[other as usize]) else { continue };
+            let (size_a, size_b) = (plan.dtype(written).size(), plan.dtype(other).size());
+            let (ra, rb) = (range(a, elements * size_a), range(b, elements * size_b));
+            if a.buffer != b.buffer || ra.start >= rb.end || rb.start >= ra.end {
+                continue;
+            }
+            let exact = ra == rb && written == Tensor::Output && !backward;
+            let allowed = matches!(
+                (in_place, other),
+                (InPlace::Any, Tensor::Input | Tensor::Residual) | (InPlace::Residual, Tensor::Residual)
+            );
+            if !(exact && allowed) {
+                let hint = match (in_place, backward) {
+                    (InPlace::Any, false) => "y may lie exactly over x or residual, and nothing may overlap in part",
+                    (InPlace::Residual, false) => {
+                        "backward needs x: only y exactly over residual is possible in training"
+                    }
+                    (_, false) => "backward needs x and residual again: give y a place of its own",
+                    (_, true) => "gradients need a place of their own",
+                };
+                let (first, second) = (name(written, backward), name(other, backward));
+                return Err(Error::Overlap { first, second, hint });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,420 @@
+//! A layer on a device: its state and its calls.
+
+use super::encode::{Prepared, Vectors};
+use super::io::{self, Backward, Forward, InPlace, Tensors, check_binding};
+use super::params::Numbers;
+use super::pipeline::Context;
+use super::saved::{Pool, Saved};
+use crate::error::Error;
+use crate::norm::{Momentum, NonFinite, NormDescriptor};
+use crate::op::{Commit, Fusion, Gradients, Op, Residual, Statistics};
+use crate::plan::{Plan, Problem};
+use crate::state::{Running, State};
+use crate::tensor::TensorDescriptor;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use wgpu::{BufferUsages, CommandEncoder};
+
+/// Vectors of the state buffer, in this order; the shaders count them.
+const VECTORS: u64 = 6;
+/// Calls whose bind groups are kept: training forward and backward, evaluation, and one to spare.
+const PREPARED: usize = 4;
+
+/// Any of the five norms on a device.
+///
+/// ```no_run
+/// # fn f(device: &wgpu_norm::wgpu::Device, encoder: &mut wgpu_norm::wgpu::CommandEncoder,
+/// #      x: &wgpu_norm::wgpu::Buffer, y: &wgpu_norm::wgpu::Buffer) -> Result<(), wgpu_norm::Error> {
+/// use wgpu_norm::{BatchNormDescriptor, Commit, Fusion, TensorDescriptor, gpu};
+/// let context = gpu::Context::new(device)?;
+/// let norm = gpu::Norm::new(&context, BatchNormDescriptor::new(64))?;
+/// let images = TensorDescriptor::new(&[32, 64, 56, 56]);
+/// let io = gpu::Forward::new(x.as_entire_buffer_binding(), y.as_entire_buffer_binding());
+/// let saved = norm.forward_train(encoder, &images, Fusion::default(), &io, Commit::Update)?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Norm {
+    context: Context,
+    descriptor: NormDescriptor,
+    state: wgpu::Buffer,
+    id: u64,
+    pool: Arc<Pool>,
+    scratch: Mutex<Scratch>,
+}
+
+#[derive(Debug, Default)]
+struct Scratch {
+    partials: Option<wgpu::Buffer>,
+    prepared: Vec<(Call, Arc<Prepared>)>,
+}
+
+/// What a prepared call was prepared for.
+#[derive(Clone, Debug, PartialEq)]
+struct Call {
+    problem: Problem,
+    update: u32,
+    tensors: [Option<(wgpu::Buffer, u64)>; 5],
+    saved: wgpu::Buffer,
+}
+
+impl Norm {
+    /// A layer with PyTorch's initial state: weight 1, bias 0, running mean 0, running variance 1.
+    pub fn new(context: &Context, descriptor: impl Into<NormDescriptor>) -> Result<Norm, Error> {
+        let descriptor = descriptor.into();
+        let state = State::new(&descriptor)?;
+        Norm::with_state(context, descriptor, &state)
+    }
+
+    /// A layer with a state of yours. [`Error::Length`] if a vector's length is not the descriptor's.
+    pub fn with_state(context: &Context, descriptor: impl Into<NormDescriptor>, state: &State) -> Result<Norm, Error> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let descriptor = descriptor.into();
+        descriptor.validate()?;
+        state.check(&descriptor)?;
+        let size = VECTORS * stride(&descriptor) * 4;
+        let limit = context.profile().max_binding_size;
+        if size > limit {
+            return Err(Error::TooLarge {
+                what: "bytes of weight, bias and running statistics",
+                required: size,
+                limit,
+            });
+        }
+        let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("wgpu-norm state"),
+            size,
+            usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
+            mapped_at_creation: true,
+        });
+        let words = state_words(&descriptor, state);
+        let mut view = buffer.get_mapped_range_mut(..).map_err(|e| Error::Readback(e.to_string()))?;
+        view.copy_from_slice(bytemuck::cast_slice(&words));
+        drop(view);
+        buffer.unmap();
+        Ok(Norm {
+            context: context.clone(),
+            descriptor,
+            state: buffer,
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            pool: Arc::default(),
+            scratch: Mutex::default(),
+        })
+    }
+
+    /// What the layer is.
+    pub fn descriptor(&self) -> &NormDescriptor {
+        &self.descriptor
+    }
+
+    /// The context that it was made on.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Training: y from the batch's own statistics; `commit` says whether the running statistics take them in.
+    ///
+    /// y may be written over the residual unless a ReLU follows. Errors: shape, dtype, buffers
+    /// ([`Error`] names each); nothing is recorded then.
+    pub fn forward_train(
+        &self,
+        encoder: &mut CommandEncoder,
+        tensor: &TensorDescriptor,
+        fusion: Fusion,
+        io: &Forward,
+        commit: Commit,
+    ) -> Result<Saved, Error> {
+        let over_residual = !(fusion.relu && fusion.residual == Residual::After);
+        let in_place = if over_residual { InPlace::Residual } else { InPlace::Never };
+        self.forward(encoder, tensor, Statistics::Batch, fusion, io, commit, in_place)
+    }
+
+    /// Evaluation: y from the running statistics; from the batch's own where the layer tracks none.
+    ///
+    /// y may be written over x or over the residual.
+    pub fn forward_eval(
+        &self,
+        encoder: &mut CommandEncoder,
+        tensor: &TensorDescriptor,
+        fusion: Fusion,
+        io: &Forward,
+    ) -> Result<(), Error> {
+        let tracks = self.descriptor.running_stats().is_some();
+        let statistics = if tracks { Statistics::Running } else { Statistics::Batch };
+        self.forward(encoder, tensor, statistics, fusion, io, Commit::Skip, InPlace::Any).map(drop)
+    }
+
+    /// A frozen layer in a network that trains: y from the running statistics, and what backward needs.
+    ///
+    /// [`Error::Missing`] where the layer tracks no running statistics.
+    pub fn forward_frozen(
+        &self,
+        encoder: &mut CommandEncoder,
+        tensor: &TensorDescriptor,
+        fusion: Fusion,
+        io: &Forward,
+    ) -> Result<Saved, Error> {
+        self.forward(encoder, tensor, Statistics::Running, fusion, io, Commit::Skip, InPlace::Never)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the three public calls differ in these")]
+    fn forward(
+        &self,
+        encoder: &mut CommandEncoder,
+        tensor: &TensorDescriptor,
+        statistics: Statistics,
+        fusion: Fusion,
+        io: &Forward,
+        commit: Commit,
+        in_place: InPlace,
+    ) -> Result<Saved, Error> {
+        let mut problem = Problem::new(&self.descriptor, tensor, statistics, fusion, Op::Forward)?;
+        problem.output = io.y_dtype.unwrap_or(tensor.dtype);
+        let update = match (commit, self.descriptor.running_stats()) {
+            (Commit::Update, Some(running)) if statistics == Statistics::Batch => match running.non_finite {
+                NonFinite::Skip => 1,
+                NonFinite::Poison => 2,
+            },
+            _ => 0,
+        };
+        let tensors = io.tensors(fusion)?;
+        let plan = Plan::new(problem, self.context.profile())?;
+        io::check(&plan, &tensors, in_place)?;
+        let saved = self.saved(problem, fusion)?;
+        self.record(encoder, plan, &tensors, &saved, update)?;
+        Ok(saved)
+    }
+
+    /// Gradients of the pass that gave `saved`; those that `io` leaves out cost nothing.
+    ///
+    /// [`Error::Foreign`] if `saved` is another layer's.
+    pub fn backward(&self, encoder: &mut CommandEncoder, saved: Saved, io: &Backward) -> Result<(), Error> {
+        if saved.layer != self.id {
+            return Err(Error::Foreign { what: "layer" });
+        }
+        let wanted = Gradients {
+            dx: io.dx.is_some(),
+            dresidual: io.dresidual.is_some(),
+            affine: io.dweight.is_some() || io.dbias.is_some(),
+        };
+        let problem = Problem { op: Op::Backward(wanted), ..saved.problem };
+        let tensors = io.tensors(saved.fusion)?;
+        let affine = self.descriptor.affine();
+        let bytes = self.descriptor.affine_len() * 4;
+        let vectors = [("dweight", &io.dweight, affine.weight), ("dbias", &io.dbias, affine.bias)];
+        for (name, vector, has) in vectors {
+            let Some(binding) = vector else { continue };
+            if !has {
+                return Err(Error::Unexpected { name, reason: "the layer was made without it" });
+            }
+            check_binding(name, binding, bytes, 4, BufferUsages::COPY_DST)?;
+        }
+        let plan = Plan::new(without_unused(problem, &tensors), self.context.profile())?;
+        io::check(&plan, &tensors, InPlace::Never)?;
+        self.record(encoder, plan, &tensors, &saved, 0)?;
+        if let Some(buffer) = &saved.buffer {
+            let start = gradients_at(&problem);
+            for (i, (_, vector, _)) in vectors.into_iter().enumerate() {
+                let Some(to) = vector else { continue };
+                let from = (start + i as u64 * stride(&self.descriptor)) * 4;
+                encoder.copy_buffer_to_buffer(buffer, from, to.buffer, to.offset, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Scale, one `f32` a channel or element, for an optimiser: `STORAGE`, `COPY_SRC` and `COPY_DST`.
+    pub fn weight(&self) -> Option<wgpu::BufferBinding<'_>> {
+        self.descriptor.affine().weight.then(|| self.vector(0))
+    }
+
+    /// Shift, as [`Norm::weight`].
+    pub fn bias(&self) -> Option<wgpu::BufferBinding<'_>> {
+        self.descriptor.affine().bias.then(|| self.vector(1))
+    }
+
+    /// Running mean, as [`Norm::weight`].
+    pub fn running_mean(&self) -> Option<wgpu::BufferBinding<'_>> {
+        self.descriptor.running_stats().map(|_| self.vector(2))
+    }
+
+    /// Running (unbiased) variance, as [`Norm::weight`].
+    pub fn running_var(&self) -> Option<wgpu::BufferBinding<'_>> {
+        self.descriptor.running_stats().map(|_| self.vector(3))
+    }
+
+    /// Batches that each channel's running statistics took in, `u32`.
+    pub fn tracked(&self) -> Option<wgpu::BufferBinding<'_>> {
+        self.descriptor.running_stats().map(|_| self.vector(4))
+    }
+
+    /// Batches that each channel left out because its statistics were not finite, `u32`.
+    pub fn skipped(&self) -> Option<wgpu::BufferBinding<'_>> {
+        self.descriptor.running_stats().map(|_| self.vector(5))
+    }
+
+    /// The whole state as one buffer, to copy from and read back; [`Norm::parse_state`] reads its bytes.
+    pub fn state_buffer(&self) -> &wgpu::Buffer {
+        &self.state
+    }
+
+    /// The state from the bytes of [`Norm::state_buffer`]. [`Error::Length`] if there are too few.
+    pub fn parse_state(&self, bytes: &[u8]) -> Result<State, Error> {
+        let stride = stride(&self.descriptor) as usize;
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
+        let expected = VECTORS * stride as u64;
+        if (words.len() as u64) < expected {
+            return Err(Error::Length { name: "the state", expected, actual: words.len() as u64 });
+        }
+        let len = self.descriptor.affine_len() as usize;
+        let vector = |i: usize| words[i * stride..i * stride + len].to_vec();
+        let floats = |i: usize| vector(i).into_iter().map(f32::from_bits).collect::<Vec<f32>>();
+        let affine = self.descriptor.affine();
+        Ok(State {
+            weight: affine.weight.then(|| floats(0)),
+            bias: affine.bias.then(|| floats(1)),
+            running: self.descriptor.running_stats().map(|_| Running {
+                running_mean: floats(2),
+                running_var: floats(3),
+                tracked: vector(4),
+                skipped: vector(5),
+            }),
+        })
+    }
+
+    /// Replaces the whole state through the queue, before the next submission.
+    pub fn write_state(&self, queue: &wgpu::Queue, state: &State) -> Result<(), Error> {
+        state.check(&self.descriptor)?;
+        queue.write_buffer(&self.state, 0, bytemuck::cast_slice(&state_words(&self.descriptor, state)));
+        Ok(())
+    }
+
+    fn vector(&self, i: u64) -> wgpu::BufferBinding<'_> {
+        wgpu::BufferBinding {
+            buffer: &self.state,
+            offset: i * stride(&self.descriptor) * 4,
+            size: std::num::NonZero::new(self.descriptor.affine_len() * 4),
+        }
+    }
+
+    fn saved(&self, problem: Problem, fusion: Fusion) -> Result<Saved, Error> {
+        let size = (gradients_at(&problem) + 2 * stride(&self.descriptor)) * 4;
+        let limit = self.context.profile().max_binding_size;
+        if size > limit {
+            return Err(Error::TooLarge { what: "bytes of the saved statistics", required: size, limit });
+        }
+        let buffer = Some(self.pool.take(self.context.device(), size));
+        Ok(Saved { layer: self.id, problem, fusion, buffer, pool: self.pool.clone() })
+    }
+
+    fn record(
+        &self,
+        encoder: &mut CommandEncoder,
+        plan: Plan,
+        tensors: &Tensors,
+        saved: &Saved,
+        update: u32,
+    ) -> Result<(), Error> {
+        let Some(saved) = &saved.buffer else { return Err(Error::Foreign { what: "layer" }) };
+        let call = Call {
+            problem: plan.problem,
+            update,
+            tensors: tensors.each_ref().map(|t| t.as_ref().map(|b| (b.buffer.clone(), b.offset))),
+            saved: saved.clone(),
+        };
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = scratch.prepared.iter().find(|(c, _)| *c == call).map(|(_, p)| p.clone());
+        let prepared = match known {
+            Some(prepared) => prepared,
+            None => {
+                let partials = scratch.partials(&self.context, &plan)?;
+                let vectors = Vectors { state: &self.state, saved, partials: &partials };
+                let numbers = self.numbers(&plan.problem);
+                let prepared = Arc::new(Prepared::new(&self.context, &plan, tensors, vectors, &numbers, update));
+                if scratch.prepared.len() == PREPARED {
+                    scratch.prepared.remove(0);
+                }
+                scratch.prepared.push((call, prepared.clone()));
+                prepared
+            }
+        };
+        prepared.encode(encoder, self.descriptor.name());
+        Ok(())
+    }
+
+    fn numbers(&self, problem: &Problem) -> Numbers {
+        Numbers {
+            eps: self.descriptor.eps(),
+            momentum: match self.descriptor.running_stats().map(|r| r.momentum) {
+                Some(Momentum::Exponential(m)) => m,
+                Some(Momentum::Cumulative) => -1.0,
+                None => 0.0,
+            },
+            state_stride: stride(&self.descriptor) as u32,
+            gradients_at: gradients_at(problem) as u32,
+        }
+    }
+}
+
+impl Scratch {
+    fn partials(&mut self, context: &Context, plan: &Plan) -> Result<wgpu::Buffer, Error> {
+        let size = plan.partials() * 2 * 16;
+        if size == 0 {
+            return Ok(context.unused().clone());
+        }
+        let limit = context.profile().max_binding_size;
+        if size > limit {
+            return Err(Error::TooLarge { what: "bytes of partial results", required: size, limit });
+        }
+        if let Some(buffer) = self.partials.as_ref().filter(|b| b.size() >= size) {
+            return Ok(buffer.clone());
+        }
+        let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("wgpu-norm partials"),
+            size,
+            usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        self.partials = Some(buffer.clone());
+        Ok(buffer)
+    }
+}
+
+/// Words between two vectors: whole 256-byte blocks, so that each can be bound by itself.
+fn stride(descriptor: &NormDescriptor) -> u64 {
+    descriptor.affine_len().next_multiple_of(64)
+}
+
+/// Word of the saved buffer at which gradients of weight and bias begin.
+fn gradients_at(problem: &Problem) -> u64 {
+    (problem.layout.stats.targets() * 4).next_multiple_of(64)
+}
+
+/// A residual that backward would read is left out of the plan if there is none to read.
+fn without_unused(problem: Problem, tensors: &Tensors) -> Problem {
+    if tensors[crate::plan::Tensor::Residual as usize].is_some() {
+        return problem;
+    }
+    Problem { fusion: Fusion { residual: Residual::None, ..problem.fusion }, ..problem }
+}
+
+fn state_words(descriptor: &NormDescriptor, state: &State) -> Vec<u32> {
+    let stride = stride(descriptor) as usize;
+    let mut words = vec![0u32; VECTORS as usize * stride];
+    let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+    let running = state.running.as_ref();
+    let vectors = [
+        state.weight.as_deref().map(bits),
+        state.bias.as_deref().map(bits),
+        running.map(|r| bits(&r.running_mean)),
+        running.map(|r| bits(&r.running_var)),
+        running.map(|r| r.tracked.clone()),
+        running.map(|r| r.skipped.clone()),
+    ];
+    for (words, vector) in words.chunks_mut(stride.max(1)).zip(vectors) {
+        if let Some(vector) = vector {
+            words[..vector.len()].copy_from_slice(&vector);
+        }
+    }
+    words
+}

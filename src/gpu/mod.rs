@@ -1,0 +1,34 @@
+//! The norms on a [`wgpu::Device`]: calls that record into your own command encoder.
+//!
+//! Device and queue are borrowed. Nothing here submits, polls, maps or writes through the queue; parameters
+//! live in buffers that are made once. Command buffers must be submitted in the order in which they were
+//! recorded, as scratch memory is shared between calls.
+
+mod encode;
+mod io;
+mod layer;
+mod params;
+mod pipeline;
+mod saved;
+mod shader;
+
+pub use io::{Backward, Forward};
+pub use layer::Norm;
+pub use pipeline::Context;
+pub use saved::Saved;
+
+/// Features that the crate needs: none. Ask for `TIMESTAMP_QUERY` yourself to time passes.
+pub fn required_features(_adapter: &wgpu::Adapter) -> wgpu::Features {
+    wgpu::Features::empty()
+}
+
+/// Limits to open a device with: WebGPU's defaults (or what the adapter has, where that is less), and as large
+/// buffers and bindings as the adapter allows, so that large tensors need fewer dispatches.
+pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
+    let available = adapter.limits();
+    wgpu::Limits {
+        max_buffer_size: available.max_buffer_size,
+        max_storage_buffer_binding_size: available.max_storage_buffer_binding_size,
+        ..wgpu::Limits::default().or_worse_values_from(&available)
+    }
+}

@@ -1,0 +1,274 @@
+//! Compute pipelines, made when first needed and kept.
+
+use super::params::index_map;
+use super::shader::{Access, Variant, compose};
+use crate::error::Error;
+use crate::op::{Direction, Op, Residual, Statistics};
+use crate::plan::{Over, Pass, Plan, Tensor};
+use crate::profile::Profile;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Storage buffers that one stage binds at most: five tensors, state, saved statistics, partial results.
+const STORAGE_BUFFERS: u32 = 8;
+
+/// Values of the shaders' `override` declarations.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Constants {
+    workgroup: u32,
+    leaves: u32,
+    leaf_stride: u32,
+    centred: bool,
+    has_weight: bool,
+    has_bias: bool,
+    relu: bool,
+    running: bool,
+    over_affine: bool,
+    map: u32,
+    reduces: bool,
+    finishes: bool,
+    update: u32,
+    project: bool,
+    weighted: bool,
+}
+
+impl Constants {
+    fn new(plan: &Plan, pass: &Pass, update: u32) -> Constants {
+        let (problem, geometry) = (&plan.problem, pass.geometry);
+        let map = index_map(plan, pass.over);
+        let per_channel = problem.layout.is_per_channel();
+        let over_affine = pass.over == Over::Affine;
+        // Gradients of weight and bias are sums over their own elements.
+        let results_are_gradients = per_channel || over_affine;
+        let wants_gradients = matches!(problem.op, Op::Backward(wanted) if wanted.affine);
+        Constants {
+            workgroup: geometry.workgroup,
+            leaves: geometry.leaves,
+            leaf_stride: if geometry.tree.side_by_side { geometry.targets } else { 1 },
+            centred: problem.centred,
+            has_weight: problem.affine.weight,
+            has_bias: problem.affine.bias,
+            relu: problem.fusion.relu,
+            running: problem.statistics == Statistics::Running,
+            over_affine,
+            map: match (map.position, map.position_div) {
+                (0, _) => 0,
+                (_, 1) => 1,
+                _ => 2,
+            },
+            reduces: pass.reduces,
+            finishes: pass.finishes
+                && (pass.direction == Direction::Forward || (results_are_gradients && wants_gradients)),
+            update,
+            project: problem.statistics == Statistics::Batch,
+            weighted: !results_are_gradients,
+        }
+    }
+
+    fn pairs(&self) -> [(&'static str, f64); 15] {
+        let flag = |b: bool| f64::from(u8::from(b));
+        [
+            ("WORKGROUP", self.workgroup.into()),
+            ("LEAVES", self.leaves.into()),
+            ("LEAF_STRIDE", self.leaf_stride.into()),
+            ("CENTRED", flag(self.centred)),
+            ("HAS_WEIGHT", flag(self.has_weight)),
+            ("HAS_BIAS", flag(self.has_bias)),
+            ("RELU", flag(self.relu)),
+            ("RUNNING", flag(self.running)),
+            ("OVER_AFFINE", flag(self.over_affine)),
+            ("MAP", self.map.into()),
+            ("REDUCES", flag(self.reduces)),
+            ("FINISHES", flag(self.finishes)),
+            ("UPDATE", self.update.into()),
+            ("PROJECT", flag(self.project)),
+            ("WEIGHTED", flag(self.weighted)),
+        ]
+    }
+}
+
+/// What a pipeline is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub variant: Variant,
+    pub constants: Constants,
+}
+
+impl Key {
+    /// `update`: what a forward pass does to the running statistics.
+    pub fn new(plan: &Plan, pass: &Pass, vec4: bool, shared: bool, update: u32) -> Key {
+        let touched = |t: &Tensor| pass.reads.contains(t) || pass.writes.contains(t);
+        let access = |tensor| Access { tensor, dtype: plan.dtype(tensor), written: pass.writes.contains(&tensor) };
+        let elements = !pass.reads.is_empty();
+        Key {
+            variant: Variant {
+                kernel: pass.kernel,
+                direction: pass.direction,
+                residual: if elements { plan.problem.fusion.residual } else { Residual::None },
+                units: pass.geometry.tree.units,
+                vec4: vec4 || !elements,
+                shared,
+                tensors: Tensor::ALL.into_iter().filter(touched).map(access).collect(),
+                input: plan.problem.input,
+            },
+            constants: Constants::new(plan, pass, update),
+        }
+    }
+
+    fn label(&self) -> String {
+        let direction = match self.variant.direction {
+            Direction::Forward => "forward",
+            Direction::Backward => "backward",
+        };
+        format!("wgpu-norm {direction} {:?}", self.variant.kernel).to_lowercase()
+    }
+}
+
+/// A pipeline and the layout of its bind group.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub bindings: wgpu::BindGroupLayout,
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    profile: Profile,
+    cache: Option<wgpu::PipelineCache>,
+    pipelines: Mutex<HashMap<Key, Arc<Pipeline>>>,
+    /// Stands in for buffers that a pass does not use.
+    unused: wgpu::Buffer,
+}
+
+/// A device and the pipelines made for it. Cheap to clone; layers of one device share one.
+#[derive(Clone, Debug)]
+pub struct Context(Arc<Inner>);
+
+impl Context {
+    /// A context on a device that was opened with WebGPU's default limits or better.
+    ///
+    /// [`Error::Limit`] if it has less than the kernels need: 8 storage buffers a stage, 4 KiB of workgroup
+    /// memory. Downlevel limits of WebGL2 are not enough.
+    pub fn new(device: &wgpu::Device) -> Result<Context, Error> {
+        let profile = Profile::new(device.adapter_info().device_type, &device.limits());
+        Context::with_profile(device, profile, None)
+    }
+
+    /// As [`Context::new`], with a pipeline cache of yours.
+    pub fn with_cache(device: &wgpu::Device, cache: &wgpu::PipelineCache) -> Result<Context, Error> {
+        let profile = Profile::new(device.adapter_info().device_type, &device.limits());
+        Context::with_profile(device, profile, Some(cache))
+    }
+
+    /// As [`Context::new`], with sizes of your own: for tests of splitting, and for tuning.
+    pub fn with_profile(
+        device: &wgpu::Device,
+        profile: Profile,
+        cache: Option<&wgpu::PipelineCache>,
+    ) -> Result<Context, Error> {
+        let limits = device.limits();
+        let needs = [
+            (
+                "max_storage_buffers_per_shader_stage",
+                u64::from(STORAGE_BUFFERS),
+                u64::from(limits.max_storage_buffers_per_shader_stage),
+            ),
+            (
+                "max_compute_workgroup_storage_size",
+                u64::from(profile.workgroup) * 16,
+                limits.max_compute_workgroup_storage_size.into(),
+            ),
+            (
+                "max_compute_invocations_per_workgroup",
+                profile.workgroup.into(),
+                limits.max_compute_invocations_per_workgroup.into(),
+            ),
+        ];
+        for (name, required, actual) in needs {
+            if actual < required {
+                return Err(Error::Limit { name, required, actual });
+            }
+        }
+        let unused = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("wgpu-norm unused"),
+            size: 256,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        });
+        Ok(Context(Arc::new(Inner {
+            device: device.clone(),
+            profile,
+            cache: cache.cloned(),
+            pipelines: Mutex::default(),
+            unused,
+        })))
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// The sizes in use.
+    pub fn profile(&self) -> &Profile {
+        &self.0.profile
+    }
+
+    pub(crate) fn unused(&self) -> &wgpu::Buffer {
+        &self.0.unused
+    }
+
+    pub(crate) fn pipeline(&self, key: Key) -> Arc<Pipeline> {
+        let mut pipelines = self.0.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = pipelines.get(&key) {
+            return pipeline.clone();
+        }
+        let pipeline = Arc::new(self.create(&key));
+        pipelines.insert(key, pipeline.clone());
+        pipeline
+    }
+
+    fn create(&self, key: &Key) -> Pipeline {
+        let (device, label) = (&self.0.device, key.label());
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(compose(&key.variant).into()),
+        });
+        let entry = |binding, ty| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        };
+        let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
+        let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
+        entries.extend(
+            key.variant.tensors.iter().map(|t| entry(t.tensor.binding(), storage(!t.written && !key.variant.shared))),
+        );
+        entries.extend(VECTOR_BINDINGS.map(|binding| entry(binding, storage(false))));
+        let bindings = device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&bindings)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &key.constants.pairs(),
+                // Every slot is written before it is read.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: self.0.cache.as_ref(),
+        });
+        Pipeline { pipeline, bindings }
+    }
+}
+
+/// State, saved statistics, partial results.
+pub(crate) const VECTOR_BINDINGS: [u32; 3] = [6, 7, 8];

@@ -1,0 +1,79 @@
+//! What a training pass keeps for its backward pass.
+
+use crate::op::Fusion;
+use crate::plan::Problem;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Buffers that went through their backward pass and can serve again.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<Vec<wgpu::Buffer>>);
+
+impl Pool {
+    /// A buffer of at least `size` bytes.
+    pub fn take(&self, device: &wgpu::Device, size: u64) -> wgpu::Buffer {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(i) = free.iter().position(|b| b.size() == size) {
+            return free.swap_remove(i);
+        }
+        device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("wgpu-norm saved"),
+            size,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        })
+    }
+
+    fn give_back(&self, buffer: wgpu::Buffer) {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A layer that is called with ever new shapes must not hoard.
+        if free.len() < 8 {
+            free.push(buffer);
+        }
+    }
+}
+
+/// Statistics of one training pass: consumed by the backward pass of the same layer.
+///
+/// It cannot be cloned, so a backward pass before forward or twice does not compile. Dropping it gives its
+/// memory back to the layer.
+#[derive(Debug)]
+#[must_use = "the backward pass needs it; drop it only if there is none"]
+pub struct Saved {
+    pub(super) layer: u64,
+    pub(super) problem: Problem,
+    pub(super) fusion: Fusion,
+    pub(super) buffer: Option<wgpu::Buffer>,
+    pub(super) pool: Arc<Pool>,
+}
+
+impl Saved {
+    /// Device memory with four words a statistic: mean (high and low part), 1/sqrt(var + eps) and the biased
+    /// variance, all `f32`. Usable as a copy's source until the backward pass.
+    ///
+    /// After [`Norm::forward_frozen`](super::Norm::forward_frozen) it holds nothing.
+    pub fn statistics(&self) -> Option<wgpu::BufferBinding<'_>> {
+        self.buffer.as_ref().map(|buffer| wgpu::BufferBinding {
+            buffer,
+            offset: 0,
+            size: std::num::NonZero::new(self.problem.layout.stats.targets() * 16),
+        })
+    }
+
+    /// Number of statistics: C for batch norm, N·C for instance, N·G for group, rows for layer and RMS norm.
+    pub fn len(&self) -> u64 {
+        self.problem.layout.stats.targets()
+    }
+
+    /// Never: a layer has at least one statistic.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Drop for Saved {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.pool.give_back(buffer);
+        }
+    }
+}

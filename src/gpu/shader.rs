@@ -1,0 +1,184 @@
+//! WGSL text of a kernel: the files of `shaders/`, put together for element types and optional tensors.
+//!
+//! Lines that begin with `//#` steer it: `//#if NAME`, `//#else`, `//#end`, and `//#for u`, which writes its
+//! lines once a unit with `$u` as the unit's number, so that no loop is left in the shader.
+
+use crate::op::{Direction, Residual};
+use crate::plan::{Kernel, Tensor};
+use crate::tensor::DType;
+
+/// How a tensor is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Access {
+    pub tensor: Tensor,
+    pub dtype: DType,
+    pub written: bool,
+}
+
+/// Everything that the text depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Variant {
+    pub kernel: Kernel,
+    pub direction: Direction,
+    pub residual: Residual,
+    /// Units of four elements in a leaf.
+    pub units: u32,
+    /// Whether units are aligned, so that one load or store takes four elements.
+    pub vec4: bool,
+    /// Whether tensors share a buffer: WebGPU then wants all of them bound for reading and writing.
+    pub shared: bool,
+    pub tensors: Vec<Access>,
+    pub input: DType,
+}
+
+impl Tensor {
+    pub(crate) const ALL: [Tensor; 5] =
+        [Tensor::Input, Tensor::Residual, Tensor::Gradient, Tensor::Output, Tensor::SecondOutput];
+
+    pub(crate) const fn binding(self) -> u32 {
+        self as u32 + 1
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Tensor::Input => "input",
+            Tensor::Residual => "residual",
+            Tensor::Gradient => "gradient",
+            Tensor::Output => "output",
+            Tensor::SecondOutput => "second_output",
+        }
+    }
+}
+
+const fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "f32",
+        DType::F16 => "f16",
+        DType::BF16 => "bf16",
+    }
+}
+
+const fn dtype_functions(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => include_str!("../../shaders/element/f32.wgsl"),
+        DType::F16 => include_str!("../../shaders/element/f16.wgsl"),
+        DType::BF16 => include_str!("../../shaders/element/bf16.wgsl"),
+    }
+}
+
+/// The whole shader module of a variant.
+pub(crate) fn compose(variant: &Variant) -> String {
+    let mut flags: Vec<String> = variant.tensors.iter().map(|t| t.tensor.name().to_uppercase()).collect();
+    match variant.residual {
+        Residual::Before if flags.iter().any(|f| f == "RESIDUAL") => flags.push("RESIDUAL_BEFORE".into()),
+        Residual::After if flags.iter().any(|f| f == "RESIDUAL") => flags.push("RESIDUAL_AFTER".into()),
+        _ => {}
+    }
+    if variant.tensors.iter().any(|t| t.written) {
+        flags.push("WRITES".into());
+    }
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+
+    let mut text = String::new();
+    let mut add = |source: &str, flags: &[&str]| text.push_str(&expand(source, variant.units, flags));
+    add(include_str!("../../shaders/common/params.wgsl"), &flags);
+    add(include_str!("../../shaders/common/walk.wgsl"), &flags);
+    add(include_str!("../../shaders/common/tree.wgsl"), &flags);
+    let mut dtypes: Vec<DType> = variant.tensors.iter().map(|t| t.dtype).chain([variant.input]).collect();
+    dtypes.sort_by_key(|&d| d as u32);
+    dtypes.dedup();
+    for dtype in dtypes {
+        add(dtype_functions(dtype), &flags);
+    }
+    for access in &variant.tensors {
+        let template = match (access.dtype, variant.vec4) {
+            (DType::F32, true) => include_str!("../../shaders/element/f32_vec4.wgsl"),
+            (DType::F32, false) => include_str!("../../shaders/element/f32_scalar.wgsl"),
+            (_, true) => include_str!("../../shaders/element/packed_vec4.wgsl"),
+            (_, false) => include_str!("../../shaders/element/packed_scalar.wgsl"),
+        };
+        let mode = if access.written || variant.shared { "read_write" } else { "read" };
+        let source = template
+            .replace("NAME", access.tensor.name())
+            .replace("BINDING", &access.tensor.binding().to_string())
+            .replace("ACCESS", mode)
+            .replace("DTYPE", dtype_name(access.dtype));
+        add(&source, if access.written { &["WRITABLE"] } else { &[] });
+    }
+    add(
+        match variant.direction {
+            Direction::Forward => include_str!("../../shaders/forward.wgsl"),
+            Direction::Backward => include_str!("../../shaders/backward.wgsl"),
+        },
+        &flags,
+    );
+    add(
+        match variant.kernel {
+            Kernel::Rows => include_str!("../../shaders/rows.wgsl"),
+            Kernel::Reduce => include_str!("../../shaders/reduce.wgsl"),
+            Kernel::Merge => include_str!("../../shaders/merge.wgsl"),
+            Kernel::Apply => include_str!("../../shaders/apply.wgsl"),
+            Kernel::Running => include_str!("../../shaders/running.wgsl"),
+        },
+        &flags,
+    );
+    text.replace("INPUT_DTYPE", dtype_name(variant.input))
+        .replace("UNIT_ELEMENTS", if variant.vec4 { "4" } else { "1" })
+        .replace("UNITS", &variant.units.to_string())
+}
+
+/// Carries out the `//#` lines.
+fn expand(source: &str, units: u32, flags: &[&str]) -> String {
+    let mut lines = source.lines();
+    let mut out = String::with_capacity(source.len());
+    expand_block(&mut lines, units, flags, true, &mut out);
+    out
+}
+
+/// Up to the block's `//#end`; says whether an `//#else` came first.
+fn expand_block<'a>(
+    lines: &mut impl Iterator<Item = &'a str>,
+    units: u32,
+    flags: &[&str],
+    keep: bool,
+    out: &mut String,
+) -> bool {
+    while let Some(line) = lines.next() {
+        let Some(directive) = line.trim_start().strip_prefix("//#") else {
+            if keep {
+                out.push_str(line);
+                out.push('\n');
+            }
+            continue;
+        };
+        match directive.split_once(' ') {
+            Some(("if", name)) => {
+                let set = flags.contains(&name.trim());
+                if expand_block(lines, units, flags, keep && set, out) {
+                    expand_block(lines, units, flags, keep && !set, out);
+                }
+            }
+            Some(("for", _)) => {
+                let mut body = String::new();
+                expand_block(lines, units, flags, keep, &mut body);
+                for unit in 0..units {
+                    out.push_str(&body.replace("$u", &unit.to_string()));
+                }
+            }
+            _ => return directive.trim() == "else",
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directives() {
+        let source = "a\n//#if X\nb\n//#else\nc\n//#end\n//#for u\nd$u\n//#if Y\ne$uu\n//#end\n//#end\nf";
+        assert_eq!(expand(source, 2, &["X"]), "a\nb\nd0\nd1\nf\n");
+        assert_eq!(expand(source, 1, &["Y"]), "a\nc\nd0\ne0u\nf\n");
+    }
+}
