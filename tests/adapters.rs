@@ -1,0 +1,149 @@
+//! What stands before every other test on a GPU: the adapters that must be here are here, they
+//! run a shader, and they keep the rounding error that the moments' pairs are made of.
+
+#[path = "common/adapters.rs"]
+mod adapters;
+
+use adapters::Gpu;
+use wgpu::util::DeviceExt;
+
+#[test]
+fn required_adapters_are_here_and_run() {
+    for gpu in adapters::all() {
+        adapters::say(format_args!("testing adapter {gpu}"));
+        for reduced in &gpu.reduced {
+            adapters::say(format_args!("  {reduced}"));
+        }
+        let input: Vec<u32> = (0..1000).collect();
+        let got = run(
+            gpu,
+            "@group(0) @binding(0) var<uniform> add: u32;
+            @group(0) @binding(1) var<storage, read_write> data: array<u32>;
+            @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
+                if id.x < arrayLength(&data) { data[id.x] = data[id.x] * 3 + add; }
+            }",
+            7,
+            &input,
+        );
+        let expected: Vec<u32> = input.iter().map(|x| x * 3 + 7).collect();
+        assert_eq!(got, expected, "{gpu}");
+    }
+}
+
+/// A mean that is a pair of f32 needs the exact error of a sum (Knuth's TwoSum). Compilers that
+/// take f32 for real numbers fold it to zero. An integer operation that they cannot see through
+/// keeps the sum a rounded number; this fails on a driver that sees through it.
+#[test]
+fn two_sum_keeps_its_residual() {
+    let shader = |opaque: &str| {
+        format!(
+            "@group(0) @binding(0) var<uniform> zero: u32;
+            @group(0) @binding(1) var<storage, read_write> data: array<u32>;
+            @compute @workgroup_size(1) fn main(@builtin(global_invocation_id) id: vec3u) {{
+                _ = zero;
+                let at = id.x * 2;
+                let a = bitcast<f32>(data[at]);
+                let b = bitcast<f32>(data[at + 1]);
+                let s = {opaque};
+                let bb = s - a;
+                data[at] = bitcast<u32>(s);
+                data[at + 1] = bitcast<u32>((a - (s - bb)) + (b - bb));
+            }}"
+        )
+    };
+    // The first is the sum of the design notes; the others lose the small term's bits in part, wholly,
+    // with either sign, and with the larger term second.
+    let pairs: [(f32, f32); 6] =
+        [(1e6, 0.3), (-1e6, 0.3), (1.0, 1e-9), (0.1, 12345.678), (16_777_216.0, 1.0), (3.0, -4.0)];
+    let input: Vec<u32> = pairs.iter().flat_map(|&(a, b)| [a.to_bits(), b.to_bits()]).collect();
+    for gpu in adapters::all() {
+        let plain = run(gpu, &shader("a + b"), 0, &input);
+        let opaque = run(gpu, &shader("bitcast<f32>(bitcast<u32>(a + b) ^ zero)"), 0, &input);
+        for (i, (a, b)) in pairs.into_iter().enumerate() {
+            let [plain_residual, s, residual] =
+                [plain[i * 2 + 1], opaque[i * 2], opaque[i * 2 + 1]].map(f32::from_bits);
+            // Both steps are exact in f64 for numbers this close in magnitude.
+            let exact = ((f64::from(a) - f64::from(a + b)) + f64::from(b)) as f32;
+            println!("{}: {a} + {b}: residual {exact:e}, written plainly {plain_residual:e}", gpu.name);
+            assert_eq!(s, a + b, "{gpu}: {a} + {b} is rounded differently");
+            assert_eq!(residual, exact, "{gpu}: {a} + {b} loses its rounding error");
+        }
+    }
+}
+
+#[test]
+fn a_required_adapter_that_is_missing_is_named() {
+    let check = adapters::check_required;
+    assert_eq!(check("", &[]), Ok(()));
+    assert_eq!(check("gl, lavapipe,", &["lavapipe", "gl", "other"]), Ok(()));
+    let message = check("lavapipe,swiftshader,gl", &["lavapipe"]).unwrap_err();
+    assert!(message.contains("not here: swiftshader, gl; found: lavapipe"), "{message}");
+}
+
+#[test]
+fn names_are_short_and_stable() {
+    let name = |name: &str, backend| {
+        let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::Other, backend);
+        info.name = name.into();
+        adapters::short_name(&info)
+    };
+    assert_eq!(name("llvmpipe (LLVM 15.0.6, 256 bits)", wgpu::Backend::Vulkan), "lavapipe");
+    assert_eq!(name("SwiftShader Device (Subzero)", wgpu::Backend::Vulkan), "swiftshader");
+    assert_eq!(name("llvmpipe (LLVM 15.0.6, 256 bits)", wgpu::Backend::Gl), "gl");
+    assert_eq!(name("NVIDIA GeForce RTX 3060/PCIe/SSE2", wgpu::Backend::Vulkan), "nvidia-geforce-rtx-3060-vulkan");
+    assert_eq!(name("AMD Radeon RX 6800 XT (RADV NAVI21)", wgpu::Backend::Vulkan), "amd-radeon-rx-6800-xt-vulkan");
+    assert_eq!(name("Apple M1 Pro", wgpu::Backend::Metal), "apple-m1-pro-metal");
+    assert_eq!(name("Microsoft Basic Render Driver", wgpu::Backend::Dx12), "microsoft-basic-render-driver-dx12");
+}
+
+/// Runs `main` with one number in a uniform over one buffer, a workgroup an element, and returns the buffer.
+fn run(gpu: &Gpu, wgsl: &str, uniform: u32, data: &[u32]) -> Vec<u32> {
+    let _turn = gpu.turn();
+    let Gpu { device, queue, .. } = gpu;
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some("test"),
+        source: wgpu::ShaderSource::Wgsl(wgsl.into()),
+    });
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some("test"),
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: Default::default(),
+        cache: None,
+    });
+    let buffer = |label, contents: &[u32], usage| {
+        device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+            label: Some(label),
+            contents: bytemuck::cast_slice(contents),
+            usage,
+        })
+    };
+    let uniform = buffer("uniform", &[uniform, 0, 0, 0], wgpu::BufferUsages::UNIFORM);
+    let storage = buffer("data", data, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC);
+    let readback = device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("readback"),
+        size: storage.size(),
+        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some("test"),
+        layout: &pipeline.get_bind_group_layout(0),
+        entries: &[
+            wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() },
+            wgpu::BindGroupEntry { binding: 1, resource: storage.as_entire_binding() },
+        ],
+    });
+    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("test") });
+    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    pass.set_pipeline(&pipeline);
+    pass.set_bind_group(0, &bind_group, &[]);
+    pass.dispatch_workgroups(data.len() as u32, 1, 1);
+    drop(pass);
+    encoder.copy_buffer_to_buffer(&storage, 0, &readback, 0, storage.size());
+    queue.submit([encoder.finish()]);
+    readback.map_async(wgpu::MapMode::Read, .., |result| result.expect("the buffer maps"));
+    device.poll(wgpu::PollType::wait_indefinitely()).expect("the work ends");
+    bytemuck::cast_slice(&readback.get_mapped_range(..).expect("the buffer is mapped")).to_vec()
+}
