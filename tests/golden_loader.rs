@@ -202,6 +202,18 @@ fn every_truncation_is_refused() {
     assert!(golden::parse(&longer).is_err());
 }
 
+#[test]
+fn offsets_that_overflow_are_refused() {
+    let size = (1u64 << 61) - 1; // eight of these end at u64::MAX - 7
+    let tensors = (0..8).map(|i| {
+        let tensor = json!({"dtype": "U8", "shape": [size], "data_offsets": [i * size, (i + 1) * size]});
+        (i.to_string(), tensor)
+    });
+    let header = Value::Object(tensors.collect()).to_string();
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    assert!(golden::parse(&bytes).unwrap_err().contains("\"0\" ends behind its end"));
+}
+
 /// Many of these are still files, with other names, shapes or values; what counts is that none panics.
 #[test]
 fn no_spoiled_byte_panics() {

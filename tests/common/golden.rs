@@ -94,6 +94,7 @@ pub fn load(path: &Path) -> Result<Vec<Case>, String> {
 /// All cases of a file's contents, or a sentence saying what is wrong with them.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Case>, String> {
     let not_safetensors = |e| format!("not a complete safetensors file: {e}");
+    check_offsets(bytes)?;
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(not_safetensors)?;
     let tensors = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
     let cases = metadata
@@ -115,6 +116,20 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Case>, String> {
             reader.case().map_err(|e| format!("case {name}: {e}"))
         })
         .collect()
+}
+
+/// safetensors 0.8 adds 8 and the header's length to the last offset unchecked: offsets near `u64::MAX` make it
+/// panic. What else is wrong with a header it says itself.
+fn check_offsets(bytes: &[u8]) -> Result<(), String> {
+    let Some((length, rest)) = bytes.split_first_chunk() else { return Ok(()) };
+    let header = usize::try_from(u64::from_le_bytes(*length)).ok().and_then(|length| rest.get(..length));
+    let tensors: Map<String, Value> = header.and_then(|h| serde_json::from_slice(h).ok()).unwrap_or_default();
+    for (name, tensor) in tensors {
+        if tensor["data_offsets"][1].as_u64().is_some_and(|end| end > bytes.len() as u64) {
+            return Err(format!("not a complete safetensors file: tensor {name:?} ends behind its end"));
+        }
+    }
+    Ok(())
 }
 
 /// One case's parameters and the file's tensors.
