@@ -1,9 +1,11 @@
 //! Normalisation layers for wgpu.
 #![deny(missing_docs)]
 
+pub mod cpu;
 mod element;
 mod error;
 pub mod gpu;
+pub mod host;
 pub mod layout;
 mod moments;
 mod norm;

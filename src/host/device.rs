@@ -1,0 +1,88 @@
+//! Uploads and readbacks.
+
+use crate::element::Element;
+use crate::error::Error;
+use futures_intrusive::channel::shared::oneshot_channel;
+use wgpu::util::DeviceExt;
+use wgpu::{BufferUsages, CommandEncoder, Device};
+
+/// A buffer with a copy of a slice.
+pub(super) fn upload<T: bytemuck::Pod>(device: &Device, label: &str, data: &[T]) -> wgpu::Buffer {
+    device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+        label: Some(label),
+        contents: bytemuck::cast_slice(data),
+        usage: BufferUsages::STORAGE,
+    })
+}
+
+/// A buffer for results, full of NaNs: what no kernel writes must not look like a result.
+pub(super) fn poisoned(device: &Device, label: &str, bytes: u64) -> Result<wgpu::Buffer, Error> {
+    let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some(label),
+        size: bytes.next_multiple_of(4),
+        usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
+        mapped_at_creation: true,
+    });
+    let mut view = buffer.get_mapped_range_mut(..).map_err(|e| Error::Readback(e.to_string()))?;
+    view.slice(..).fill(0xff);
+    drop(view);
+    buffer.unmap();
+    Ok(buffer)
+}
+
+/// A copy on its way to the host.
+pub(super) struct Staging {
+    buffer: wgpu::Buffer,
+    bytes: usize,
+}
+
+impl Staging {
+    /// Records the copy of a buffer's first bytes.
+    pub fn copy(device: &Device, encoder: &mut CommandEncoder, from: &wgpu::Buffer, bytes: u64) -> Staging {
+        let size = bytes.next_multiple_of(4);
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("wgpu-norm readback"),
+            size,
+            usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        encoder.copy_buffer_to_buffer(from, 0, &buffer, 0, size);
+        Staging { buffer, bytes: bytes as usize }
+    }
+}
+
+/// Submits, and waits until every copy can be read.
+pub(super) async fn read(
+    device: &Device,
+    queue: &wgpu::Queue,
+    encoder: CommandEncoder,
+    copies: &[&Staging],
+) -> Result<Vec<Vec<u8>>, Error> {
+    queue.submit([encoder.finish()]);
+    let failed = |e: &dyn std::fmt::Display| Error::Readback(e.to_string());
+    let mut pending = Vec::with_capacity(copies.len());
+    for copy in copies {
+        let (sender, receiver) = oneshot_channel();
+        copy.buffer.map_async(wgpu::MapMode::Read, .., move |result| {
+            // Nobody waits any more: nobody wants the result.
+            let _ = sender.send(result);
+        });
+        pending.push(receiver);
+    }
+    device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| failed(&e))?;
+    let mut results = Vec::with_capacity(copies.len());
+    for (copy, receiver) in copies.iter().zip(pending) {
+        match receiver.receive().await {
+            Some(result) => result.map_err(|e| failed(&e))?,
+            None => return Err(Error::Readback("the device was lost".into())),
+        }
+        let view = copy.buffer.get_mapped_range(..).map_err(|e| failed(&e))?;
+        results.push(view[..copy.bytes].to_vec());
+    }
+    Ok(results)
+}
+
+/// Bytes as elements.
+pub(super) fn elements<T: Element>(bytes: &[u8]) -> Vec<T> {
+    bytemuck::pod_collect_to_vec(bytes)
+}

@@ -1,0 +1,365 @@
+//! A layer on slices, on either backend.
+
+use super::backend::Backend;
+use super::device::{Staging, elements, poisoned, read, upload};
+use crate::element::Element;
+use crate::error::Error;
+use crate::norm::NormDescriptor;
+use crate::op::{Commit, Fusion, Gradients, Residual};
+use crate::state::State;
+use crate::tensor::{DType, TensorDescriptor};
+use crate::{cpu, gpu};
+
+/// What a forward pass returns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output<I, O> {
+    /// Output, in the shape of x.
+    pub y: Vec<O>,
+    /// x + residual, with [`Residual::Before`].
+    pub sum: Option<Vec<I>>,
+}
+
+/// What a backward pass returns: what was asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OutputGradients<I> {
+    /// Of x.
+    pub dx: Option<Vec<I>>,
+    /// Of the residual ([`Residual::After`]).
+    pub dresidual: Option<Vec<I>>,
+    /// Of the weight; `None` if the layer has none.
+    pub dweight: Option<Vec<f32>>,
+    /// Of the bias; `None` if the layer has none.
+    pub dbias: Option<Vec<f32>>,
+}
+
+/// One statistic of a training pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Statistic {
+    /// Mean; 0 for RMSNorm.
+    pub mean: f64,
+    /// Biased variance; the mean square for RMSNorm.
+    pub var: f64,
+    /// 1/sqrt(var + eps).
+    pub rstd: f64,
+}
+
+/// What a training pass keeps for its backward pass; see [`gpu::Saved`].
+#[derive(Debug)]
+#[must_use = "the backward pass needs it; drop it only if there is none"]
+pub struct Saved(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    Cpu(cpu::Saved),
+    Gpu(gpu::Saved),
+}
+
+/// Any of the five norms on host slices.
+///
+/// ```
+/// use wgpu_norm::{BatchNormDescriptor, Commit, Fusion, TensorDescriptor, host};
+/// # pollster::block_on(async {
+/// let backend = host::Backend::gpu().await.unwrap_or(host::Backend::Cpu);
+/// # let backend = host::Backend::Cpu;
+/// let mut norm = host::Norm::new(&backend, BatchNormDescriptor::new(2))?;
+/// let (batch, x) = (TensorDescriptor::new(&[2, 2]), [1.0f32, 10.0, 3.0, 30.0]);
+/// let (output, _saved) =
+///     norm.forward_train::<f32, f32>(&batch, Fusion::default(), &x, None, Commit::Update).await?;
+/// assert!((output.y[0] + 1.0).abs() < 1e-4 && (output.y[2] - 1.0).abs() < 1e-4);
+/// # Ok::<(), wgpu_norm::Error>(()) }).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Norm(Layer);
+
+#[derive(Debug)]
+enum Layer {
+    Cpu(cpu::Norm),
+    Gpu { norm: gpu::Norm, queue: wgpu::Queue },
+}
+
+/// Which of the three forward calls.
+#[derive(Clone, Copy)]
+enum Mode {
+    Train(Commit),
+    Eval,
+    Frozen,
+}
+
+impl Norm {
+    /// A layer with PyTorch's initial state.
+    pub fn new(backend: &Backend, descriptor: impl Into<NormDescriptor>) -> Result<Norm, Error> {
+        let descriptor = descriptor.into();
+        let state = State::new(&descriptor)?;
+        Norm::with_state(backend, descriptor, state)
+    }
+
+    /// A layer with a state of yours.
+    pub fn with_state(backend: &Backend, descriptor: impl Into<NormDescriptor>, state: State) -> Result<Norm, Error> {
+        Ok(Norm(match backend {
+            Backend::Cpu => Layer::Cpu(cpu::Norm::with_state(descriptor, state)?),
+            Backend::Gpu { context, queue, .. } => {
+                Layer::Gpu { norm: gpu::Norm::with_state(context, descriptor, &state)?, queue: queue.clone() }
+            }
+        }))
+    }
+
+    /// What the layer is.
+    pub fn descriptor(&self) -> &NormDescriptor {
+        match &self.0 {
+            Layer::Cpu(norm) => norm.descriptor(),
+            Layer::Gpu { norm, .. } => norm.descriptor(),
+        }
+    }
+
+    /// A copy of weight, bias and running statistics.
+    pub async fn state(&self) -> Result<State, Error> {
+        match &self.0 {
+            Layer::Cpu(norm) => Ok(norm.state().clone()),
+            Layer::Gpu { norm, queue } => {
+                let device = norm.context().device();
+                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let buffer = norm.state_buffer();
+                let copy = Staging::copy(device, &mut encoder, buffer, buffer.size());
+                let bytes = read(device, queue, encoder, &[&copy]).await?;
+                norm.parse_state(&bytes[0])
+            }
+        }
+    }
+
+    /// Replaces weight, bias and running statistics. [`Error::Length`] if a length differs.
+    pub fn set_state(&mut self, state: State) -> Result<(), Error> {
+        match &mut self.0 {
+            Layer::Cpu(norm) => {
+                state.check(norm.descriptor())?;
+                *norm.state_mut() = state;
+                Ok(())
+            }
+            Layer::Gpu { norm, queue } => norm.write_state(queue, &state),
+        }
+    }
+
+    /// Training; see [`gpu::Norm::forward_train`]. Lengths are those of the descriptor.
+    pub async fn forward_train<I: Element, O: Element>(
+        &mut self,
+        tensor: &TensorDescriptor<'_>,
+        fusion: Fusion,
+        x: &[I],
+        residual: Option<&[I]>,
+        commit: Commit,
+    ) -> Result<(Output<I, O>, Saved), Error> {
+        let (output, saved) = self.forward(tensor, fusion, x, residual, Mode::Train(commit)).await?;
+        Ok((output, saved.ok_or(Error::Foreign { what: "mode" })?))
+    }
+
+    /// Evaluation; see [`gpu::Norm::forward_eval`].
+    pub async fn forward_eval<I: Element, O: Element>(
+        &mut self,
+        tensor: &TensorDescriptor<'_>,
+        fusion: Fusion,
+        x: &[I],
+        residual: Option<&[I]>,
+    ) -> Result<Output<I, O>, Error> {
+        self.forward(tensor, fusion, x, residual, Mode::Eval).await.map(|(output, _)| output)
+    }
+
+    /// A frozen layer in a network that trains; see [`gpu::Norm::forward_frozen`].
+    pub async fn forward_frozen<I: Element, O: Element>(
+        &mut self,
+        tensor: &TensorDescriptor<'_>,
+        fusion: Fusion,
+        x: &[I],
+        residual: Option<&[I]>,
+    ) -> Result<(Output<I, O>, Saved), Error> {
+        let (output, saved) = self.forward(tensor, fusion, x, residual, Mode::Frozen).await?;
+        Ok((output, saved.ok_or(Error::Foreign { what: "mode" })?))
+    }
+
+    async fn forward<I: Element, O: Element>(
+        &mut self,
+        tensor: &TensorDescriptor<'_>,
+        fusion: Fusion,
+        x: &[I],
+        residual: Option<&[I]>,
+        mode: Mode,
+    ) -> Result<(Output<I, O>, Option<Saved>), Error> {
+        let len = check_slices(tensor, &[("x", Some(x)), ("residual", residual)])?;
+        let before = fusion.residual == Residual::Before;
+        match &mut self.0 {
+            Layer::Cpu(norm) => {
+                let mut y = vec![O::from_f32(f32::NAN); len];
+                let mut sum = before.then(|| vec![I::from_f32(f32::NAN); len]);
+                let io = cpu::Forward {
+                    x: cpu::Source::From(x),
+                    residual: residual.map(cpu::Source::From),
+                    y: &mut y,
+                    sum: sum.as_deref_mut(),
+                };
+                let saved = match mode {
+                    Mode::Train(commit) => Some(norm.forward_train(tensor, fusion, io, commit)?),
+                    Mode::Eval => norm.forward_eval(tensor, fusion, io).map(|()| None)?,
+                    Mode::Frozen => Some(norm.forward_frozen(tensor, fusion, io)?),
+                };
+                Ok((Output { y, sum }, saved.map(|s| Saved(Kept::Cpu(s)))))
+            }
+            Layer::Gpu { norm, queue } => {
+                let device = norm.context().device().clone();
+                let x = upload(&device, "x", x);
+                let residual = residual.map(|r| upload(&device, "residual", r));
+                let (y_bytes, sum_bytes) = (len as u64 * O::DTYPE.size(), len as u64 * I::DTYPE.size());
+                let y = poisoned(&device, "y", y_bytes)?;
+                let sum = if before { Some(poisoned(&device, "sum", sum_bytes)?) } else { None };
+                let io = gpu::Forward {
+                    x: x.as_entire_buffer_binding(),
+                    residual: residual.as_ref().map(|b| b.as_entire_buffer_binding()),
+                    y: y.as_entire_buffer_binding(),
+                    sum: sum.as_ref().map(|b| b.as_entire_buffer_binding()),
+                    y_dtype: Some(O::DTYPE),
+                };
+                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let saved = match mode {
+                    Mode::Train(commit) => Some(norm.forward_train(&mut encoder, tensor, fusion, &io, commit)?),
+                    Mode::Eval => norm.forward_eval(&mut encoder, tensor, fusion, &io).map(|()| None)?,
+                    Mode::Frozen => Some(norm.forward_frozen(&mut encoder, tensor, fusion, &io)?),
+                };
+                let y = Staging::copy(&device, &mut encoder, &y, y_bytes);
+                let sum = sum.map(|s| Staging::copy(&device, &mut encoder, &s, sum_bytes));
+                let copies: Vec<&Staging> = [Some(&y), sum.as_ref()].into_iter().flatten().collect();
+                let results = read(&device, queue, encoder, &copies).await?;
+                let output = Output { y: elements(&results[0]), sum: results.get(1).map(|b| elements(b)) };
+                Ok((output, saved.map(|s| Saved(Kept::Gpu(s)))))
+            }
+        }
+    }
+
+    /// Gradients; see [`gpu::Norm::backward`]. With [`Residual::Before`] x is the forward pass's sum and `dsum`
+    /// the gradient of its other uses.
+    pub async fn backward<I: Element, O: Element>(
+        &self,
+        tensor: &TensorDescriptor<'_>,
+        saved: Saved,
+        x: &[I],
+        residual: Option<&[I]>,
+        dy: &[O],
+        dsum: Option<&[I]>,
+        wanted: Gradients,
+    ) -> Result<OutputGradients<I>, Error> {
+        let len = check_slices(tensor, &[("x", Some(x)), ("residual", residual), ("dsum", dsum)])?;
+        check_slices(&TensorDescriptor { dtype: O::DTYPE, ..*tensor }, &[("dy", Some(dy))])?;
+        let affine = self.descriptor().affine();
+        let features = self.descriptor().affine_len() as usize;
+        let (has_weight, has_bias) = (wanted.affine && affine.weight, wanted.affine && affine.bias);
+        match (&self.0, saved.0) {
+            (Layer::Cpu(norm), Kept::Cpu(saved)) => {
+                let nan = I::from_f32(f32::NAN);
+                let mut result = OutputGradients {
+                    dx: wanted.dx.then(|| vec![nan; len]),
+                    dresidual: wanted.dresidual.then(|| vec![nan; len]),
+                    dweight: has_weight.then(|| vec![f32::NAN; features]),
+                    dbias: has_bias.then(|| vec![f32::NAN; features]),
+                };
+                let io = cpu::Backward {
+                    x,
+                    residual,
+                    dy,
+                    dsum,
+                    dx: result.dx.as_deref_mut(),
+                    dresidual: result.dresidual.as_deref_mut(),
+                    dweight: result.dweight.as_deref_mut(),
+                    dbias: result.dbias.as_deref_mut(),
+                };
+                norm.backward(saved, io)?;
+                Ok(result)
+            }
+            (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
+                let device = norm.context().device();
+                let (x, dy) = (upload(device, "x", x), upload(device, "dy", dy));
+                let residual = residual.map(|r| upload(device, "residual", r));
+                let dsum = dsum.map(|r| upload(device, "dsum", r));
+                let (tensor_bytes, vector_bytes) = (len as u64 * I::DTYPE.size(), features as u64 * 4);
+                let outputs = [
+                    ("dx", wanted.dx, tensor_bytes),
+                    ("dresidual", wanted.dresidual, tensor_bytes),
+                    ("dweight", has_weight, vector_bytes),
+                    ("dbias", has_bias, vector_bytes),
+                ];
+                let mut buffers: [Option<wgpu::Buffer>; 4] = Default::default();
+                for (buffer, (name, is_wanted, bytes)) in buffers.iter_mut().zip(outputs) {
+                    if is_wanted {
+                        *buffer = Some(poisoned(device, name, bytes)?);
+                    }
+                }
+                let [dx, dresidual, dweight, dbias] =
+                    buffers.each_ref().map(|b| b.as_ref().map(|b| b.as_entire_buffer_binding()));
+                let io = gpu::Backward {
+                    x: x.as_entire_buffer_binding(),
+                    residual: residual.as_ref().map(|b| b.as_entire_buffer_binding()),
+                    dy: dy.as_entire_buffer_binding(),
+                    dsum: dsum.as_ref().map(|b| b.as_entire_buffer_binding()),
+                    dx,
+                    dresidual,
+                    dweight,
+                    dbias,
+                };
+                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                norm.backward(&mut encoder, saved, &io)?;
+                let copies: Vec<Staging> = buffers
+                    .iter()
+                    .zip(outputs)
+                    .filter_map(|(b, (_, _, bytes))| b.as_ref().map(|b| Staging::copy(device, &mut encoder, b, bytes)))
+                    .collect();
+                let results = read(device, queue, encoder, &copies.iter().collect::<Vec<_>>()).await?;
+                let mut results = results.iter();
+                let mut next = |is_wanted: bool| if is_wanted { results.next() } else { None };
+                Ok(OutputGradients {
+                    dx: next(wanted.dx).map(|b| elements(b)),
+                    dresidual: next(wanted.dresidual).map(|b| elements(b)),
+                    dweight: next(has_weight).map(|b| elements(b)),
+                    dbias: next(has_bias).map(|b| elements(b)),
+                })
+            }
+            _ => Err(Error::Foreign { what: "backend" }),
+        }
+    }
+
+    /// Statistics that a training pass computed, one for each of [`gpu::Saved::len`].
+    pub async fn statistics(&self, saved: &Saved) -> Result<Vec<Statistic>, Error> {
+        match (&self.0, &saved.0) {
+            (Layer::Cpu(_), Kept::Cpu(saved)) => Ok((0..saved.len())
+                .map(|i| Statistic { mean: saved.mean(i), var: saved.var(i), rstd: saved.rstd(i) })
+                .collect()),
+            (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
+                let device = norm.context().device();
+                let Some(binding) = saved.statistics() else { return Ok(Vec::new()) };
+                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let copy = Staging::copy(device, &mut encoder, binding.buffer, saved.len() * 16);
+                let bytes = read(device, queue, encoder, &[&copy]).await?;
+                let words: Vec<f32> = elements(&bytes[0]);
+                let wide = f64::from;
+                Ok(words
+                    .chunks_exact(4)
+                    .map(|w| Statistic { mean: wide(w[0]) + wide(w[1]), var: wide(w[3]), rstd: wide(w[2]) })
+                    .collect())
+            }
+            _ => Err(Error::Foreign { what: "backend" }),
+        }
+    }
+}
+
+/// Checks element types and lengths; returns the length.
+fn check_slices<T: Element>(
+    tensor: &TensorDescriptor,
+    slices: &[(&'static str, Option<&[T]>)],
+) -> Result<usize, Error> {
+    let expected = tensor.len()?;
+    for (name, slice) in slices {
+        let Some(slice) = slice else { continue };
+        if T::DTYPE != tensor.dtype {
+            let (expected, actual): (DType, DType) = (tensor.dtype, T::DTYPE);
+            return Err(Error::DType { name, expected, actual });
+        }
+        if slice.len() as u64 != expected {
+            return Err(Error::Length { name, expected, actual: slice.len() as u64 });
+        }
+    }
+    Ok(expected as usize)
+}

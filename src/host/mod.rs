@@ -1,0 +1,10 @@
+//! The norms on slices of host memory, on a GPU or on the CPU: for people without a pipeline of their own.
+//!
+//! Each call uploads, runs and reads back. Who keeps tensors on the device uses [`gpu`](crate::gpu).
+
+mod backend;
+mod device;
+mod layer;
+
+pub use backend::Backend;
+pub use layer::{Norm, Output, OutputGradients, Saved, Statistic};

@@ -1,0 +1,16 @@
+//! A backend on every adapter, made once so that tests share its pipelines.
+#![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
+
+use super::adapters::{Gpu, all};
+use std::sync::OnceLock;
+use wgpu_norm::host::Backend;
+
+/// Every adapter that is here. Hold [`Gpu::turn`] while using one.
+pub fn gpus() -> impl Iterator<Item = (&'static Gpu, &'static Backend)> {
+    static BACKENDS: OnceLock<Vec<Backend>> = OnceLock::new();
+    let backends = BACKENDS.get_or_init(|| {
+        let open = |gpu: &Gpu| Backend::from_device(&gpu.device, &gpu.queue).expect("the adapter meets the limits");
+        all().iter().map(open).collect()
+    });
+    all().iter().zip(backends)
+}
