@@ -42,6 +42,7 @@ fn two_sum_keeps_its_residual() {
             @compute @workgroup_size(1) fn main(@builtin(global_invocation_id) id: vec3u) {{
                 _ = zero;
                 let at = id.x * 2;
+                if at >= arrayLength(&data) {{ return; }}
                 let a = bitcast<f32>(data[at]);
                 let b = bitcast<f32>(data[at + 1]);
                 let s = {opaque};
@@ -51,8 +52,7 @@ fn two_sum_keeps_its_residual() {
             }}"
         )
     };
-    // The first is the sum of the design notes; the others lose the small term's bits in part, wholly,
-    // with either sign, and with the larger term second.
+    // Small terms that lose some of their bits or all, with either sign, in either place; and an exact sum.
     let pairs: [(f32, f32); 6] =
         [(1e6, 0.3), (-1e6, 0.3), (1.0, 1e-9), (0.1, 12345.678), (16_777_216.0, 1.0), (3.0, -4.0)];
     let input: Vec<u32> = pairs.iter().flat_map(|&(a, b)| [a.to_bits(), b.to_bits()]).collect();
@@ -96,7 +96,8 @@ fn names_are_short_and_stable() {
     assert_eq!(name("Microsoft Basic Render Driver", wgpu::Backend::Dx12), "microsoft-basic-render-driver-dx12");
 }
 
-/// Runs `main` with one number in a uniform over one buffer, a workgroup an element, and returns the buffer.
+/// Runs `main` with one number in a uniform over one buffer and returns the buffer. There is a workgroup
+/// for each element, so a shader must check its index.
 fn run(gpu: &Gpu, wgsl: &str, uniform: u32, data: &[u32]) -> Vec<u32> {
     let _turn = gpu.turn();
     let Gpu { device, queue, .. } = gpu;
