@@ -34,9 +34,14 @@ fn shapes() -> Vec<Case> {
 
 fn offsets() -> Vec<Case> {
     let offsets = [(1e4, 1.0), (1e6, 1.0), (1.0, 1e-4), (-3e5, 0.5)];
+    // Of two values 1e-4 apart dx is a small difference of numbers 300 times larger: no `f32` algorithm has it.
+    let enough = |case: &Case| case.descriptor.layout(&case.tensor()).is_ok_and(|l| l.stats.count() > 2);
     offsets
         .into_iter()
-        .flat_map(|(mean, std)| norms().into_iter().step_by(7).map(move |case| Case { mean, std, ..case }))
+        .flat_map(|(mean, std)| {
+            let some = norms().into_iter().step_by(7).filter(enough);
+            some.map(move |case| Case { mean, std, ..case })
+        })
         .collect()
 }
 
