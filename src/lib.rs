@@ -1,6 +1,7 @@
 //! Normalisation layers for wgpu.
 #![deny(missing_docs)]
 
+pub mod cpu;
 mod element;
 mod error;
 pub mod layout;
