@@ -12,14 +12,15 @@ fn two_sum(a: f32, b: f32) -> vec2<f32> {
     return vec2<f32>(sum, (a - opaque(sum - b_part)) + (b - b_part));
 }
 
-// Chan, Golub and LeVeque's pairwise update.
+// Chan, Golub and LeVeque's pairwise update. Products are opaque, so that no driver fuses them with a sum: the
+// same bits as `Moments::merge` wherever division is correctly rounded.
 fn merge(x: Partial, y: Partial) -> Partial {
     let count = x.count + y.count;
     let ratio = f32(y.count) / f32(max(count, 1u));
     let delta = (y.a - x.a) + (y.b - x.b);
-    let moved = two_sum(x.a, delta * ratio);
+    let moved = two_sum(x.a, opaque(delta * ratio));
     let mean = two_sum(moved.x, moved.y + x.b);
-    let m2 = (x.c + y.c) + delta * delta * (f32(x.count) * ratio);
+    let m2 = (x.c + y.c) + opaque(opaque(delta * delta) * opaque(f32(x.count) * ratio));
     if (x.count == 0u) {
         return y;
     }
@@ -90,6 +91,11 @@ fn is_finite(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
 }
 
+// Not fused, so that devices of different vendors agree on running statistics.
+fn moving_average(old: u32, new: f32, m: f32) -> f32 {
+    return opaque((1.0 - m) * bitcast<f32>(old)) + opaque(m * new);
+}
+
 // The weight of a cumulative average and the count of skipped batches are the channel's own: no host is asked.
 fn update_running(channel: u32, mean: f32, variance: f32, count: u32) {
     if (UPDATE == 0u || count == 0u) {
@@ -104,10 +110,10 @@ fn update_running(channel: u32, mean: f32, variance: f32, count: u32) {
     state[tracked_at] = tracked;
     let m = select(params.momentum, 1.0 / f32(tracked), params.momentum < 0.0);
     let mean_at = 2u * params.state_stride + channel;
-    state[mean_at] = bitcast<u32>((1.0 - m) * bitcast<f32>(state[mean_at]) + m * mean);
+    state[mean_at] = bitcast<u32>(moving_average(state[mean_at], mean, m));
     if (count > 1u) {
         let variance_at = mean_at + params.state_stride;
-        state[variance_at] = bitcast<u32>((1.0 - m) * bitcast<f32>(state[variance_at]) + m * variance);
+        state[variance_at] = bitcast<u32>(moving_average(state[variance_at], variance, m));
     }
 }
 

@@ -5,7 +5,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let sum = tree(p, partial_in(p), LEAVES);
     if (FINISHES) {
         finish(p, sum);
-    } else {
-        write_partial(p, sum);
     }
+    write_partial(p, sum);
 }

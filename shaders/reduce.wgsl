@@ -2,5 +2,9 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
     let p = locate(workgroup, slot);
-    write_partial(p, tree(p, leaf(p, load_tile(p)), LEAVES));
+    let sum = tree(p, leaf(p, load_tile(p)), LEAVES);
+    if (FINISHES) {
+        finish(p, sum);
+    }
+    write_partial(p, sum);
 }

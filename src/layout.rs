@@ -98,6 +98,12 @@ impl Layout {
         self.stats == self.affine
     }
 
+    /// The layout of no samples: targets without elements.
+    pub(crate) fn empty(self) -> Layout {
+        let none = |walk| Walk { segments: 0, ..walk };
+        Layout { stats: none(self.stats), affine: none(self.affine), elements: 0, ..self }
+    }
+
     /// The layout of statistics that are given per channel.
     pub(crate) fn per_channel(self) -> Layout {
         let map = IndexMap::OF_TARGET;

@@ -14,6 +14,7 @@ pub mod plan;
 mod profile;
 pub mod reference;
 mod state;
+mod sums;
 mod tensor;
 
 pub use element::Element;
@@ -24,5 +25,6 @@ pub use norm::*;
 pub use op::*;
 pub use profile::Profile;
 pub use state::{Running, State};
+pub use sums::GradientSums;
 pub use tensor::{DType, Format, TensorDescriptor};
 pub use wgpu;

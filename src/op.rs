@@ -59,8 +59,28 @@ pub enum Op {
     Backward(Gradients),
     /// Only the moments of x, or with gradients the sums of dy: the first half of a synchronised step.
     LocalSums(Direction),
-    /// The second half: y or dx from moments or sums of the whole group.
-    ApplySums(Direction),
+    /// The second half, forward: y from the moments of the whole group.
+    ApplyMoments,
+    /// The second half, backward: dx (and dresidual) from the sums of the whole group.
+    ApplyGradientSums(Gradients),
+    /// Moments or sums of several shards to those of all of them.
+    MergeSums(Direction, u32),
+}
+
+impl Op {
+    /// Forward or backward.
+    pub const fn direction(self) -> Direction {
+        match self {
+            Op::Forward | Op::ApplyMoments => Direction::Forward,
+            Op::Backward(_) | Op::ApplyGradientSums(_) => Direction::Backward,
+            Op::LocalSums(direction) | Op::MergeSums(direction, _) => direction,
+        }
+    }
+
+    /// Whether the call is a part of a synchronised step, where a shard may be empty.
+    pub const fn is_synchronised(self) -> bool {
+        !matches!(self, Op::Forward | Op::Backward(_))
+    }
 }
 
 /// Forward or backward.

@@ -46,7 +46,13 @@ impl Problem {
         op: Op,
     ) -> Result<Problem, Error> {
         descriptor.validate()?;
-        let mut layout = descriptor.layout(tensor)?;
+        let mut layout = match tensor.shape {
+            [0, rest @ ..] if op.is_synchronised() => {
+                let one: Vec<usize> = [&[1], rest].concat();
+                descriptor.layout(&TensorDescriptor { shape: &one, ..*tensor })?.empty()
+            }
+            _ => descriptor.layout(tensor)?,
+        };
         let running = statistics == Statistics::Running;
         if running && descriptor.running_stats().is_none() {
             return Err(Error::Missing { name: "running statistics", hint: "the layer does not track them" });
@@ -57,7 +63,7 @@ impl Problem {
         }
         let count = layout.stats.count();
         let per_channel = matches!(descriptor, NormDescriptor::Batch(_) | NormDescriptor::Instance(_));
-        if !running && per_channel && count < 2 && !matches!(op, Op::LocalSums(_)) {
+        if !running && per_channel && count < 2 && !op.is_synchronised() {
             return Err(Error::TooFewValues { count, shape: tensor.shape.to_vec() });
         }
         if count > u32::MAX.into() {
@@ -133,6 +139,8 @@ pub struct Pass {
     pub finishes: bool,
     /// Partial results per target that come in (Merge, Apply).
     pub partials_in: u64,
+    /// Whether they lie shard after shard, and not target after target.
+    pub planes: bool,
     /// Partial results per target that go out (Reduce, Merge).
     pub partials_out: u64,
     /// Tensors read.
@@ -170,8 +178,9 @@ impl Plan {
         match problem.op {
             Op::Forward => planner.forward()?,
             Op::Backward(wanted) => planner.backward(wanted)?,
-            Op::LocalSums(direction) => planner.reduce(direction, Over::Stats, 1)?,
-            Op::ApplySums(direction) => planner.apply_sums(direction)?,
+            Op::LocalSums(direction) => planner.local_sums(direction)?,
+            Op::ApplyMoments | Op::ApplyGradientSums(_) => planner.apply_sums(problem.op.direction())?,
+            Op::MergeSums(direction, shards) => planner.merge_sums(direction, shards)?,
         }
         let passes = planner.passes;
         Ok(Plan { problem, passes })
@@ -187,7 +196,7 @@ impl Plan {
     pub fn dtype(&self, tensor: Tensor) -> DType {
         match (tensor, self.problem.op) {
             (Tensor::Gradient, _) => self.problem.output,
-            (Tensor::Output, Op::Forward | Op::ApplySums(Direction::Forward)) => self.problem.output,
+            (Tensor::Output, op) if op.direction() == Direction::Forward => self.problem.output,
             _ => self.problem.input,
         }
     }
@@ -199,8 +208,8 @@ impl Plan {
 
     /// Partial results that a pass may leave for the next, all targets together.
     pub fn partials(&self) -> u64 {
-        let walk = |over| self.walk(over).targets();
-        self.passes.iter().map(|p| p.partials_out * walk(p.over)).max().unwrap_or(0)
+        let most = |p: &Pass| p.partials_out.max(if p.planes { p.partials_in } else { 0 });
+        self.passes.iter().map(|p| most(p) * self.walk(p.over).targets()).max().unwrap_or(0)
     }
 
     /// The walk of a pass.
@@ -265,9 +274,46 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// One partial result a target; in a backward pass these are also the shard's own dweight and dbias.
+    fn local_sums(&mut self, direction: Direction) -> Result<(), Error> {
+        if self.problem.layout.elements == 0 {
+            self.merge_of(0, direction, Over::Stats)?;
+        } else {
+            self.reduce(direction, Over::Stats, 1)?;
+        }
+        if let Some(last) = self.passes.last_mut() {
+            last.finishes = direction == Direction::Backward;
+        }
+        Ok(())
+    }
+
+    fn merge_sums(&mut self, direction: Direction, shards: u32) -> Result<(), Error> {
+        self.merge_of(shards.into(), direction, Over::Stats)?;
+        if let Some(first) = self.passes.last_mut() {
+            first.planes = true;
+        }
+        while self.passes.last().is_some_and(|p| p.partials_out > 1) {
+            self.merge(direction, Over::Stats)?;
+        }
+        Ok(())
+    }
+
     /// Sums that came from elsewhere are the one partial result of each target.
     fn apply_sums(&mut self, direction: Direction) -> Result<(), Error> {
+        if self.problem.layout.elements == 0 {
+            // An empty shard has nothing to normalise, but running statistics like everyone's.
+            if direction == Direction::Forward {
+                self.merge_of(1, direction, Over::Stats)?;
+                if let Some(last) = self.passes.last_mut() {
+                    (last.finishes, last.partials_out) = (true, 0);
+                }
+            }
+            return Ok(());
+        }
         let geometry = self.geometry(Over::Stats)?;
+        if self.tensors(Kernel::Apply, direction).1.is_empty() {
+            return Ok(());
+        }
         self.push(Kernel::Apply, direction, Over::Stats, geometry, |p| {
             p.reduces = true;
             p.finishes = true;
@@ -295,7 +341,7 @@ impl Planner<'_> {
                 self.merge(direction, over)?;
             }
             if let Some(last) = self.passes.last_mut() {
-                last.finishes = true;
+                (last.finishes, last.partials_out) = (true, 0);
             }
             return Ok(());
         }
@@ -323,7 +369,11 @@ impl Planner<'_> {
 
     fn merge(&mut self, direction: Direction, over: Over) -> Result<(), Error> {
         let partials_in = self.passes.last().map_or(1, |p| p.partials_out);
-        let geometry = Geometry::of_partials(partials_in, self.profile);
+        self.merge_of(partials_in, direction, over)
+    }
+
+    fn merge_of(&mut self, partials_in: u64, direction: Direction, over: Over) -> Result<(), Error> {
+        let geometry = Geometry::of_partials(partials_in.max(1), self.profile);
         self.push(Kernel::Merge, direction, over, geometry, |p| {
             p.reduces = true;
             p.partials_in = partials_in;
@@ -352,6 +402,7 @@ impl Planner<'_> {
             reduces: false,
             finishes: false,
             partials_in: 0,
+            planes: false,
             partials_out: 0,
             reads: Vec::new(),
             writes: Vec::new(),
@@ -372,11 +423,11 @@ impl Planner<'_> {
         }
         let mut writes = Vec::new();
         match (direction, self.problem.op) {
-            (Direction::Backward, Op::Backward(wanted)) => {
+            (Direction::Backward, Op::Backward(wanted) | Op::ApplyGradientSums(wanted)) => {
                 writes.extend(wanted.dx.then_some(Tensor::Output));
                 writes.extend(wanted.dresidual.then_some(Tensor::SecondOutput));
             }
-            (Direction::Backward, _) => writes.push(Tensor::Output),
+            (Direction::Backward, _) => {}
             (Direction::Forward, _) => {
                 writes.push(Tensor::Output);
                 writes.extend((self.problem.fusion.residual == Residual::Before).then_some(Tensor::SecondOutput));

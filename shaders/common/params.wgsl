@@ -17,9 +17,11 @@ struct Params {
     end_target: u32,
     first_tile: u32,
     tiles: u32,
-    // Partial results per target, and where they start.
+    // Partial results per target, where they start, and the distances of two targets and of two partial results.
     partials_in: u32,
     partials_in_at: u32,
+    partials_in_target: u32,
+    partials_in_step: u32,
     partials_out: u32,
     partials_out_at: u32,
     // The index that the walk does not go over: see `IndexMap`.

@@ -38,13 +38,13 @@ fn tree(p: Place, leaf: Partial, width: u32) -> Partial {
 
 fn partial_in(p: Place) -> Partial {
     if (p.exists && p.leaf < params.partials_in) {
-        return from_bits(partials[params.partials_in_at + p.goal * params.partials_in + p.leaf]);
+        return from_bits(partials[params.partials_in_at + p.goal * params.partials_in_target + p.leaf * params.partials_in_step]);
     }
     return EMPTY;
 }
 
 fn write_partial(p: Place, sum: Partial) {
-    if (p.exists && p.leaf_lane == 0u) {
+    if (p.exists && p.leaf_lane == 0u && params.partials_out > 0u) {
         partials[params.partials_out_at + p.goal * params.partials_out + p.tile] = to_bits(sum);
     }
 }

@@ -19,6 +19,9 @@ pub(crate) struct Vectors<'a> {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     steps: Vec<Step>,
+    /// Partial results in the scratch buffer at which the next pass would read, and write.
+    partials_at: (u32, u32),
+    first_at: u32,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,7 @@ impl Prepared {
         let mut steps = Vec::with_capacity(plan.dispatches());
         // Partial results alternate between two halves of the scratch buffer.
         let half = plan.partials() as u32;
+        let first_at = half;
         let mut partials_at = (half, 0);
         let instance = plan.passes.iter().any(|p| p.kernel == Kernel::Running);
         for pass in plan.passes.iter().filter(|p| p.kernel != Kernel::Running || update > 0) {
@@ -52,7 +56,17 @@ impl Prepared {
                 partials_at = (partials_at.1, partials_at.0);
             }
         }
-        Prepared { steps }
+        Prepared { steps, partials_at, first_at }
+    }
+
+    /// Byte of the scratch buffer at which partial results that come in are expected.
+    pub fn partials_in_at(&self) -> u64 {
+        u64::from(self.first_at) * 16
+    }
+
+    /// Byte of the scratch buffer at which the last partial results are.
+    pub fn partials_out_at(&self) -> u64 {
+        u64::from(self.partials_at.0) * 16
     }
 
     /// Records one compute pass.

@@ -1,8 +1,8 @@
 //! The tensors of a call, and the checks on them.
 
 use crate::error::Error;
-use crate::op::{Fusion, Residual};
-use crate::plan::{Plan, Tensor};
+use crate::op::{Direction, Fusion, Residual};
+use crate::plan::{Plan, Problem, Tensor};
 use crate::tensor::DType;
 use std::ops::Range;
 use wgpu::{BufferBinding, BufferUsages};
@@ -87,6 +87,14 @@ pub(crate) enum InPlace {
     Never,
 }
 
+impl InPlace {
+    /// What training allows: backward reads x again, and for a ReLU's mask the residual.
+    pub fn training(fusion: Fusion) -> InPlace {
+        let masks = fusion.relu && fusion.residual == Residual::After;
+        if masks { InPlace::Never } else { InPlace::Residual }
+    }
+}
+
 impl<'a> Forward<'a> {
     pub(crate) fn tensors(&self, fusion: Fusion) -> Result<Tensors<'a>, Error> {
         check_residual(fusion, self.residual.is_some())?;
@@ -169,7 +177,7 @@ pub(crate) fn check_binding(
 
 /// Checks every tensor that a plan uses: there, large enough, with its usage, and not in another's way.
 pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result<(), Error> {
-    let backward = matches!(plan.problem.op, crate::op::Op::Backward(_));
+    let backward = plan.problem.op.direction() == Direction::Backward;
     let elements = plan.problem.layout.elements;
     let used = Tensor::ALL.into_iter().filter(|&t| plan.uses(t));
     for tensor in used.clone() {
@@ -213,4 +221,12 @@ pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result
         }
     }
     Ok(())
+}
+
+/// A residual that backward would read is left out of the plan if there is none to read.
+pub(crate) fn without_unused(problem: Problem, tensors: &Tensors) -> Problem {
+    if tensors[Tensor::Residual as usize].is_some() {
+        return problem;
+    }
+    Problem { fusion: Fusion { residual: Residual::None, ..problem.fusion }, ..problem }
 }

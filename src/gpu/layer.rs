@@ -7,7 +7,7 @@ use super::pipeline::Context;
 use super::saved::{Pool, Saved};
 use crate::error::Error;
 use crate::norm::{Momentum, NonFinite, NormDescriptor};
-use crate::op::{Commit, Fusion, Gradients, Op, Residual, Statistics};
+use crate::op::{Commit, Fusion, Gradients, Op, Statistics};
 use crate::plan::{Plan, Problem};
 use crate::state::{Running, State};
 use crate::tensor::TensorDescriptor;
@@ -56,6 +56,7 @@ struct Call {
     update: u32,
     tensors: [Option<(wgpu::Buffer, u64)>; 5],
     saved: wgpu::Buffer,
+    sums: Option<wgpu::Buffer>,
 }
 
 impl Norm {
@@ -124,9 +125,7 @@ impl Norm {
         io: &Forward,
         commit: Commit,
     ) -> Result<Saved, Error> {
-        let over_residual = !(fusion.relu && fusion.residual == Residual::After);
-        let in_place = if over_residual { InPlace::Residual } else { InPlace::Never };
-        self.forward(encoder, tensor, Statistics::Batch, fusion, io, commit, in_place)
+        self.forward(encoder, tensor, Statistics::Batch, fusion, io, commit, InPlace::training(fusion))
     }
 
     /// Evaluation: y from the running statistics; from the batch's own where the layer tracks none.
@@ -170,18 +169,12 @@ impl Norm {
     ) -> Result<Saved, Error> {
         let mut problem = Problem::new(&self.descriptor, tensor, statistics, fusion, Op::Forward)?;
         problem.output = io.y_dtype.unwrap_or(tensor.dtype);
-        let update = match (commit, self.descriptor.running_stats()) {
-            (Commit::Update, Some(running)) if statistics == Statistics::Batch => match running.non_finite {
-                NonFinite::Skip => 1,
-                NonFinite::Poison => 2,
-            },
-            _ => 0,
-        };
+        let update = if statistics == Statistics::Batch { self.update(commit) } else { 0 };
         let tensors = io.tensors(fusion)?;
         let plan = Plan::new(problem, self.context.profile())?;
         io::check(&plan, &tensors, in_place)?;
         let saved = self.saved(problem, fusion)?;
-        self.record(encoder, plan, &tensors, &saved, update)?;
+        self.record(encoder, &plan, &tensors, &saved, None, update)?;
         Ok(saved)
     }
 
@@ -189,9 +182,7 @@ impl Norm {
     ///
     /// [`Error::Foreign`] if `saved` is another layer's.
     pub fn backward(&self, encoder: &mut CommandEncoder, saved: Saved, io: &Backward) -> Result<(), Error> {
-        if saved.layer != self.id {
-            return Err(Error::Foreign { what: "layer" });
-        }
+        self.check_own(&saved, false)?;
         let wanted = Gradients {
             dx: io.dx.is_some(),
             dresidual: io.dresidual.is_some(),
@@ -199,28 +190,57 @@ impl Norm {
         };
         let problem = Problem { op: Op::Backward(wanted), ..saved.problem };
         let tensors = io.tensors(saved.fusion)?;
+        self.check_affine(io)?;
+        let plan = Plan::new(io::without_unused(problem, &tensors), self.context.profile())?;
+        io::check(&plan, &tensors, InPlace::Never)?;
+        self.record(encoder, &plan, &tensors, &saved, None, 0)?;
+        self.copy_affine(encoder, &saved, io);
+        Ok(())
+    }
+
+    /// Checks that `saved` is this layer's, and from a synchronised forward pass exactly if backward is one.
+    pub(super) fn check_own(&self, saved: &Saved, synchronised: bool) -> Result<(), Error> {
+        if saved.layer != self.id {
+            Err(Error::Foreign { what: "layer" })
+        } else if saved.problem.op.is_synchronised() != synchronised {
+            Err(Error::Foreign { what: "kind of pass (synchronised or not)" })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Checks where gradients of weight and bias go.
+    pub(super) fn check_affine(&self, io: &Backward) -> Result<(), Error> {
         let affine = self.descriptor.affine();
         let bytes = self.descriptor.affine_len() * 4;
-        let vectors = [("dweight", &io.dweight, affine.weight), ("dbias", &io.dbias, affine.bias)];
-        for (name, vector, has) in vectors {
+        for (name, vector, has) in [("dweight", &io.dweight, affine.weight), ("dbias", &io.dbias, affine.bias)] {
             let Some(binding) = vector else { continue };
             if !has {
                 return Err(Error::Unexpected { name, reason: "the layer was made without it" });
             }
             check_binding(name, binding, bytes, 4, BufferUsages::COPY_DST)?;
         }
-        let plan = Plan::new(without_unused(problem, &tensors), self.context.profile())?;
-        io::check(&plan, &tensors, InPlace::Never)?;
-        self.record(encoder, plan, &tensors, &saved, 0)?;
-        if let Some(buffer) = &saved.buffer {
-            let start = gradients_at(&problem);
-            for (i, (_, vector, _)) in vectors.into_iter().enumerate() {
-                let Some(to) = vector else { continue };
-                let from = (start + i as u64 * stride(&self.descriptor)) * 4;
-                encoder.copy_buffer_to_buffer(buffer, from, to.buffer, to.offset, bytes);
-            }
-        }
         Ok(())
+    }
+
+    /// Records the copies of gradients of weight and bias to where the caller wants them.
+    pub(super) fn copy_affine(&self, encoder: &mut CommandEncoder, saved: &Saved, io: &Backward) {
+        let Some(buffer) = &saved.buffer else { return };
+        let start = gradients_at(&saved.problem);
+        for (i, to) in [&io.dweight, &io.dbias].into_iter().enumerate() {
+            let Some(to) = to else { continue };
+            let from = (start + i as u64 * stride(&self.descriptor)) * 4;
+            encoder.copy_buffer_to_buffer(buffer, from, to.buffer, to.offset, self.descriptor.affine_len() * 4);
+        }
+    }
+
+    /// What a training pass does to the running statistics, as the shaders count it.
+    pub(super) fn update(&self, commit: Commit) -> u32 {
+        match (commit, self.descriptor.running_stats().map(|r| r.non_finite)) {
+            (Commit::Skip, _) | (_, None) => 0,
+            (Commit::Update, Some(NonFinite::Skip)) => 1,
+            (Commit::Update, Some(NonFinite::Poison)) => 2,
+        }
     }
 
     /// Scale, one `f32` a channel or element, for an optimiser: `STORAGE`, `COPY_SRC` and `COPY_DST`.
@@ -297,7 +317,7 @@ impl Norm {
         }
     }
 
-    fn saved(&self, problem: Problem, fusion: Fusion) -> Result<Saved, Error> {
+    pub(super) fn saved(&self, problem: Problem, fusion: Fusion) -> Result<Saved, Error> {
         let size = (gradients_at(&problem) + 2 * stride(&self.descriptor)) * 4;
         let limit = self.context.profile().max_binding_size;
         if size > limit {
@@ -307,12 +327,14 @@ impl Norm {
         Ok(Saved { layer: self.id, problem, fusion, buffer, pool: self.pool.clone() })
     }
 
-    fn record(
+    /// Records a plan. `sums`: partial results that the call is given, where the plan takes any.
+    pub(super) fn record(
         &self,
         encoder: &mut CommandEncoder,
-        plan: Plan,
+        plan: &Plan,
         tensors: &Tensors,
         saved: &Saved,
+        sums: Option<&wgpu::Buffer>,
         update: u32,
     ) -> Result<(), Error> {
         let Some(saved) = &saved.buffer else { return Err(Error::Foreign { what: "layer" }) };
@@ -321,16 +343,19 @@ impl Norm {
             update,
             tensors: tensors.each_ref().map(|t| t.as_ref().map(|b| (b.buffer.clone(), b.offset))),
             saved: saved.clone(),
+            sums: sums.cloned(),
         };
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let known = scratch.prepared.iter().find(|(c, _)| *c == call).map(|(_, p)| p.clone());
         let prepared = match known {
             Some(prepared) => prepared,
             None => {
-                let partials = scratch.partials(&self.context, &plan)?;
+                let partials = match sums {
+                    Some(sums) => sums.clone(),
+                    None => scratch.partials(&self.context, plan)?,
+                };
                 let vectors = Vectors { state: &self.state, saved, partials: &partials };
-                let numbers = self.numbers(&plan.problem);
-                let prepared = Arc::new(Prepared::new(&self.context, &plan, tensors, vectors, &numbers, update));
+                let prepared = Arc::new(self.prepare(plan, tensors, vectors, update));
                 if scratch.prepared.len() == PREPARED {
                     scratch.prepared.remove(0);
                 }
@@ -340,6 +365,31 @@ impl Norm {
         };
         prepared.encode(encoder, self.descriptor.name());
         Ok(())
+    }
+
+    /// Records a plan whose result is its last partial results, and their copy to `result`. `fill` may record
+    /// copies of what comes in: it is given the scratch buffer and the offset in bytes.
+    pub(super) fn record_sums(
+        &self,
+        encoder: &mut CommandEncoder,
+        plan: &Plan,
+        tensors: &Tensors,
+        saved: Option<&Saved>,
+        result: &wgpu::Buffer,
+        fill: impl FnOnce(&mut CommandEncoder, &wgpu::Buffer, u64),
+    ) -> Result<(), Error> {
+        let partials = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).partials(&self.context, plan)?;
+        let saved = saved.and_then(|s| s.buffer.as_ref()).unwrap_or(self.context.unused());
+        let vectors = Vectors { state: &self.state, saved, partials: &partials };
+        let prepared = self.prepare(plan, tensors, vectors, 0);
+        fill(encoder, &partials, prepared.partials_in_at());
+        prepared.encode(encoder, self.descriptor.name());
+        encoder.copy_buffer_to_buffer(&partials, prepared.partials_out_at(), result, 0, result.size());
+        Ok(())
+    }
+
+    fn prepare(&self, plan: &Plan, tensors: &Tensors, vectors: Vectors, update: u32) -> Prepared {
+        Prepared::new(&self.context, plan, tensors, vectors, &self.numbers(&plan.problem), update)
     }
 
     fn numbers(&self, problem: &Problem) -> Numbers {
@@ -388,14 +438,6 @@ fn stride(descriptor: &NormDescriptor) -> u64 {
 /// Word of the saved buffer at which gradients of weight and bias begin.
 fn gradients_at(problem: &Problem) -> u64 {
     (problem.layout.stats.targets() * 4).next_multiple_of(64)
-}
-
-/// A residual that backward would read is left out of the plan if there is none to read.
-fn without_unused(problem: Problem, tensors: &Tensors) -> Problem {
-    if tensors[crate::plan::Tensor::Residual as usize].is_some() {
-        return problem;
-    }
-    Problem { fusion: Fusion { residual: Residual::None, ..problem.fusion }, ..problem }
 }
 
 fn state_words(descriptor: &NormDescriptor, state: &State) -> Vec<u32> {

@@ -11,11 +11,13 @@ mod params;
 mod pipeline;
 mod saved;
 mod shader;
+mod sums;
 
 pub use io::{Backward, Forward};
 pub use layer::Norm;
 pub use pipeline::Context;
 pub use saved::Saved;
+pub use sums::{DeviceSums, Sum};
 
 /// Features that the crate needs: none. Ask for `TIMESTAMP_QUERY` yourself to time passes.
 pub fn required_features(_adapter: &wgpu::Adapter) -> wgpu::Features {

@@ -22,6 +22,8 @@ pub(crate) struct Params {
     pub tiles: u32,
     pub partials_in: u32,
     pub partials_in_at: u32,
+    pub partials_in_target: u32,
+    pub partials_in_step: u32,
     pub partials_out: u32,
     pub partials_out_at: u32,
     pub map_target_div: u32,
@@ -39,7 +41,7 @@ pub(crate) struct Params {
     pub shift_gradient: u32,
     pub shift_output: u32,
     pub shift_second_output: u32,
-    pub padding: [u32; 3],
+    pub padding: u32,
 }
 
 /// Numbers of a layer and a call that no plan has.
@@ -77,6 +79,8 @@ impl Params {
             tiles: low(dispatch.tiles.end - dispatch.tiles.start),
             partials_in: low(pass.partials_in),
             partials_in_at: partials_at.0,
+            partials_in_target: low(if pass.planes { 1 } else { pass.partials_in }),
+            partials_in_step: low(if pass.planes { walk.targets() } else { 1 }),
             partials_out: low(pass.partials_out),
             partials_out_at: partials_at.1,
             map_target_div: low(map.target_div),

@@ -40,7 +40,10 @@ impl Constants {
         let over_affine = pass.over == Over::Affine;
         // Gradients of weight and bias are sums over their own elements.
         let results_are_gradients = per_channel || over_affine;
-        let wants_gradients = matches!(problem.op, Op::Backward(wanted) if wanted.affine);
+        let wants_gradients = match problem.op {
+            Op::Backward(wanted) => wanted.affine,
+            op => matches!(op, Op::LocalSums(_)),
+        };
         Constants {
             workgroup: geometry.workgroup,
             leaves: geometry.leaves,

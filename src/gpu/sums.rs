@@ -1,0 +1,219 @@
+//! The three steps of a synchronised batch norm, each a call of its own: local sums, merge, apply.
+
+use super::io::{self, Backward, Forward, InPlace, Tensors};
+use super::layer::Norm;
+use super::pipeline::Context;
+use super::saved::Saved;
+use crate::error::Error;
+use crate::moments::Moments;
+use crate::norm::NormDescriptor;
+use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
+use crate::plan::{Plan, Problem};
+use crate::sums::GradientSums;
+use crate::tensor::TensorDescriptor;
+use std::marker::PhantomData;
+use wgpu::{BufferUsages, CommandEncoder};
+
+/// What a channel's elements are summed up as: [`Moments`] forward, [`GradientSums`] backward.
+pub trait Sum: bytemuck::Pod + sealed::Sealed {
+    /// Which pass exchanges it.
+    const DIRECTION: Direction;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for crate::Moments {}
+    impl Sealed for crate::GradientSums {}
+}
+
+impl Sum for Moments {
+    const DIRECTION: Direction = Direction::Forward;
+}
+impl Sum for GradientSums {
+    const DIRECTION: Direction = Direction::Backward;
+}
+
+/// One [`Moments`] or [`GradientSums`] a channel, in device memory.
+#[derive(Clone, Debug)]
+pub struct DeviceSums<S> {
+    pub(super) buffer: wgpu::Buffer,
+    of: PhantomData<S>,
+}
+
+impl<S: Sum> DeviceSums<S> {
+    fn new(context: &Context, channels: usize, mapped_at_creation: bool) -> DeviceSums<S> {
+        let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("wgpu-norm sums"),
+            size: (channels * size_of::<S>()) as u64,
+            usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
+            mapped_at_creation,
+        });
+        DeviceSums { buffer, of: PhantomData }
+    }
+
+    /// From host memory, without a queue: what came from other members.
+    pub fn from_slice(context: &Context, sums: &[S]) -> Result<DeviceSums<S>, Error> {
+        if sums.is_empty() {
+            return Err(Error::Empty { what: "sums" });
+        }
+        let this = DeviceSums::new(context, sums.len(), true);
+        let mut view = this.buffer.get_mapped_range_mut(..).map_err(|e| Error::Readback(e.to_string()))?;
+        view.copy_from_slice(bytemuck::cast_slice(sums));
+        drop(view);
+        this.buffer.unmap();
+        Ok(this)
+    }
+
+    /// The buffer, to copy from and read back as a `[S]`.
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+
+    /// Number of channels.
+    pub fn channels(&self) -> u64 {
+        self.buffer.size() / size_of::<S>() as u64
+    }
+}
+
+impl Norm {
+    /// First step, forward: moments of this shard. An empty shard (N = 0) has moments of count 0.
+    ///
+    /// With [`Residual::Before`] `residual` is added to x. Only batch norm has this
+    /// ([`Error::Unexpected`] for the others).
+    pub fn local_moments(
+        &self,
+        encoder: &mut CommandEncoder,
+        tensor: &TensorDescriptor,
+        fusion: Fusion,
+        x: wgpu::BufferBinding,
+        residual: Option<wgpu::BufferBinding>,
+    ) -> Result<DeviceSums<Moments>, Error> {
+        let residual = residual.filter(|_| fusion.residual == Residual::Before);
+        let tensors = [Some(x), residual, None, None, None];
+        let problem = self.synchronised(tensor, fusion, Op::LocalSums(Direction::Forward))?;
+        self.local_sums(encoder, problem, &tensors, None)
+    }
+
+    /// Last step, forward: y from the moments of the whole group. Every member must be given the same.
+    ///
+    /// [`Error::TooFewValues`] is for the caller to raise, who knows the counts: the device leaves running
+    /// statistics alone for a count of 0, and `running_var` for a count of 1.
+    pub fn forward_train_with(
+        &self,
+        encoder: &mut CommandEncoder,
+        tensor: &TensorDescriptor,
+        fusion: Fusion,
+        io: &Forward,
+        moments: &DeviceSums<Moments>,
+        commit: Commit,
+    ) -> Result<Saved, Error> {
+        let mut problem = self.synchronised(tensor, fusion, Op::ApplyMoments)?;
+        problem.output = io.y_dtype.unwrap_or(tensor.dtype);
+        let tensors = io.tensors(fusion)?;
+        let plan = self.plan_with(problem, moments)?;
+        io::check(&plan, &tensors, InPlace::training(fusion))?;
+        let saved = self.saved(problem, fusion)?;
+        self.record(encoder, &plan, &tensors, &saved, Some(&moments.buffer), self.update(commit))?;
+        Ok(saved)
+    }
+
+    /// First step, backward: sums of this shard, which are also its own dweight and dbias.
+    ///
+    /// Those stay local, as in PyTorch: the optimiser of data-parallel training sums (or averages) them over
+    /// the members with all other gradients. dx and dresidual of `io` are left to the last step.
+    pub fn local_gradient_sums(
+        &self,
+        encoder: &mut CommandEncoder,
+        saved: &Saved,
+        io: &Backward,
+    ) -> Result<DeviceSums<GradientSums>, Error> {
+        self.check_own(saved, true)?;
+        let tensors = io.tensors(saved.fusion)?;
+        self.check_affine(io)?;
+        let problem = Problem { op: Op::LocalSums(Direction::Backward), ..saved.problem };
+        let sums = self.local_sums(encoder, problem, &tensors, Some(saved))?;
+        self.copy_affine(encoder, saved, io);
+        Ok(sums)
+    }
+
+    /// Last step, backward: dx (and dresidual) from the sums of the whole group.
+    pub fn backward_with(
+        &self,
+        encoder: &mut CommandEncoder,
+        saved: Saved,
+        io: &Backward,
+        sums: &DeviceSums<GradientSums>,
+    ) -> Result<(), Error> {
+        self.check_own(&saved, true)?;
+        let tensors = io.tensors(saved.fusion)?;
+        let wanted = Gradients { dx: io.dx.is_some(), dresidual: io.dresidual.is_some(), affine: false };
+        let problem = Problem { op: Op::ApplyGradientSums(wanted), ..saved.problem };
+        let plan = self.plan_with(io::without_unused(problem, &tensors), sums)?;
+        io::check(&plan, &tensors, InPlace::Never)?;
+        self.record(encoder, &plan, &tensors, &saved, Some(&sums.buffer), 0)
+    }
+
+    /// Merges sums of several shards on one device, in the order given: shards of one batch, or micro-batches.
+    ///
+    /// The same bits as [`Moments::merge`] in a binary tree, on devices whose division is correctly rounded.
+    pub fn merge_sums<S: Sum>(
+        &self,
+        encoder: &mut CommandEncoder,
+        shards: &[&DeviceSums<S>],
+    ) -> Result<DeviceSums<S>, Error> {
+        let channels = self.descriptor().affine_len();
+        let shape = [1, channels as usize];
+        let count = u32::try_from(shards.len()).unwrap_or(u32::MAX);
+        if count == 0 {
+            return Err(Error::Empty { what: "shards" });
+        }
+        for shard in shards {
+            check_channels(shard, channels)?;
+        }
+        let op = Op::MergeSums(S::DIRECTION, count);
+        let problem = self.synchronised(&TensorDescriptor::new(&shape), Fusion::default(), op)?;
+        let plan = Plan::new(problem, self.context().profile())?;
+        let merged = DeviceSums::new(self.context(), channels as usize, false);
+        self.record_sums(encoder, &plan, &Tensors::default(), None, &merged.buffer, |encoder, scratch, at| {
+            for (i, shard) in shards.iter().enumerate() {
+                let size = shard.buffer.size();
+                encoder.copy_buffer_to_buffer(&shard.buffer, 0, scratch, at + i as u64 * size, size);
+            }
+        })?;
+        Ok(merged)
+    }
+
+    fn synchronised(&self, tensor: &TensorDescriptor, fusion: Fusion, op: Op) -> Result<Problem, Error> {
+        if !matches!(self.descriptor(), NormDescriptor::Batch(_)) {
+            let reason = "only batch norm has statistics over the batch";
+            return Err(Error::Unexpected { name: "a synchronised call", reason });
+        }
+        Problem::new(self.descriptor(), tensor, Statistics::Batch, fusion, op)
+    }
+
+    fn plan_with<S: Sum>(&self, problem: Problem, sums: &DeviceSums<S>) -> Result<Plan, Error> {
+        check_channels(sums, self.descriptor().affine_len())?;
+        Plan::new(problem, self.context().profile())
+    }
+
+    fn local_sums<S: Sum>(
+        &self,
+        encoder: &mut CommandEncoder,
+        problem: Problem,
+        tensors: &Tensors,
+        saved: Option<&Saved>,
+    ) -> Result<DeviceSums<S>, Error> {
+        let plan = Plan::new(io::without_unused(problem, tensors), self.context().profile())?;
+        io::check(&plan, tensors, InPlace::Never)?;
+        let sums = DeviceSums::new(self.context(), self.descriptor().affine_len() as usize, false);
+        self.record_sums(encoder, &plan, tensors, saved, &sums.buffer, |_, _, _| {})?;
+        Ok(sums)
+    }
+}
+
+fn check_channels<S: Sum>(sums: &DeviceSums<S>, channels: u64) -> Result<(), Error> {
+    if sums.channels() == channels {
+        return Ok(());
+    }
+    Err(Error::Length { name: "the group's sums", expected: channels, actual: sums.channels() })
+}
