@@ -3,7 +3,8 @@
 use crate::tensor::DType;
 
 mod sealed {
-    pub trait Sealed {}
+    /// Only the crate's own types have [`Lanes`](crate::cpu::Lanes), which cannot be named outside.
+    pub trait Sealed: crate::cpu::Lanes {}
     impl Sealed for f32 {}
     impl Sealed for half::f16 {}
     impl Sealed for half::bf16 {}

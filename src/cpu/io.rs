@@ -1,0 +1,168 @@
+//! The slices of a call.
+
+use crate::element::Element;
+use crate::error::Error;
+use crate::op::{Fusion, Residual};
+
+/// Where an input is.
+#[derive(Debug)]
+pub enum Source<'a, T> {
+    /// In a slice of its own, as long as the tensor.
+    From(&'a [T]),
+    /// In `y`, which holds it on entry. Input and output must have the same element type.
+    InPlace,
+}
+
+impl<T> Clone for Source<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Source<'_, T> {}
+
+impl<'a, T> From<&'a [T]> for Source<'a, T> {
+    fn from(slice: &'a [T]) -> Self {
+        Source::From(slice)
+    }
+}
+
+impl<'a, T> Source<'a, T> {
+    pub(super) fn slice(&self) -> Option<&'a [T]> {
+        match *self {
+            Source::From(slice) => Some(slice),
+            Source::InPlace => None,
+        }
+    }
+}
+
+/// Inputs and outputs of a forward pass. All slices have as many elements as the tensor.
+#[derive(Debug)]
+pub struct Forward<'a, I, O> {
+    /// The input. In place only in evaluation, because a backward pass needs it again.
+    pub x: Source<'a, I>,
+    /// The second input, if the call fuses one. In place in evaluation, and in training unless the backward pass
+    /// needs it again, which [`Residual::After`] with a ReLU does.
+    pub residual: Option<Source<'a, I>>,
+    /// The output.
+    pub y: &'a mut [O],
+    /// `x + residual`, for [`Residual::Before`] only.
+    pub sum: Option<&'a mut [I]>,
+}
+
+impl<'a, I, O> Forward<'a, I, O> {
+    /// From x to y, without a second input.
+    pub fn new(x: &'a [I], y: &'a mut [O]) -> Self {
+        Forward { x: Source::From(x), residual: None, y, sum: None }
+    }
+}
+
+/// Inputs and outputs of a backward pass. Gradients that are not wanted are `None` and cost nothing.
+#[derive(Debug)]
+pub struct Backward<'a, I, O> {
+    /// The forward pass's input; with [`Residual::Before`] the `sum` that it wrote.
+    pub x: &'a [I],
+    /// The forward pass's residual. Needed for [`Residual::After`] with a ReLU only.
+    pub residual: Option<&'a [I]>,
+    /// Gradient of y.
+    pub dy: &'a [O],
+    /// Gradient of `sum` that came back another way, which is added to dx ([`Residual::Before`] only).
+    pub dsum: Option<&'a [I]>,
+    /// Gradient of x; with [`Residual::Before`] that of the sum, which is that of both inputs.
+    pub dx: Option<&'a mut [I]>,
+    /// Gradient of the residual, [`Residual::After`] only.
+    pub dresidual: Option<&'a mut [I]>,
+    /// Gradient of the weight, as long as it.
+    pub dweight: Option<&'a mut [f32]>,
+    /// Gradient of the bias, as long as it.
+    pub dbias: Option<&'a mut [f32]>,
+}
+
+impl<'a, I, O> Backward<'a, I, O> {
+    /// From x and dy to nothing yet: fill in the gradients that are wanted.
+    ///
+    /// ```
+    /// use wgpu_norm::cpu::Backward;
+    /// # let (x, dy, mut dx) = ([0f32; 4], [0f32; 4], [0f32; 4]);
+    /// let io = Backward { dx: Some(&mut dx), ..Backward::new(&x, &dy) };
+    /// ```
+    pub fn new(x: &'a [I], dy: &'a [O]) -> Self {
+        Backward { x, residual: None, dy, dsum: None, dx: None, dresidual: None, dweight: None, dbias: None }
+    }
+}
+
+/// `Ok` if a slice that may be absent has the length that it needs.
+pub(super) fn check_len(name: &'static str, actual: Option<usize>, expected: u64) -> Result<(), Error> {
+    match actual {
+        Some(actual) if actual as u64 != expected => Err(Error::Length { name, expected, actual: actual as u64 }),
+        _ => Ok(()),
+    }
+}
+
+impl<I: Element, O: Element> Forward<'_, I, O> {
+    pub(super) fn check(&self, elements: u64, fusion: Fusion, training: bool) -> Result<(), Error> {
+        let wants_residual = fusion.residual != Residual::None;
+        match (&self.residual, wants_residual) {
+            (None, true) => return Err(Error::Missing { name: "residual", hint: "the call fuses one" }),
+            (Some(_), false) => {
+                return Err(Error::Unexpected { name: "residual", reason: "the call fuses none (Residual::None)" });
+            }
+            _ => {}
+        }
+        match (&self.sum, fusion.residual == Residual::Before) {
+            (None, true) => return Err(Error::Missing { name: "sum", hint: "Residual::Before writes it" }),
+            (Some(_), false) => {
+                return Err(Error::Unexpected { name: "sum", reason: "only Residual::Before writes it" });
+            }
+            _ => {}
+        }
+        check_len("x", self.x.slice().map(<[I]>::len), elements)?;
+        check_len("residual", self.residual.as_ref().and_then(Source::slice).map(<[I]>::len), elements)?;
+        check_len("y", Some(self.y.len()), elements)?;
+        check_len("sum", self.sum.as_ref().map(|s| s.len()), elements)?;
+        let x_in_place = matches!(self.x, Source::InPlace);
+        let residual_in_place = matches!(self.residual, Some(Source::InPlace));
+        let overlap = |first, hint| Err(Error::Overlap { first, second: "y", hint });
+        if x_in_place && residual_in_place {
+            return overlap("x and residual", "only one of them can be where y goes");
+        }
+        if x_in_place && training {
+            return overlap("x", "the backward pass needs x: write y elsewhere, or over the residual");
+        }
+        if residual_in_place && training && fusion.relu && fusion.residual == Residual::After {
+            return overlap("residual", "the backward pass needs the residual to mask the ReLU: write y elsewhere");
+        }
+        if (x_in_place || residual_in_place) && I::DTYPE != O::DTYPE {
+            return Err(Error::DType { name: "y", expected: I::DTYPE, actual: O::DTYPE });
+        }
+        Ok(())
+    }
+}
+
+impl<I: Element, O: Element> Backward<'_, I, O> {
+    pub(super) fn check(&self, elements: u64, fusion: Fusion, weights: u64) -> Result<(), Error> {
+        let after = fusion.residual == Residual::After;
+        let before = fusion.residual == Residual::Before;
+        if after && fusion.relu && self.residual.is_none() {
+            return Err(Error::Missing { name: "residual", hint: "the ReLU's mask is computed from it" });
+        }
+        if !after && (self.residual.is_some() || self.dresidual.is_some()) {
+            let name = if self.residual.is_some() { "residual" } else { "dresidual" };
+            return Err(Error::Unexpected { name, reason: "the forward pass did not add one after the norm" });
+        }
+        if !before && self.dsum.is_some() {
+            return Err(Error::Unexpected { name: "dsum", reason: "the forward pass wrote no sum" });
+        }
+        if self.dsum.is_some() && self.dx.is_none() {
+            return Err(Error::Unexpected { name: "dsum", reason: "dx, which it is added to, is not wanted" });
+        }
+        check_len("x", Some(self.x.len()), elements)?;
+        check_len("residual", self.residual.map(<[I]>::len), elements)?;
+        check_len("dy", Some(self.dy.len()), elements)?;
+        check_len("dsum", self.dsum.map(<[I]>::len), elements)?;
+        check_len("dx", self.dx.as_ref().map(|d| d.len()), elements)?;
+        check_len("dresidual", self.dresidual.as_ref().map(|d| d.len()), elements)?;
+        check_len("dweight", self.dweight.as_ref().map(|d| d.len()), weights)?;
+        check_len("dbias", self.dbias.as_ref().map(|d| d.len()), weights)
+    }
+}

@@ -1,0 +1,216 @@
+//! Leaves: moments and sums of short runs, two passes over what the first-level cache holds.
+
+use super::lanes::{LANES, Lanes, Span, V, fold, sum_column, sum_row};
+use super::partial::{Mean, Sums, two_sum};
+use fearless_simd::{Select, Simd, SimdBase};
+
+/// A number that goes with elements: the same for a whole row, or one a column.
+pub(crate) trait Param<S: Simd>: Copy {
+    fn at(self, simd: S, span: Span) -> V<S>;
+}
+
+/// The same for a whole row.
+#[derive(Clone, Copy)]
+pub(crate) struct Same<S: Simd>(pub V<S>);
+
+/// One a column.
+#[derive(Clone, Copy)]
+pub(crate) struct Each<'a>(pub &'a [f32]);
+
+impl<S: Simd> Param<S> for Same<S> {
+    #[inline(always)]
+    fn at(self, _: S, _: Span) -> V<S> {
+        self.0
+    }
+}
+
+impl<S: Simd> Param<S> for Each<'_> {
+    #[inline(always)]
+    fn at(self, simd: S, span: Span) -> V<S> {
+        span.load(simd, self.0)
+    }
+}
+
+/// Mean (a pair) and 1/std.
+#[derive(Clone, Copy)]
+pub(crate) struct Stats<P> {
+    pub hi: P,
+    pub lo: P,
+    pub rstd: P,
+}
+
+/// Weight and bias.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights<P> {
+    pub weight: P,
+    pub bias: P,
+}
+
+/// `norm(x)`, the same operations wherever it is needed, so that a mask that is computed again is the same.
+#[inline(always)]
+pub(crate) fn normalise<S: Simd>(
+    simd: S,
+    x: V<S>,
+    span: Span,
+    stats: Stats<impl Param<S>>,
+    affine: Weights<impl Param<S>>,
+) -> V<S> {
+    let scale = affine.weight.at(simd, span) * stats.rstd.at(simd, span);
+    ((x - stats.hi.at(simd, span)) - stats.lo.at(simd, span)) * scale + affine.bias.at(simd, span)
+}
+
+/// What a row's gradient is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Gradient<'a, I, O> {
+    pub x: &'a [I],
+    pub dy: &'a [O],
+    /// With a ReLU: it was where `norm(x) + residual` is not positive that nothing came through.
+    pub relu: bool,
+    pub residual: Option<&'a [I]>,
+}
+
+impl<'a, I: Lanes, O: Lanes> Gradient<'a, I, O> {
+    /// Part of each slice.
+    #[inline(always)]
+    pub fn slice(&self, at: usize, len: usize) -> Self {
+        Gradient {
+            x: &self.x[at..at + len],
+            dy: &self.dy[at..at + len],
+            relu: self.relu,
+            residual: self.residual.map(|r| &r[at..at + len]),
+        }
+    }
+
+    /// dy behind the mask.
+    #[inline(always)]
+    pub fn masked<S: Simd>(
+        &self,
+        simd: S,
+        span: Span,
+        stats: Stats<impl Param<S>>,
+        affine: Weights<impl Param<S>>,
+    ) -> V<S> {
+        let dy = span.load(simd, self.dy);
+        if !self.relu {
+            return dy;
+        }
+        let mut y = normalise(simd, span.load(simd, self.x), span, stats, affine);
+        if let Some(residual) = self.residual {
+            y += span.load(simd, residual);
+        }
+        y.simd_gt(0.0).select(dy, V::splat(simd, 0.0))
+    }
+
+    /// The normalised input.
+    #[inline(always)]
+    pub fn xhat<S: Simd>(&self, simd: S, span: Span, stats: Stats<impl Param<S>>) -> V<S> {
+        let x = span.load(simd, self.x);
+        ((x - stats.hi.at(simd, span)) - stats.lo.at(simd, span)) * stats.rstd.at(simd, span)
+    }
+}
+
+/// Moments of up to sixteen runs of one length: those of run k in lane k. Without `centred`, mean squares.
+#[inline(always)]
+pub(crate) fn moments_of_rows<'a, S: Simd, I: Lanes>(
+    simd: S,
+    runs: usize,
+    len: usize,
+    centred: bool,
+    run: impl Fn(usize) -> &'a [I],
+) -> Mean<S> {
+    let zero = V::splat(simd, 0.0);
+    let mut sums = [zero; LANES];
+    if !centred {
+        for (k, sum) in sums.iter_mut().enumerate().take(runs) {
+            let run = run(k);
+            [*sum] = sum_row(simd, len, |span| {
+                let x = span.load(simd, run);
+                [x * x]
+            });
+        }
+        return Mean { hi: zero, lo: zero, m2: fold(&sums, runs) };
+    }
+    let mut pivots = [0.0; LANES];
+    for k in 0..runs {
+        let run = run(k);
+        pivots[k] = Span { at: 0, len: 1 }.load(simd, run).as_array()[0];
+        let pivot = V::splat(simd, pivots[k]);
+        [sums[k]] = sum_row(simd, len, |span| [span.load(simd, run) - pivot]);
+    }
+    let mean = fold(&sums, runs) / len as f32;
+    let means = mean.to_array();
+    for k in 0..runs {
+        let (run, pivot, mean) = (run(k), V::splat(simd, pivots[k]), V::splat(simd, means[k]));
+        [sums[k]] = sum_row(simd, len, |span| {
+            let deviation = (span.load(simd, run) - pivot) - mean;
+            [deviation * deviation]
+        });
+    }
+    let (hi, lo) = two_sum(V::from_slice(simd, &pivots), mean);
+    Mean { hi, lo, m2: fold(&sums, runs) }
+}
+
+/// Moments of sixteen columns over a few rows.
+#[inline(always)]
+pub(crate) fn moments_of_columns<S: Simd>(
+    simd: S,
+    rows: usize,
+    centred: bool,
+    load: impl Fn(usize) -> V<S>,
+) -> Mean<S> {
+    let zero = V::splat(simd, 0.0);
+    if !centred {
+        let [m2] = sum_column(simd, rows, |row| {
+            let x = load(row);
+            [x * x]
+        });
+        return Mean { hi: zero, lo: zero, m2 };
+    }
+    let pivot = load(0);
+    let [sum] = sum_column(simd, rows, |row| [load(row) - pivot]);
+    let mean = sum / rows as f32;
+    let [m2] = sum_column(simd, rows, |row| {
+        let deviation = (load(row) - pivot) - mean;
+        [deviation * deviation]
+    });
+    let (hi, lo) = two_sum(pivot, mean);
+    Mean { hi, lo, m2 }
+}
+
+/// Sums of g and of g times the normalised input, times the weight if `weighted`, of up to sixteen runs.
+#[inline(always)]
+pub(crate) fn sums_of_rows<'a, S: Simd, I: Lanes + 'a, O: Lanes + 'a, P: Param<S>, Q: Param<S>>(
+    simd: S,
+    runs: usize,
+    len: usize,
+    weighted: bool,
+    run: impl Fn(usize) -> (Gradient<'a, I, O>, Stats<P>, Weights<Q>),
+) -> Sums<S> {
+    let (mut g_sums, mut gx_sums) = ([V::splat(simd, 0.0); LANES], [V::splat(simd, 0.0); LANES]);
+    for (k, (g_sum, gx_sum)) in g_sums.iter_mut().zip(&mut gx_sums).enumerate().take(runs) {
+        let (gradient, stats, affine) = run(k);
+        [*g_sum, *gx_sum] = sum_row(simd, len, |span| {
+            let mut g = gradient.masked(simd, span, stats, affine);
+            if weighted {
+                g *= affine.weight.at(simd, span);
+            }
+            [g, g * gradient.xhat(simd, span, stats)]
+        });
+    }
+    Sums([fold(&g_sums, runs), fold(&gx_sums, runs)])
+}
+
+/// The same of sixteen columns over a few rows, without weights.
+#[inline(always)]
+pub(crate) fn sums_of_columns<'a, S: Simd, I: Lanes + 'a, O: Lanes + 'a, P: Param<S>, Q: Param<S>>(
+    simd: S,
+    rows: usize,
+    span: Span,
+    row: impl Fn(usize) -> (Gradient<'a, I, O>, Stats<P>, Weights<Q>),
+) -> Sums<S> {
+    Sums(sum_column(simd, rows, |r| {
+        let (gradient, stats, affine) = row(r);
+        let g = gradient.masked(simd, span, stats, affine);
+        [g, g * gradient.xhat(simd, span, stats)]
+    }))
+}

@@ -1,0 +1,32 @@
+//! The CPU path: the same layers on slices, for machines without a GPU and as a second opinion on one.
+//!
+//! Results do not depend on the number of threads or on the instruction set, to the bit: sums follow a fixed
+//! tree over leaves that the shape alone decides, sixteen virtual lanes wide on every machine.
+//!
+//! One chain of files: `norm` and `io` are the public face; `forward` and `backward` go over the tensor in the
+//! terms of `grid`; `reduce` walks the tree over the leaves of `source`; `leaf` and `apply` are the loops over
+//! elements; `lanes` and `half` bring elements into registers; `exec` deals tasks out to threads.
+
+mod apply;
+mod backward;
+mod exec;
+mod forward;
+mod grid;
+mod half;
+mod io;
+mod lanes;
+mod leaf;
+mod norm;
+mod partial;
+mod reduce;
+mod running;
+mod saved;
+mod source;
+
+pub use io::{Backward, Forward, Source};
+pub(crate) use lanes::Lanes;
+pub use norm::Norm;
+pub use saved::Saved;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! The CPU path against loops in double precision, and against itself on fewer threads and older instruction sets.
+
+use super::*;
+use crate::*;
+use ::half::{bf16, f16};
+use fearless_simd::Level;
+
+/// Textbook normalisation in f64, from which statistic and which weight every element belongs to.
+struct Naive {
+    stat: Vec<usize>,
+    channel: Vec<usize>,
+    eps: f64,
+    centred: bool,
+    weight: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+fn sums(of: &[usize], values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut sums = vec![0.0; of.iter().max().unwrap() + 1];
+    of.iter().zip(values).for_each(|(&i, v)| sums[i] += v);
+    sums
+}
+
+impl Naive {
+    fn counts(&self) -> Vec<f64> {
+        sums(&self.stat, self.stat.iter().map(|_| 1.0))
+    }
+
+    fn stats(&self, x: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let by = |v: Vec<f64>| v.iter().zip(self.counts()).map(|(s, n)| s / n).collect::<Vec<_>>();
+        let mut mean = by(sums(&self.stat, x.iter().copied()));
+        if !self.centred {
+            mean.fill(0.0);
+        }
+        let var = by(sums(&self.stat, x.iter().zip(&self.stat).map(|(x, &s)| (x - mean[s]).powi(2))));
+        (mean, var)
+    }
+
+    fn xhat(&self, x: &[f64], (mean, var): &(Vec<f64>, Vec<f64>)) -> Vec<f64> {
+        x.iter().zip(&self.stat).map(|(x, &s)| (x - mean[s]) / (var[s] + self.eps).sqrt()).collect()
+    }
+
+    fn affine(&self, xhat: &[f64]) -> Vec<f64> {
+        xhat.iter().zip(&self.channel).map(|(x, &c)| x * self.weight[c] + self.bias[c]).collect()
+    }
+
+    /// dx, dweight, dbias.
+    fn backward(&self, xhat: &[f64], var: &[f64], g: &[f64], project: bool) -> [Vec<f64>; 3] {
+        let dbias = sums(&self.channel, g.iter().copied());
+        let dweight = sums(&self.channel, g.iter().zip(xhat).map(|(g, x)| g * x));
+        let gw: Vec<f64> = g.iter().zip(&self.channel).map(|(g, &c)| g * self.weight[c]).collect();
+        let s1 = sums(&self.stat, gw.iter().copied());
+        let s2 = sums(&self.stat, gw.iter().zip(xhat).map(|(g, x)| g * x));
+        let n = self.counts();
+        let dx = gw.iter().zip(xhat).zip(&self.stat).map(|((g, x), &s)| {
+            let s1 = if self.centred { s1[s] } else { 0.0 };
+            let taken = if project { (s1 + x * s2[s]) / n[s] } else { 0.0 };
+            (g - taken) / (var[s] + self.eps).sqrt()
+        });
+        [dx.collect(), dweight, dbias]
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Batch,
+    Instance,
+    Group(usize),
+    Layer,
+    Rms,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    kind: Kind,
+    shape: [usize; 3],
+    format: Format,
+    fusion: Fusion,
+    running: bool,
+    offset: f64,
+}
+
+impl Case {
+    fn descriptor(&self) -> NormDescriptor {
+        let [_, c, s] = self.shape;
+        match self.kind {
+            Kind::Batch => BatchNormDescriptor::new(c).into(),
+            Kind::Instance => {
+                InstanceNormDescriptor { affine: true, track_running_stats: true, ..InstanceNormDescriptor::new(c) }
+                    .into()
+            }
+            Kind::Group(groups) => GroupNormDescriptor::new(groups, c).into(),
+            Kind::Layer => LayerNormDescriptor::new(&[c, s]).into(),
+            Kind::Rms => RmsNormDescriptor::new(&[c, s]).into(),
+        }
+    }
+
+    fn naive(&self, state: &State) -> Naive {
+        let [n, c, s] = self.shape;
+        let mut naive = Naive {
+            stat: vec![],
+            channel: vec![],
+            eps: self.descriptor().eps().into(),
+            centred: self.kind != Kind::Rms,
+            weight: state.weight.as_ref().unwrap().iter().map(|&w| w.into()).collect(),
+            bias: vec![],
+        };
+        naive.bias =
+            state.bias.as_ref().map_or(vec![0.0; naive.weight.len()], |b| b.iter().map(|&b| b.into()).collect());
+        for i in 0..n * c * s {
+            let (sample, channel) = match self.format {
+                Format::ChannelsFirst => (i / (c * s), i / s % c),
+                Format::ChannelsLast => (i / (c * s), i % c),
+            };
+            let (stat, weight) = match self.kind {
+                _ if self.running => (channel, channel),
+                Kind::Batch => (channel, channel),
+                Kind::Instance => (sample * c + channel, channel),
+                Kind::Group(groups) => (sample * groups + channel / (c / groups), channel),
+                Kind::Layer | Kind::Rms => (sample, i % (c * s)),
+            };
+            naive.stat.push(stat);
+            naive.channel.push(weight);
+        }
+        naive
+    }
+}
+
+/// Numbers that are the same on every machine: about normal, mean 0 and deviation 1.
+fn noise(seed: u64, len: usize) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f64 / (1 << 24) as f64
+    };
+    (0..len).map(|_| (next() + next() + next() + next() - 2.0) * 3f64.sqrt()).collect()
+}
+
+fn elements<T: Element>(values: impl IntoIterator<Item = f64>) -> Vec<T> {
+    values.into_iter().map(|v| T::from_f32(v as f32)).collect()
+}
+
+fn floats<T: Element>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|v| v.to_f32().into()).collect()
+}
+
+fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(1f64, |m, v| m.max(v.abs()))
+}
+
+fn close(what: &str, case: &dyn std::fmt::Debug, actual: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(actual.len(), expected.len(), "{what} {case:?}");
+    let scale = largest(expected);
+    for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
+        assert!((a - e).abs() <= tolerance * scale, "{what}[{i}] is {a}, not {e} (scale {scale}): {case:?}");
+    }
+}
+
+/// Everything that a pass forward and back writes.
+#[derive(Debug, PartialEq)]
+struct Results {
+    y: Vec<f64>,
+    sum: Option<Vec<f64>>,
+    dx: Vec<f64>,
+    dresidual: Option<Vec<f64>>,
+    dweight: Vec<f64>,
+    dbias: Vec<f64>,
+    state: State,
+    mean: Vec<f64>,
+    var: Vec<f32>,
+}
+
+fn run<I: Element, O: Element>(case: &Case, level: Level, check: bool) -> Results {
+    let Case { shape, format, fusion, .. } = *case;
+    let len = shape.iter().product();
+    let tensor = TensorDescriptor { dtype: I::DTYPE, format, ..TensorDescriptor::new(&shape) };
+    let mut layer = Norm::new(case.descriptor()).unwrap();
+    layer.level = level;
+    let weights = layer.descriptor.affine_len() as usize;
+    let vector = |seed, scale, offset: f32| noise(seed, weights).iter().map(|&v| v as f32 * scale + offset).collect();
+    layer.state_mut().weight = Some(vector(1, 0.5, 1.0));
+    if layer.state().bias.is_some() {
+        layer.state_mut().bias = Some(vector(2, 0.5, 0.1));
+    }
+    if let Some(running) = &mut layer.state_mut().running {
+        running.running_mean = vector(3, 0.5, case.offset as f32);
+        running.running_var = vector(4, 0.1, 1.5);
+    }
+    let naive = case.naive(layer.state());
+    let x: Vec<I> = elements(noise(5, len).iter().map(|v| v + case.offset));
+    let residual: Vec<I> = elements(noise(6, len));
+    let (before, after) = (fusion.residual == Residual::Before, fusion.residual == Residual::After);
+    let mut sum: Option<Vec<I>> = before.then(|| vec![I::from_f32(0.0); len]);
+    let expected_sum: Vec<I> = elements(x.iter().zip(&residual).map(|(x, r)| (x.to_f32() + r.to_f32()).into()));
+    let input = floats(if before { &expected_sum } else { &x });
+
+    // Expected, forward.
+    let stats = match &layer.state().running {
+        Some(r) if case.running => (floats(&r.running_mean), floats(&r.running_var)),
+        _ => naive.stats(&input),
+    };
+    let xhat = naive.xhat(&input, &stats);
+    let mut expected = naive.affine(&xhat);
+    if after {
+        expected.iter_mut().zip(&residual).for_each(|(y, r)| *y += f64::from(r.to_f32()));
+    }
+    // Where a rounding error decides whether the ReLU lets something through, nothing comes back.
+    let mut dy: Vec<O> = elements(noise(7, len));
+    let edge = |y: &f64| fusion.relu && y.abs() < 1e-5;
+    dy.iter_mut().zip(&expected).filter(|(_, y)| edge(y)).for_each(|(d, _)| *d = O::from_f32(0.0));
+    let open: Vec<bool> = expected.iter().map(|&y| !fusion.relu || y > 0.0).collect();
+    expected.iter_mut().for_each(|y| *y = if fusion.relu { y.max(0.0) } else { *y });
+
+    let mut y = vec![O::from_f32(f32::NAN); len];
+    let old = layer.state().clone();
+    let io = Forward {
+        x: Source::From(&x),
+        residual: (before || after).then_some(Source::From(&residual)),
+        y: &mut y,
+        sum: sum.as_deref_mut(),
+    };
+    let saved = match case.running {
+        true => layer.forward_frozen(&tensor, fusion, io).unwrap(),
+        false => layer.forward_train(&tensor, fusion, io, Commit::Update).unwrap(),
+    };
+    let (mean, var, rstd) = (saved.mean(), saved.var(), saved.rstd());
+
+    // Expected, backward.
+    let g: Vec<f64> = floats(&dy).iter().zip(&open).map(|(&d, &open)| if open { d } else { 0.0 }).collect();
+    let [mut expected_dx, expected_dweight, expected_dbias] = naive.backward(&xhat, &stats.1, &g, !case.running);
+    let dsum: Vec<I> = elements(noise(8, len));
+    if before {
+        expected_dx.iter_mut().zip(&dsum).for_each(|(dx, d)| *dx += f64::from(d.to_f32()));
+    }
+    let (mut dx, mut dresidual) = (vec![I::from_f32(f32::NAN); len], vec![I::from_f32(f32::NAN); len]);
+    let (mut dweight, mut dbias) = (vec![0f32; weights], vec![0f32; weights]);
+    let has_bias = layer.state().bias.is_some();
+    let io = Backward {
+        x: sum.as_deref().unwrap_or(&x),
+        residual: after.then_some(&residual[..]),
+        dy: &dy,
+        dsum: before.then_some(&dsum[..]),
+        dx: Some(&mut dx),
+        dresidual: after.then_some(&mut dresidual[..]),
+        dweight: Some(&mut dweight),
+        dbias: has_bias.then_some(&mut dbias[..]),
+    };
+    layer.backward(saved, io).unwrap();
+
+    if check {
+        let half = |d: DType| if d == DType::F32 { 0.0 } else { d.epsilon() / 2.0 };
+        let (for_i, for_o) = (5e-7 + half(I::DTYPE), 5e-7 + half(O::DTYPE));
+        close("y", case, &floats(&y), &expected, for_o);
+        // Over few elements nearly all of the gradient may cancel.
+        let before_projection = largest(&g) * largest(&naive.weight) * largest(&floats(&rstd));
+        let cancels = before_projection / largest(&expected_dx);
+        close("dx", case, &floats(&dx), &expected_dx, 5e-7 * cancels.max(1.0) + half(I::DTYPE));
+        close("dweight", case, &floats(&dweight), &expected_dweight, 2e-6);
+        if has_bias {
+            close("dbias", case, &floats(&dbias), &expected_dbias, 2e-6);
+        }
+        if after {
+            close("dresidual", case, &floats(&dresidual), &g, for_i);
+        }
+        assert!(!before || sum.as_deref().map(floats) == Some(floats(&expected_sum)), "sum {case:?}");
+        close("mean", case, &mean, &stats.0, 5e-7);
+        close("var", case, &floats(&var), &stats.1, 5e-7);
+        if let (Some(old), Some(new), false) = (&old.running, &layer.state().running, case.running) {
+            let channels = old.running_mean.len();
+            let samples = stats.0.len() / channels;
+            let n = naive.counts()[0];
+            let average = |v: &[f64], c: usize| v.iter().skip(c).step_by(channels).sum::<f64>() / samples as f64;
+            let blend = |old: &[f32], new: &[f64], scale: f64| -> Vec<f64> {
+                (0..channels).map(|c| 0.9 * f64::from(old[c]) + 0.1 * scale * average(new, c)).collect()
+            };
+            let mean = blend(&old.running_mean, &stats.0, 1.0);
+            close("running_mean", case, &floats(&new.running_mean), &mean, 5e-7);
+            let var = blend(&old.running_var, &stats.1, n / (n - 1.0));
+            close("running_var", case, &floats(&new.running_var), &var, 5e-7);
+            assert!(new.tracked.iter().all(|&t| t == 1));
+        }
+    }
+    Results {
+        y: floats(&y),
+        sum: sum.as_deref().map(floats),
+        dx: floats(&dx),
+        dresidual: after.then(|| floats(&dresidual)),
+        dweight: floats(&dweight),
+        dbias: floats(&dbias),
+        state: layer.state().clone(),
+        mean,
+        var,
+    }
+}
+
+const FUSIONS: [Fusion; 6] = {
+    const fn fusion(residual: Residual, relu: bool) -> Fusion {
+        Fusion { residual, relu }
+    }
+    [
+        fusion(Residual::None, false),
+        fusion(Residual::None, true),
+        fusion(Residual::After, false),
+        fusion(Residual::After, true),
+        fusion(Residual::Before, false),
+        fusion(Residual::Before, true),
+    ]
+};
+
+/// Norms by formats by modes by fusions over shapes either side of every boundary.
+fn cases() -> Vec<Case> {
+    let shapes = [
+        [2, 1, 1],
+        [3, 4, 5],
+        [1, 6, 2],
+        [2, 16, 16],
+        [5, 34, 17],
+        [64, 32, 1],
+        [1, 2, 1023],
+        [2, 2, 1025],
+        [3, 32, 49],
+        [2, 40, 128],
+        [300, 4, 7],
+        [33, 18, 3],
+        [1, 4, 5000],
+    ];
+    let mut cases = vec![];
+    for shape in shapes {
+        let [n, c, s] = shape;
+        for kind in
+            [Kind::Batch, Kind::Instance, Kind::Group(1), Kind::Group(2), Kind::Group(c), Kind::Layer, Kind::Rms]
+        {
+            let rows = matches!(kind, Kind::Layer | Kind::Rms);
+            let tracks = matches!(kind, Kind::Batch | Kind::Instance);
+            for format in [Format::ChannelsFirst, Format::ChannelsLast] {
+                for running in [false, true] {
+                    let count = if kind == Kind::Batch { n * s } else { s };
+                    let divides = !matches!(kind, Kind::Group(g) if c % g != 0);
+                    let fits = !(rows && format == Format::ChannelsLast) && divides && (tracks || !running);
+                    if fits && (count > 1 || !tracks || running) {
+                        let fusion = FUSIONS[cases.len() % 6];
+                        let case = Case { kind, shape, format, fusion, running, offset: 0.0 };
+                        cases.push(case);
+                        let offset = if kind == Kind::Rms { 3.0 } else { 1e6 };
+                        cases.push(Case { offset, fusion: FUSIONS[(cases.len() + 2) % 6], ..case });
+                    }
+                }
+            }
+        }
+    }
+    cases
+}
+
+#[test]
+fn agrees_with_naive_loops() {
+    for case in &cases() {
+        run::<f32, f32>(case, Level::new(), true);
+        if case.offset < 10.0 {
+            run::<f16, f16>(case, Level::new(), true);
+            run::<bf16, f32>(case, Level::new(), true);
+        }
+    }
+}
+
+fn levels() -> Vec<Level> {
+    let best = Level::new();
+    let mut levels = vec![best];
+    #[cfg(target_arch = "x86_64")]
+    {
+        levels.extend(best.as_avx2().map(Level::Avx2));
+        levels.extend(best.as_sse4_2().map(Level::Sse4_2));
+        levels.extend(best.as_sse2().map(Level::Sse2));
+    }
+    levels
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    for case in cases().iter().step_by(3) {
+        let expected = run::<f32, f32>(case, Level::new(), false);
+        for level in levels() {
+            assert_eq!(run::<f32, f32>(case, level, false), expected, "{level:?} {case:?}");
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let large = [[64, 6, 700], [2, 64, 999], [600, 64, 1], [6, 33, 401]];
+    let kinds = [Kind::Batch, Kind::Instance, Kind::Group(1), Kind::Layer];
+    let formats = [Format::ChannelsFirst, Format::ChannelsLast];
+    let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+    let pools = [pool(1), pool(2), pool(3)];
+    for (i, shape) in large.into_iter().enumerate() {
+        for kind in kinds {
+            for format in formats {
+                if (kind == Kind::Layer && format == Format::ChannelsLast) || (kind == Kind::Instance && shape[2] == 1)
+                {
+                    continue;
+                }
+                let case = Case { kind, shape, format, fusion: FUSIONS[i], running: false, offset: 1.0 };
+                let results = pools.each_ref().map(|p| p.install(|| run::<f32, f32>(&case, Level::new(), true)));
+                assert_eq!(results[0], results[1], "{case:?}");
+                assert_eq!(results[0], results[2], "{case:?}");
+            }
+        }
+    }
+}
