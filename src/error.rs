@@ -155,6 +155,35 @@ pub enum Error {
         /// What differs.
         what: &'static str,
     },
+    /// Members of a group called different things: nobody computed anything.
+    #[error("members of the group disagree on {what}: rank 0 has {expected}, rank {rank} has {actual}")]
+    Disagreement {
+        /// What differs.
+        what: &'static str,
+        /// The first member that differs from rank 0.
+        rank: usize,
+        /// What rank 0 has.
+        expected: u64,
+        /// What that member has.
+        actual: u64,
+    },
+    /// Another member of the group could not take part, because of an error of its own.
+    #[error("rank {rank} of the group failed before the exchange: see its own error")]
+    MemberFailed {
+        /// Which member.
+        rank: usize,
+    },
+    /// Members of the group did not come in time.
+    #[error("ranks {missing:?} of the group did not come within {seconds} s: the group cannot be used any more")]
+    Timeout {
+        /// Who is missing, as far as this member knows.
+        missing: Vec<usize>,
+        /// How long this member waited.
+        seconds: f64,
+    },
+    /// The transport failed.
+    #[error("exchange between members failed: {0}")]
+    Communication(String),
     /// No adapter or device could be had.
     #[error("no GPU device: {0}")]
     NoDevice(String),

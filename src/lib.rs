@@ -15,6 +15,7 @@ mod profile;
 pub mod reference;
 mod state;
 mod sums;
+pub mod sync;
 mod tensor;
 
 pub use element::Element;
@@ -25,6 +26,6 @@ pub use norm::*;
 pub use op::*;
 pub use profile::Profile;
 pub use state::{Running, State};
-pub use sums::GradientSums;
+pub use sums::{GradientSums, Sum, merge_shards};
 pub use tensor::{DType, Format, TensorDescriptor};
 pub use wgpu;

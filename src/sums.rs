@@ -1,4 +1,7 @@
-//! What members of a group exchange in a backward pass.
+//! What members of a group exchange: one sum a channel.
+
+use crate::moments::Moments;
+use crate::op::Direction;
 
 /// Sums over the elements of one channel, for the backward pass of synchronised batch norm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -10,7 +13,7 @@ pub struct GradientSums {
     pub sum_dy: f32,
     /// Σ dy·xhat: dweight.
     pub sum_dy_xhat: f32,
-    /// Always 0: a fourth word, as [`Moments`](crate::Moments) have.
+    /// Always 0: a fourth word, as [`Moments`] have.
     pub reserved: f32,
 }
 
@@ -23,6 +26,63 @@ impl GradientSums {
             sum_dy: self.sum_dy + other.sum_dy,
             sum_dy_xhat: self.sum_dy_xhat + other.sum_dy_xhat,
             reserved: 0.0,
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for crate::Moments {}
+    impl Sealed for crate::GradientSums {}
+}
+
+/// What a channel's elements are summed up as: [`Moments`] forward, [`GradientSums`] backward.
+pub trait Sum: bytemuck::Pod + Default + Send + Sync + sealed::Sealed {
+    /// Which pass exchanges it.
+    const DIRECTION: Direction;
+    /// Sum over both sets together.
+    #[must_use]
+    fn merge(self, other: Self) -> Self;
+    /// Number of values.
+    fn count(&self) -> u32;
+}
+
+impl Sum for Moments {
+    const DIRECTION: Direction = Direction::Forward;
+    fn merge(self, other: Self) -> Self {
+        self.merge(other)
+    }
+    fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+impl Sum for GradientSums {
+    const DIRECTION: Direction = Direction::Backward;
+    fn merge(self, other: Self) -> Self {
+        self.merge(other)
+    }
+    fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+/// Merges shards in the order given, by the same binary tree as within a device.
+///
+/// ```
+/// use wgpu_norm::{Moments, merge_shards};
+/// let one = |x| Moments { count: 1, mean_hi: x, mean_lo: 0.0, m2: 0.0 };
+/// assert_eq!(merge_shards(&[one(1.0), one(2.0), one(6.0)]).mean(), 3.0);
+/// assert_eq!(merge_shards::<Moments>(&[]).count, 0);
+/// ```
+#[must_use]
+pub fn merge_shards<S: Sum>(shards: &[S]) -> S {
+    match shards {
+        [] => S::default(),
+        [one] => *one,
+        _ => {
+            let (left, right) = shards.split_at(shards.len().next_power_of_two() / 2);
+            merge_shards(left).merge(merge_shards(right))
         }
     }
 }

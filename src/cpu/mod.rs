@@ -22,6 +22,7 @@ mod reduce;
 mod running;
 mod saved;
 mod source;
+mod sync;
 
 pub use io::{Backward, Forward, Source};
 pub(crate) use lanes::Lanes;

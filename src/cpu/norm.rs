@@ -111,7 +111,7 @@ impl Norm {
         mut io: Forward<'_, I, O>,
         commit: Commit,
     ) -> Result<Saved, Error> {
-        let call = self.call::<I, O>(tensor, fusion, Statistics::Batch)?;
+        let call = self.call::<I, O>(tensor, fusion, Statistics::Batch, Op::Forward)?;
         io.check(call.problem.layout.elements, fusion, true)?;
         add_residual(&call, &mut io);
         let moments = self.moments(&call, &io);
@@ -122,7 +122,7 @@ impl Norm {
         {
             running::update(running, how, &moments);
         }
-        Ok(Saved::new(self.id, call.problem, call.grid, stats))
+        Ok(self.keep(&call, stats))
     }
 
     /// Evaluation: normalises with the running statistics if the layer tracks them, otherwise with the input's
@@ -148,7 +148,7 @@ impl Norm {
         io: Forward<'_, I, O>,
     ) -> Result<Saved, Error> {
         let (call, stats) = self.evaluate(tensor, fusion, io, true)?;
-        Ok(Saved::new(self.id, call.problem, call.grid, stats))
+        Ok(self.keep(&call, stats))
     }
 
     /// Gradients of the pass that returned `saved`, with PyTorch's meaning.
@@ -168,7 +168,7 @@ impl Norm {
     /// # }
     /// ```
     pub fn backward<I: Element, O: Element>(&self, saved: Saved, io: Backward<'_, I, O>) -> Result<(), Error> {
-        let call = self.check_backward(&saved, &io)?;
+        let call = self.check_backward(&saved, &io, false)?;
         let wanted = Gradients {
             dx: io.dx.is_some(),
             dresidual: io.dresidual.is_some(),
@@ -202,7 +202,7 @@ impl Norm {
     ) -> Result<(Call, Vec<Stat>), Error> {
         let running = self.state.running.as_ref().filter(|_| self.descriptor.running_stats().is_some());
         let statistics = if running.is_some() { Statistics::Running } else { Statistics::Batch };
-        let call = self.call::<I, O>(tensor, fusion, statistics)?;
+        let call = self.call::<I, O>(tensor, fusion, statistics, Op::Forward)?;
         io.check(call.problem.layout.elements, fusion, backward_follows)?;
         add_residual(&call, &mut io);
         let stats = match running {
@@ -222,11 +222,12 @@ impl Norm {
         tensor: &TensorDescriptor,
         fusion: Fusion,
         statistics: Statistics,
+        op: Op,
     ) -> Result<Call, Error> {
         if tensor.dtype != I::DTYPE {
             return Err(Error::DType { name: "x", expected: tensor.dtype, actual: I::DTYPE });
         }
-        let mut problem = Problem::new(&self.descriptor, tensor, statistics, fusion, Op::Forward)?;
+        let mut problem = Problem::new(&self.descriptor, tensor, statistics, fusion, op)?;
         problem.output = O::DTYPE;
         self.state.check(&self.descriptor)?;
         let elements = problem.layout.elements;
@@ -242,9 +243,13 @@ impl Norm {
         &self,
         saved: &Saved,
         io: &Backward<'_, I, O>,
+        synchronised: bool,
     ) -> Result<Call, Error> {
         if saved.layer != self.id {
             return Err(Error::Foreign { what: "layer" });
+        }
+        if saved.problem.op.is_synchronised() != synchronised {
+            return Err(Error::Foreign { what: "kind of pass (synchronised or not)" });
         }
         self.state.check(&self.descriptor)?;
         let problem = saved.problem;
@@ -266,13 +271,17 @@ impl Norm {
     }
 
     /// Moments of what is normalised: x, or the sum that has been written.
-    fn moments<I: Element, O: Element>(&self, call: &Call, io: &Forward<'_, I, O>) -> Vec<Moments> {
+    pub(super) fn moments<I: Element, O: Element>(&self, call: &Call, io: &Forward<'_, I, O>) -> Vec<Moments> {
         let x = match (&io.sum, io.x) {
             (Some(sum), _) => sum,
             (None, Source::From(x)) => x,
             (None, Source::InPlace) => bytemuck::cast_slice(io.y),
         };
         forward::moments(call.exec, &call.grid, x, call.problem.centred)
+    }
+
+    pub(super) fn keep(&self, call: &Call, stats: Vec<Stat>) -> Saved {
+        Saved::new(self.id, call.problem, call.grid, stats)
     }
 
     pub(super) fn stats(&self, moments: &[Moments]) -> Vec<Stat> {
@@ -283,7 +292,7 @@ impl Norm {
         Coefficients::new(grid, stats, self.state.weight.as_deref(), self.state.bias.as_deref())
     }
 
-    fn write<I: Element, O: Element>(&self, call: &Call, stats: &[Stat], io: Forward<'_, I, O>) {
+    pub(super) fn write<I: Element, O: Element>(&self, call: &Call, stats: &[Stat], io: Forward<'_, I, O>) {
         let row = |source| match source {
             Source::From(slice) => Row::At(slice),
             Source::InPlace => Row::InPlace,
@@ -298,7 +307,7 @@ impl Norm {
 }
 
 /// Writes x + residual where the norm is of the sum.
-fn add_residual<I: Element, O: Element>(call: &Call, io: &mut Forward<'_, I, O>) {
+pub(super) fn add_residual<I: Element, O: Element>(call: &Call, io: &mut Forward<'_, I, O>) {
     if call.problem.fusion.residual != Residual::Before {
         return;
     }

@@ -17,9 +17,9 @@ pub(crate) fn update(running: &mut Running, how: RunningStats, moments: &[Moment
         let Some(count) = of_channel().map(|m| m.count).min().filter(|&count| count > 0) else {
             continue;
         };
-        let mean = of_channel().map(Moments::mean).sum::<f64>() / samples as f64;
-        let unbiased = |m: &Moments| f64::from(m.m2) / f64::from(m.count - 1);
-        let var = (count > 1).then(|| of_channel().map(unbiased).sum::<f64>() / samples as f64);
+        let average = |of: fn(&Moments) -> f32| of_channel().map(of).sum::<f32>() / samples as f32;
+        let mean = average(|m| m.mean_hi);
+        let var = (count > 1).then(|| average(|m| m.m2 / (m.count - 1) as f32));
         let finite = mean.is_finite() && of_channel().all(|m| m.m2.is_finite());
         if !finite && how.non_finite == NonFinite::Skip {
             running.skipped[channel] = running.skipped[channel].saturating_add(1);
@@ -28,10 +28,11 @@ pub(crate) fn update(running: &mut Running, how: RunningStats, moments: &[Moment
         let tracked = running.tracked[channel].saturating_add(1);
         running.tracked[channel] = tracked;
         let factor = match how.momentum {
-            Momentum::Exponential(factor) => f64::from(factor),
-            Momentum::Cumulative => 1.0 / f64::from(tracked),
+            Momentum::Exponential(factor) => factor,
+            Momentum::Cumulative => 1.0 / tracked as f32,
         };
-        let blend = |old: &mut f32, new: f64| *old = ((1.0 - factor) * f64::from(*old) + factor * new) as f32;
+        // The shaders' operations, one by one: members of a group must agree to the bit, whatever they run on.
+        let blend = |old: &mut f32, new: f32| *old = (1.0 - factor) * *old + factor * new;
         blend(&mut running.running_mean[channel], mean);
         if let Some(var) = var {
             blend(&mut running.running_var[channel], var);

@@ -17,7 +17,7 @@ pub use io::{Backward, Forward};
 pub use layer::Norm;
 pub use pipeline::Context;
 pub use saved::Saved;
-pub use sums::{DeviceSums, Sum};
+pub use sums::DeviceSums;
 
 /// Features that the crate needs: none. Ask for `TIMESTAMP_QUERY` yourself to time passes.
 pub fn required_features(_adapter: &wgpu::Adapter) -> wgpu::Features {

@@ -9,29 +9,10 @@ use crate::moments::Moments;
 use crate::norm::NormDescriptor;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::{Plan, Problem};
-use crate::sums::GradientSums;
+use crate::sums::{GradientSums, Sum};
 use crate::tensor::TensorDescriptor;
 use std::marker::PhantomData;
 use wgpu::{BufferUsages, CommandEncoder};
-
-/// What a channel's elements are summed up as: [`Moments`] forward, [`GradientSums`] backward.
-pub trait Sum: bytemuck::Pod + sealed::Sealed {
-    /// Which pass exchanges it.
-    const DIRECTION: Direction;
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for crate::Moments {}
-    impl Sealed for crate::GradientSums {}
-}
-
-impl Sum for Moments {
-    const DIRECTION: Direction = Direction::Forward;
-}
-impl Sum for GradientSums {
-    const DIRECTION: Direction = Direction::Backward;
-}
 
 /// One [`Moments`] or [`GradientSums`] a channel, in device memory.
 #[derive(Clone, Debug)]

@@ -6,11 +6,11 @@ use futures_intrusive::channel::shared::oneshot_channel;
 use wgpu::util::DeviceExt;
 use wgpu::{BufferUsages, CommandEncoder, Device};
 
-/// A buffer with a copy of a slice.
+/// A buffer with a copy of a slice. An empty shard's has a word, as no buffer can be mapped without one.
 pub(super) fn upload<T: bytemuck::Pod>(device: &Device, label: &str, data: &[T]) -> wgpu::Buffer {
     device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
         label: Some(label),
-        contents: bytemuck::cast_slice(data),
+        contents: if data.is_empty() { &[0; 4] } else { bytemuck::cast_slice(data) },
         usage: BufferUsages::STORAGE,
     })
 }
@@ -19,7 +19,7 @@ pub(super) fn upload<T: bytemuck::Pod>(device: &Device, label: &str, data: &[T])
 pub(super) fn poisoned(device: &Device, label: &str, bytes: u64) -> Result<wgpu::Buffer, Error> {
     let buffer = device.create_buffer(&wgpu::BufferDescriptor {
         label: Some(label),
-        size: bytes.next_multiple_of(4),
+        size: bytes.next_multiple_of(4).max(4),
         usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
         mapped_at_creation: true,
     });
@@ -39,7 +39,7 @@ pub(super) struct Staging {
 impl Staging {
     /// Records the copy of a buffer's first bytes.
     pub fn copy(device: &Device, encoder: &mut CommandEncoder, from: &wgpu::Buffer, bytes: u64) -> Staging {
-        let size = bytes.next_multiple_of(4);
+        let size = bytes.next_multiple_of(4).max(4);
         let buffer = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-norm readback"),
             size,

@@ -4,9 +4,11 @@ use super::backend::Backend;
 use super::device::{Staging, elements, poisoned, read, upload};
 use crate::element::Element;
 use crate::error::Error;
+use crate::moments::Moments;
 use crate::norm::NormDescriptor;
 use crate::op::{Commit, Fusion, Gradients, Residual};
 use crate::state::State;
+use crate::sums::GradientSums;
 use crate::tensor::{DType, TensorDescriptor};
 use crate::{cpu, gpu};
 
@@ -46,10 +48,10 @@ pub struct Statistic {
 /// What a training pass keeps for its backward pass; see [`gpu::Saved`].
 #[derive(Debug)]
 #[must_use = "the backward pass needs it; drop it only if there is none"]
-pub struct Saved(Kept);
+pub struct Saved(pub(super) Kept);
 
 #[derive(Debug)]
-enum Kept {
+pub(super) enum Kept {
     Cpu(cpu::Saved),
     Gpu(gpu::Saved),
 }
@@ -69,20 +71,22 @@ enum Kept {
 /// # Ok::<(), wgpu_norm::Error>(()) }).unwrap();
 /// ```
 #[derive(Debug)]
-pub struct Norm(Layer);
+pub struct Norm(pub(super) Layer);
 
 #[derive(Debug)]
-enum Layer {
+pub(super) enum Layer {
     Cpu(cpu::Norm),
     Gpu { norm: gpu::Norm, queue: wgpu::Queue },
 }
 
-/// Which of the three forward calls.
+/// Which of the forward calls.
 #[derive(Clone, Copy)]
-enum Mode {
+pub(super) enum Mode<'a> {
     Train(Commit),
     Eval,
     Frozen,
+    /// Training with the moments of a group.
+    With(&'a [Moments], Commit),
 }
 
 impl Norm {
@@ -208,13 +212,13 @@ impl Norm {
         Ok((output, saved.ok_or(Error::Foreign { what: "mode" })?))
     }
 
-    async fn forward<I: Element, O: Element>(
+    pub(super) async fn forward<I: Element, O: Element>(
         &mut self,
         tensor: &TensorDescriptor<'_>,
         fusion: Fusion,
         x: &[I],
         residual: Option<&[I]>,
-        mode: Mode,
+        mode: Mode<'_>,
     ) -> Result<(Output<I, O>, Option<Saved>), Error> {
         let len = check_slices(tensor, &[("x", Some(x)), ("residual", residual)])?;
         let before = fusion.residual == Residual::Before;
@@ -232,6 +236,7 @@ impl Norm {
                     Mode::Train(commit) => Some(norm.forward_train(tensor, fusion, io, commit)?),
                     Mode::Eval => norm.forward_eval(tensor, fusion, io).map(|()| None)?,
                     Mode::Frozen => Some(norm.forward_frozen(tensor, fusion, io)?),
+                    Mode::With(moments, commit) => Some(norm.forward_train_with(tensor, fusion, io, moments, commit)?),
                 };
                 Ok((Output { y, sum }, saved.map(|s| Saved(Kept::Cpu(s)))))
             }
@@ -254,6 +259,10 @@ impl Norm {
                     Mode::Train(commit) => Some(norm.forward_train(&mut encoder, tensor, fusion, &io, commit)?),
                     Mode::Eval => norm.forward_eval(&mut encoder, tensor, fusion, &io).map(|()| None)?,
                     Mode::Frozen => Some(norm.forward_frozen(&mut encoder, tensor, fusion, &io)?),
+                    Mode::With(moments, commit) => {
+                        let moments = gpu::DeviceSums::from_slice(norm.context(), moments)?;
+                        Some(norm.forward_train_with(&mut encoder, tensor, fusion, &io, &moments, commit)?)
+                    }
                 };
                 let y = Staging::copy(&device, &mut encoder, &y, y_bytes);
                 let sum = sum.map(|s| Staging::copy(&device, &mut encoder, &s, sum_bytes));
@@ -267,6 +276,7 @@ impl Norm {
 
     /// Gradients; see [`gpu::Norm::backward`]. With [`Residual::Before`] x is the forward pass's sum and `dsum`
     /// the gradient of its other uses.
+    #[expect(clippy::too_many_arguments, reason = "everything that a backward pass takes")]
     pub async fn backward<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,
@@ -276,6 +286,22 @@ impl Norm {
         dy: &[O],
         dsum: Option<&[I]>,
         wanted: Gradients,
+    ) -> Result<OutputGradients<I>, Error> {
+        self.gradients(tensor, saved, x, residual, dy, dsum, wanted, None).await
+    }
+
+    /// `sums`: those of the group, where the pass is synchronised.
+    #[expect(clippy::too_many_arguments, reason = "everything that a backward pass takes")]
+    pub(super) async fn gradients<I: Element, O: Element>(
+        &self,
+        tensor: &TensorDescriptor<'_>,
+        saved: Saved,
+        x: &[I],
+        residual: Option<&[I]>,
+        dy: &[O],
+        dsum: Option<&[I]>,
+        wanted: Gradients,
+        sums: Option<&[GradientSums]>,
     ) -> Result<OutputGradients<I>, Error> {
         let len = check_slices(tensor, &[("x", Some(x)), ("residual", residual), ("dsum", dsum)])?;
         check_slices(&TensorDescriptor { dtype: O::DTYPE, ..*tensor }, &[("dy", Some(dy))])?;
@@ -301,7 +327,10 @@ impl Norm {
                     dweight: result.dweight.as_deref_mut(),
                     dbias: result.dbias.as_deref_mut(),
                 };
-                norm.backward(saved, io)?;
+                match sums {
+                    None => norm.backward(saved, io)?,
+                    Some(sums) => norm.backward_with(saved, io, sums)?,
+                }
                 Ok(result)
             }
             (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
@@ -335,7 +364,13 @@ impl Norm {
                     dbias,
                 };
                 let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-                norm.backward(&mut encoder, saved, &io)?;
+                match sums {
+                    None => norm.backward(&mut encoder, saved, &io)?,
+                    Some(sums) => {
+                        let sums = gpu::DeviceSums::from_slice(norm.context(), sums)?;
+                        norm.backward_with(&mut encoder, saved, &io, &sums)?;
+                    }
+                }
                 let copies: Vec<Staging> = buffers
                     .iter()
                     .zip(outputs)
@@ -358,9 +393,12 @@ impl Norm {
     /// Statistics that a training pass computed, one for each of [`gpu::Saved::len`].
     pub async fn statistics(&self, saved: &Saved) -> Result<Vec<Statistic>, Error> {
         match (&self.0, &saved.0) {
-            (Layer::Cpu(_), Kept::Cpu(saved)) => Ok((0..saved.len())
-                .map(|i| Statistic { mean: saved.mean(i), var: saved.var(i), rstd: saved.rstd(i) })
-                .collect()),
+            (Layer::Cpu(_), Kept::Cpu(saved)) => {
+                let (mean, var, rstd) = (saved.mean(), saved.var(), saved.rstd());
+                let wide = f64::from;
+                let statistic = |((mean, var), rstd)| Statistic { mean, var: wide(var), rstd: wide(rstd) };
+                Ok(mean.into_iter().zip(var).zip(rstd).map(statistic).collect())
+            }
             (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
                 let device = norm.context().device();
                 let Some(binding) = saved.statistics() else { return Ok(Vec::new()) };
@@ -380,7 +418,7 @@ impl Norm {
 }
 
 /// Checks element types and lengths; returns the length.
-fn check_slices<T: Element>(
+pub(super) fn check_slices<T: Element>(
     tensor: &TensorDescriptor,
     slices: &[(&'static str, Option<&[T]>)],
 ) -> Result<usize, Error> {

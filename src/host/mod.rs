@@ -5,6 +5,8 @@
 mod backend;
 mod device;
 mod layer;
+mod sync;
 
 pub use backend::Backend;
 pub use layer::{Norm, Output, OutputGradients, Saved, Statistic};
+pub use sync::LocalAffine;

@@ -1,0 +1,112 @@
+//! The steps of a synchronised batch norm on slices; [`SyncBatchNorm`](crate::sync::SyncBatchNorm) joins them.
+
+use super::device::{Staging, read, upload};
+use super::layer::{Kept, Layer, Mode, Norm, Output, OutputGradients, Saved, check_slices};
+use crate::element::Element;
+use crate::error::Error;
+use crate::moments::Moments;
+use crate::op::{Commit, Fusion, Gradients};
+use crate::sums::GradientSums;
+use crate::tensor::TensorDescriptor;
+use crate::{cpu, gpu};
+
+/// dweight and dbias of a member's own shard.
+pub type LocalAffine = (Option<Vec<f32>>, Option<Vec<f32>>);
+
+impl Norm {
+    /// First step, forward: moments of this shard, one a channel. The shard may be empty (N = 0).
+    pub async fn local_moments<I: Element>(
+        &self,
+        tensor: &TensorDescriptor<'_>,
+        fusion: Fusion,
+        x: &[I],
+        residual: Option<&[I]>,
+    ) -> Result<Vec<Moments>, Error> {
+        check_slices(tensor, &[("x", Some(x)), ("residual", residual)])?;
+        match &self.0 {
+            Layer::Cpu(norm) => norm.local_moments(tensor, fusion, x, residual),
+            Layer::Gpu { norm, queue } => {
+                let device = norm.context().device();
+                let x = upload(device, "x", x);
+                let residual = residual.map(|r| upload(device, "residual", r));
+                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let residual = residual.as_ref().map(|b| b.as_entire_buffer_binding());
+                let x = x.as_entire_buffer_binding();
+                let moments = norm.local_moments(&mut encoder, tensor, fusion, x, residual)?;
+                let copy = Staging::copy(device, &mut encoder, moments.buffer(), moments.buffer().size());
+                let bytes = read(device, queue, encoder, &[&copy]).await?;
+                Ok(bytemuck::pod_collect_to_vec(&bytes[0]))
+            }
+        }
+    }
+
+    /// Last step, forward: as [`Norm::forward_train`], with the moments of the whole group.
+    pub async fn forward_train_with<I: Element, O: Element>(
+        &mut self,
+        tensor: &TensorDescriptor<'_>,
+        fusion: Fusion,
+        x: &[I],
+        residual: Option<&[I]>,
+        moments: &[Moments],
+        commit: Commit,
+    ) -> Result<(Output<I, O>, Saved), Error> {
+        let (output, saved) = self.forward(tensor, fusion, x, residual, Mode::With(moments, commit)).await?;
+        Ok((output, saved.ok_or(Error::Foreign { what: "mode" })?))
+    }
+
+    /// First step, backward: sums of this shard, and from them its own dweight and dbias.
+    pub async fn local_gradient_sums<I: Element, O: Element>(
+        &self,
+        tensor: &TensorDescriptor<'_>,
+        saved: &Saved,
+        x: &[I],
+        residual: Option<&[I]>,
+        dy: &[O],
+    ) -> Result<(Vec<GradientSums>, LocalAffine), Error> {
+        check_slices(tensor, &[("x", Some(x)), ("residual", residual)])?;
+        check_slices(&TensorDescriptor { dtype: O::DTYPE, ..*tensor }, &[("dy", Some(dy))])?;
+        let affine = self.descriptor().affine();
+        let sums: Vec<GradientSums> = match (&self.0, &saved.0) {
+            (Layer::Cpu(norm), Kept::Cpu(saved)) => {
+                norm.local_gradient_sums(saved, &cpu::Backward { residual, ..cpu::Backward::new(x, dy) })?
+            }
+            (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
+                let device = norm.context().device();
+                let (x, dy) = (upload(device, "x", x), upload(device, "dy", dy));
+                let residual = residual.map(|r| upload(device, "residual", r));
+                let io = gpu::Backward {
+                    residual: residual.as_ref().map(|b| b.as_entire_buffer_binding()),
+                    ..gpu::Backward::new(x.as_entire_buffer_binding(), dy.as_entire_buffer_binding())
+                };
+                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let sums = norm.local_gradient_sums(&mut encoder, saved, &io)?;
+                let copy = Staging::copy(device, &mut encoder, sums.buffer(), sums.buffer().size());
+                let bytes = read(device, queue, encoder, &[&copy]).await?;
+                bytemuck::pod_collect_to_vec(&bytes[0])
+            }
+            _ => return Err(Error::Foreign { what: "backend" }),
+        };
+        let vector = |of: fn(&GradientSums) -> f32| sums.iter().map(of).collect();
+        let dweight = affine.weight.then(|| vector(|s| s.sum_dy_xhat));
+        let dbias = affine.bias.then(|| vector(|s| s.sum_dy));
+        Ok((sums, (dweight, dbias)))
+    }
+
+    /// Last step, backward: dx (and dresidual) from the sums of the whole group. dweight and dbias are the
+    /// first step's.
+    #[expect(clippy::too_many_arguments, reason = "everything that a backward pass takes")]
+    pub async fn backward_with<I: Element, O: Element>(
+        &self,
+        tensor: &TensorDescriptor<'_>,
+        saved: Saved,
+        x: &[I],
+        residual: Option<&[I]>,
+        dy: &[O],
+        dsum: Option<&[I]>,
+        wanted: Gradients,
+        sums: &[GradientSums],
+    ) -> Result<OutputGradients<I>, Error> {
+        let wanted = Gradients { affine: false, ..wanted };
+        self.gradients(tensor, saved, x, residual, dy, dsum, wanted, Some(sums)).await
+    }
+}

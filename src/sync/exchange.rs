@@ -1,0 +1,100 @@
+//! The exchange: what members tell each other, and how they find out that they disagree.
+
+use crate::error::Error;
+use crate::op::Direction;
+use crate::sums::{Sum, merge_shards};
+use crate::tensor::DType;
+
+/// Members of a group that exchange small messages: threads, processes, machines.
+///
+/// An implementation must not hang: a member that does not come is [`Error::Timeout`] for the others.
+pub trait Communicator: Send + Sync {
+    /// This member's number, 0 up to `size`.
+    fn rank(&self) -> usize;
+    /// Number of members.
+    fn size(&self) -> usize;
+    /// Every member's message, by rank. Called by all members the same number of times; messages may differ in
+    /// length.
+    fn all_gather(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, Error>;
+}
+
+/// What all members must have in common, in words of a message's head.
+const HEAD: [&str; 5] =
+    ["the version of wgpu-norm's exchange", "the call", "the element type", "the layers", "success"];
+const VERSION: u32 = 1;
+/// Position of the word that says whether the member's own part went well.
+const SUCCESS: usize = 4;
+
+/// Sums of the whole group for each of the layers in `local`, in one message: every member gets the same bits.
+///
+/// Members merge by rank in a fixed binary tree. `local` may be an error: it is returned here, and the other
+/// members get [`Error::MemberFailed`] and do not wait in vain. Members whose calls, numbers of layers, channels
+/// or element types differ all get [`Error::Disagreement`].
+///
+/// Layers whose inputs do not depend on each other (branches, or several small norms) can share a message.
+pub fn all_reduce<S: Sum>(
+    group: &dyn Communicator,
+    dtype: DType,
+    local: Result<Vec<Vec<S>>, Error>,
+) -> Result<Vec<Vec<S>>, Error> {
+    let own_rank = group.rank();
+    let layers = local.as_ref().map_or(&[] as &[Vec<S>], Vec::as_slice);
+    let mut head = vec![
+        VERSION,
+        match S::DIRECTION {
+            Direction::Forward => 0,
+            Direction::Backward => 1,
+        },
+        dtype as u32,
+        layers.len() as u32,
+        u32::from(local.is_ok()),
+    ];
+    head.extend(layers.iter().map(|l| l.len() as u32));
+    let mut message: Vec<u8> = bytemuck::cast_slice(&head).to_vec();
+    for layer in layers {
+        message.extend_from_slice(bytemuck::cast_slice(layer));
+    }
+    let messages = group.all_gather(&message)?;
+    let local = local?;
+    if messages.len() != group.size() || messages.get(own_rank) != Some(&message) {
+        return Err(Error::Communication(format!("rank {own_rank} did not get its own message back")));
+    }
+    let heads: Vec<Vec<u32>> = messages.iter().map(|m| words(m, head.len())).collect();
+    if let Some(rank) = heads.iter().position(|h| h.get(SUCCESS) == Some(&0)) {
+        return Err(Error::MemberFailed { rank });
+    }
+    agree(&heads)?;
+    let payloads: Vec<&[u8]> = messages.iter().map(|m| m.get(head.len() * 4..).unwrap_or(&[])).collect();
+    let mut at = 0;
+    let merged = local.iter().map(|layer| {
+        let bytes = size_of_val(layer.as_slice());
+        let shards: Vec<Vec<S>> =
+            payloads.iter().map(|p| bytemuck::pod_collect_to_vec(p.get(at..at + bytes).unwrap_or(&[]))).collect();
+        at += bytes;
+        (0..layer.len())
+            .map(|c| merge_shards(&shards.iter().filter_map(|s| s.get(c).copied()).collect::<Vec<S>>()))
+            .collect()
+    });
+    Ok(merged.collect())
+}
+
+fn words(message: &[u8], len: usize) -> Vec<u32> {
+    let bytes = message.get(..len * 4).unwrap_or(&message[..message.len() / 4 * 4]);
+    bytemuck::pod_collect_to_vec(bytes)
+}
+
+/// Compares all heads with rank 0's: every member comes to the same verdict.
+fn agree(heads: &[Vec<u32>]) -> Result<(), Error> {
+    let Some(first) = heads.first() else { return Ok(()) };
+    for (rank, head) in heads.iter().enumerate() {
+        let word = |h: &Vec<u32>, i: usize| u64::from(h.get(i).copied().unwrap_or(0));
+        for i in 0..first.len().max(head.len()) {
+            let (expected, actual) = (word(first, i), word(head, i));
+            if expected != actual {
+                let what = HEAD.get(i).copied().unwrap_or("the channels of a layer");
+                return Err(Error::Disagreement { what, rank, expected, actual });
+            }
+        }
+    }
+    Ok(())
+}

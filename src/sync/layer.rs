@@ -1,0 +1,119 @@
+//! Batch norm whose statistics are the group's.
+
+use super::exchange::{Communicator, all_reduce};
+use crate::element::Element;
+use crate::error::Error;
+use crate::host::{Norm, Output, OutputGradients, Saved};
+use crate::moments::Moments;
+use crate::norm::NormDescriptor;
+use crate::op::{Commit, Fusion, Gradients};
+use crate::tensor::TensorDescriptor;
+use std::sync::Arc;
+
+/// Batch norm on one member of a group: as [`Norm`], with statistics of all members' shards.
+///
+/// Every member calls the same methods in the same order. Shards may differ in size and may be empty (N = 0).
+/// All members end with identical running statistics, bit for bit. Equal shards of 2^k samples on devices of
+/// one kind give the bits that one device with the whole batch gives.
+///
+/// Zhang et al., 2018, section 3; [PyTorch](https://pytorch.org/docs/stable/generated/torch.nn.SyncBatchNorm.html).
+pub struct SyncBatchNorm {
+    norm: Norm,
+    group: Arc<dyn Communicator>,
+}
+
+impl std::fmt::Debug for SyncBatchNorm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (rank, size) = (self.group.rank(), self.group.size());
+        write!(f, "SyncBatchNorm({:?}, rank {rank} of {size})", self.norm.descriptor())
+    }
+}
+
+impl SyncBatchNorm {
+    /// Synchronises a batch norm; it keeps weight, bias, running statistics, momentum and counters.
+    ///
+    /// [`Error::Unexpected`] for another norm: only batch norm has statistics over the batch.
+    pub fn new(norm: Norm, group: Arc<dyn Communicator>) -> Result<SyncBatchNorm, Error> {
+        match norm.descriptor() {
+            NormDescriptor::Batch(_) => Ok(SyncBatchNorm { norm, group }),
+            _ => Err(Error::Unexpected { name: "the norm", reason: "only batch norm has statistics over the batch" }),
+        }
+    }
+
+    /// The layer, for its state and for evaluation, which needs no group.
+    pub fn norm(&self) -> &Norm {
+        &self.norm
+    }
+
+    /// The layer, to change its state or to evaluate.
+    pub fn norm_mut(&mut self) -> &mut Norm {
+        &mut self.norm
+    }
+
+    /// The layer without its group, as it is.
+    pub fn into_norm(self) -> Norm {
+        self.norm
+    }
+
+    /// Training forward on this member's shard. [`Error::TooFewValues`] on every member if all shards together
+    /// have one value a channel; if they have none, running statistics stay as they are.
+    pub async fn forward_train<I: Element, O: Element>(
+        &mut self,
+        tensor: &TensorDescriptor<'_>,
+        fusion: Fusion,
+        x: &[I],
+        residual: Option<&[I]>,
+        commit: Commit,
+    ) -> Result<(Output<I, O>, Saved), Error> {
+        let local = self.norm.local_moments(tensor, fusion, x, residual).await;
+        let merged = self.reduce(tensor, local)?;
+        if let Some(&Moments { count: 1, .. }) = merged.first() {
+            return Err(Error::TooFewValues { count: 1, shape: tensor.shape.to_vec() });
+        }
+        self.norm.forward_train_with(tensor, fusion, x, residual, &merged, commit).await
+    }
+
+    /// Backward on this member's shard. dweight and dbias are the shard's own: see the module's recipe.
+    #[expect(clippy::too_many_arguments, reason = "as host::Norm::backward")]
+    pub async fn backward<I: Element, O: Element>(
+        &self,
+        tensor: &TensorDescriptor<'_>,
+        saved: Saved,
+        x: &[I],
+        residual: Option<&[I]>,
+        dy: &[O],
+        dsum: Option<&[I]>,
+        wanted: Gradients,
+    ) -> Result<OutputGradients<I>, Error> {
+        let local = self.norm.local_gradient_sums(tensor, &saved, x, residual, dy).await;
+        let merged = self.reduce(tensor, local.as_ref().map(|l| l.0.clone()).map_err(Error::clone))?;
+        let (dweight, dbias) = local.map(|l| l.1).unwrap_or_default();
+        let mut gradients = self.norm.backward_with(tensor, saved, x, residual, dy, dsum, wanted, &merged).await?;
+        if wanted.affine {
+            (gradients.dweight, gradients.dbias) = (dweight, dbias);
+        }
+        Ok(gradients)
+    }
+
+    fn reduce<S: crate::sums::Sum>(
+        &self,
+        tensor: &TensorDescriptor,
+        local: Result<Vec<S>, Error>,
+    ) -> Result<Vec<S>, Error> {
+        let merged = all_reduce(&*self.group, tensor.dtype, local.map(|l| vec![l]))?;
+        Ok(merged.into_iter().flatten().collect())
+    }
+}
+
+/// Synchronises every batch norm of a collection. PyTorch's `convert_sync_batchnorm`.
+///
+/// [`Error::Unexpected`] at the first other norm, with the collection lost to nobody: check beforehand, or
+/// leave other norms out, as they need no synchronisation.
+pub fn convert(norms: Vec<Norm>, group: &Arc<dyn Communicator>) -> Result<Vec<SyncBatchNorm>, Error> {
+    norms.into_iter().map(|norm| SyncBatchNorm::new(norm, group.clone())).collect()
+}
+
+/// Takes the group away again: nothing of the layers' state is lost.
+pub fn revert(norms: Vec<SyncBatchNorm>) -> Vec<Norm> {
+    norms.into_iter().map(SyncBatchNorm::into_norm).collect()
+}

@@ -1,0 +1,31 @@
+//! One batch over several devices or machines: SyncBatchNorm.
+//!
+//! A synchronised step has three parts, each a public call, so that any transport fits between them:
+//!
+//! 1. local sums of a member's shard ([`gpu::Norm::local_moments`], [`host::Norm::local_moments`]);
+//! 2. their exchange, O(channels) values ([`all_reduce`] over a [`Communicator`]);
+//! 3. the pass over the shard with the sums of all ([`gpu::Norm::forward_train_with`], ...).
+//!
+//! [`SyncBatchNorm`] does the three on slices. Moments travel as (count, mean as a pair, m2), never as `1/std`.
+//!
+//! # The data-parallel recipe
+//!
+//! Each member holds a copy of the network and a shard of the batch. Forward and backward of every batch norm
+//! are synchronised by this module; dweight and dbias are those of the member's own shard, and like all other
+//! gradients they are summed over the members before the optimiser's step. If each member's loss is the mean
+//! over its shard, scale it by `shard / batch` first, or average instead of summing where shards are equal.
+//! [PyTorch](https://pytorch.org/docs/stable/generated/torch.nn.SyncBatchNorm.html) does the same.
+//!
+//! [`gpu::Norm::local_moments`]: crate::gpu::Norm::local_moments
+//! [`gpu::Norm::forward_train_with`]: crate::gpu::Norm::forward_train_with
+//! [`host::Norm::local_moments`]: crate::host::Norm::local_moments
+
+mod exchange;
+mod layer;
+mod local;
+mod running;
+
+pub use exchange::{Communicator, all_reduce};
+pub use layer::{SyncBatchNorm, convert, revert};
+pub use local::{LocalGroup, LocalMember};
+pub use running::{average_running, merge_running};

@@ -1,0 +1,140 @@
+//! Runs a case of the table as shards on the members of a group.
+#![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
+
+use super::cases::{Case, Data, Results, typed, untyped};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use wgpu_norm::sync::{LocalGroup, SyncBatchNorm};
+use wgpu_norm::{
+    Commit, DType, Element, Error, Gradients, Residual, State, TensorDescriptor,
+    host::{Backend, Norm},
+};
+
+/// Rows of the batch for each member.
+pub struct Shards(Vec<Range<usize>>, usize);
+
+impl Shards {
+    pub fn new(case: &Case, sizes: &[usize]) -> Shards {
+        assert_eq!(sizes.iter().sum::<usize>(), case.shape[0], "shards are the batch");
+        let row = case.shape[1..].iter().product();
+        let mut start = 0;
+        let ranges = sizes.iter().map(|&n| {
+            start += n;
+            start - n..start
+        });
+        Shards(ranges.collect(), row)
+    }
+
+    fn of<'a>(&self, rank: usize, all: &'a [f64]) -> &'a [f64] {
+        &all[self.0[rank].start * self.1..self.0[rank].end * self.1]
+    }
+}
+
+/// What the members computed, put together, and each member's state.
+pub struct Sharded {
+    pub whole: Results,
+    pub states: Vec<State>,
+}
+
+/// One training step of a group: each shard on its own member, each member on its own thread.
+pub fn run_sharded(members: &[Backend], case: &Case, data: &Data, shards: &Shards) -> Result<Sharded, Error> {
+    let group = LocalGroup::members(members.len(), Duration::from_secs(120));
+    let results: Vec<Result<Results, Error>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = group
+            .into_iter()
+            .zip(members)
+            .enumerate()
+            .map(|(rank, (member, backend))| {
+                scope.spawn(move || {
+                    let norm = Norm::with_state(backend, case.descriptor.clone(), data.state.clone())?;
+                    let norm = SyncBatchNorm::new(norm, Arc::new(member))?;
+                    match case.input {
+                        DType::F32 => pollster::block_on(member_step::<f32>(norm, case, data, shards, rank)),
+                        _ => pollster::block_on(member_step::<half::f16>(norm, case, data, shards, rank)),
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().expect("a member panicked")).collect()
+    });
+    let results = results.into_iter().collect::<Result<Vec<Results>, Error>>()?;
+    let join = |of: fn(&Results) -> &[f64]| results.iter().flat_map(|r| of(r).to_vec()).collect::<Vec<f64>>();
+    // Gradients of weight and bias stay local: the optimiser sums them.
+    let total = |of: fn(&Results) -> Option<&Vec<f64>>| {
+        let parts: Option<Vec<&Vec<f64>>> = results.iter().map(of).collect();
+        parts.map(|p| (0..p[0].len()).map(|c| p.iter().map(|v| v[c]).sum()).collect())
+    };
+    let first = results[0].clone();
+    let whole = Results {
+        y: join(|r| &r.y),
+        sum: first.sum.as_ref().map(|_| join(|r| r.sum.as_deref().unwrap_or_default())),
+        dx: join(|r| &r.dx),
+        dresidual: first.dresidual.as_ref().map(|_| join(|r| r.dresidual.as_deref().unwrap_or_default())),
+        dweight: total(|r| r.dweight.as_ref()),
+        dbias: total(|r| r.dbias.as_ref()),
+        ..first
+    };
+    Ok(Sharded { whole, states: results.into_iter().map(|r| r.state).collect() })
+}
+
+async fn member_step<T: Element>(
+    mut norm: SyncBatchNorm,
+    case: &Case,
+    data: &Data,
+    shards: &Shards,
+    rank: usize,
+) -> Result<Results, Error> {
+    let mut shape = case.shape.clone();
+    shape[0] = shards.0[rank].len();
+    let tensor = TensorDescriptor { shape: &shape, ..case.tensor() };
+    let slice = |all: &[f64]| typed::<T>(shards.of(rank, all));
+    let (x, dy) = (slice(&data.x), slice(&data.dy));
+    let residual = data.residual.as_deref().map(slice);
+    let dsum = data.dsum.as_deref().map(slice);
+    let after = case.fusion.residual == Residual::After;
+    let (output, saved) =
+        norm.forward_train::<T, T>(&tensor, case.fusion, &x, residual.as_deref(), Commit::Update).await?;
+    let statistics = norm.norm().statistics(&saved).await?;
+    let gradients = norm
+        .backward(
+            &tensor,
+            saved,
+            output.sum.as_ref().unwrap_or(&x),
+            residual.as_deref().filter(|_| after),
+            &dy,
+            dsum.as_deref(),
+            Gradients { dx: true, dresidual: after, affine: true },
+        )
+        .await?;
+    Ok(Results {
+        y: untyped(&output.y),
+        sum: output.sum.as_deref().map(untyped),
+        statistics,
+        dx: untyped(&gradients.dx.unwrap_or_default()),
+        dresidual: gradients.dresidual.as_deref().map(untyped),
+        dweight: gradients.dweight.as_deref().map(untyped),
+        dbias: gradients.dbias.as_deref().map(untyped),
+        state: norm.norm().state().await?,
+    })
+}
+
+/// Reads a buffer back.
+pub fn read<T: bytemuck::Pod>(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    mut encoder: wgpu::CommandEncoder,
+    buffer: &wgpu::Buffer,
+) -> Vec<T> {
+    let staging = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: buffer.size(),
+        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
+    queue.submit([encoder.finish()]);
+    staging.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
+    device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    bytemuck::pod_collect_to_vec(&staging.get_mapped_range(..).unwrap())
+}
