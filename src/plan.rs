@@ -472,7 +472,8 @@ impl Planner<'_> {
     }
 
     fn geometry(&self, over: Over) -> Result<Geometry, Error> {
-        Geometry::new(self.walk(over), self.profile)
+        let geometry = Geometry::new(self.walk(over), self.profile)?;
+        Ok(window::narrowed(geometry, self.walk(over), self.problem, self.profile))
     }
 
     /// Whether a pass that needs whole targets can have them: their elements in one binding.

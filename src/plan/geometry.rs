@@ -85,14 +85,18 @@ impl Geometry {
         } else {
             workgroup
         };
-        let tiles = (walk.segments * tree.leaves).div_ceil(leaves);
-        Ok(Geometry {
-            tree,
+        let geometry = Geometry { tree, leaves: 1, tiles: 1, targets: 1, workgroup: profile.workgroup };
+        Ok(geometry.with_leaves(walk, leaves))
+    }
+
+    /// The same tree in tiles of another size.
+    pub(super) fn with_leaves(self, walk: &Walk, leaves: u64) -> Geometry {
+        Geometry {
             leaves: leaves as u32,
-            tiles,
-            targets: (workgroup / leaves).max(1) as u32,
-            workgroup: profile.workgroup,
-        })
+            tiles: (walk.segments * self.tree.leaves).div_ceil(leaves),
+            targets: (u64::from(self.workgroup) / leaves).max(1) as u32,
+            ..self
+        }
     }
 
     /// One target an invocation.

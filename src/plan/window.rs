@@ -1,6 +1,6 @@
 //! Dispatches: ranges of targets and tiles whose elements fit a binding, and grids that fit the limits.
 
-use super::geometry::UNIT;
+use super::geometry::{Geometry, Tree, UNIT};
 use super::{Kernel, Pass, Problem};
 use crate::error::Error;
 use crate::layout::Walk;
@@ -56,13 +56,7 @@ pub(super) fn dispatches(
     }
     // One group of targets that spans the tensor: windows over segments, or over positions of the only segment.
     let leaves = u64::from(pass.geometry.leaves);
-    let tree = pass.geometry.tree;
-    let (steps, stride, leaves_a_step) = if walk.segments > 1 {
-        (walk.segments, walk.segment_stride, tree.leaves)
-    } else {
-        let positions = tree.leaf_len() * u64::from(tree.lanes);
-        (walk.len.div_ceil(positions), walk.stride * positions, u64::from(tree.lanes))
-    };
+    let (steps, stride, leaves_a_step) = steps(walk, pass.geometry.tree);
     let aligned = leaves.div_ceil(leaves_a_step);
     let step = limit / stride / aligned * aligned;
     if step == 0 {
@@ -75,6 +69,30 @@ pub(super) fn dispatches(
             dispatch(pass, profile, 0..targets, tiles, s.start * stride..(s.end * stride).min(elements))
         })
         .collect()
+}
+
+/// Steps in which windows of one group of targets can grow: their number, the elements from one to the next, and
+/// the leaves that each takes of every target.
+fn steps(walk: &Walk, tree: Tree) -> (u64, u64, u64) {
+    if walk.segments > 1 {
+        return (walk.segments, walk.segment_stride, tree.leaves);
+    }
+    let positions = tree.leaf_len() * u64::from(tree.lanes);
+    (walk.len.div_ceil(positions), walk.stride * positions, u64::from(tree.lanes))
+}
+
+/// Tiles that a window of a tensor over the limit can hold whole. The tree, and with it the bits, stay the same.
+pub(super) fn narrowed(geometry: Geometry, walk: &Walk, problem: &Problem, profile: &Profile) -> Geometry {
+    let limit = max_elements(problem, profile);
+    if walk.outer > 1 || problem.layout.elements <= limit {
+        return geometry;
+    }
+    let (_, stride, leaves_a_step) = steps(walk, geometry.tree);
+    let mut leaves = u64::from(geometry.leaves);
+    while leaves > 1 && leaves.div_ceil(leaves_a_step) > limit / stride {
+        leaves /= 2;
+    }
+    geometry.with_leaves(walk, leaves)
 }
 
 fn ranges(end: u64, step: u64) -> impl Iterator<Item = Range<u64>> {
