@@ -65,13 +65,8 @@ fn train(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: Pla
     let at = |slot: Slot| buffers.binding(slot);
     let norm = gpu::Norm::with_state(context, case.descriptor.clone(), &data.state).unwrap();
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    let forward = gpu::Forward {
-        x: at(x),
-        residual: residual.map(at),
-        y: at(y),
-        sum: sum.map(at),
-        y_dtype: Some(case.output),
-    };
+    let forward =
+        gpu::Forward { x: at(x), residual: residual.map(at), y: at(y), sum: sum.map(at), y_dtype: Some(case.output) };
     let saved = match case.statistics {
         Statistics::Batch => {
             norm.forward_train(&mut encoder, &case.tensor(), case.fusion, &forward, Commit::Update).unwrap()
@@ -106,13 +101,8 @@ fn evaluate(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: 
     let at = |slot: Slot| buffers.binding(slot);
     let norm = gpu::Norm::with_state(context, case.descriptor.clone(), &data.state).unwrap();
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    let forward = gpu::Forward {
-        x: at(x),
-        residual: residual.map(at),
-        y: at(y),
-        sum: sum.map(at),
-        y_dtype: Some(case.output),
-    };
+    let forward =
+        gpu::Forward { x: at(x), residual: residual.map(at), y: at(y), sum: sum.map(at), y_dtype: Some(case.output) };
     norm.forward_eval(&mut encoder, &case.tensor(), case.fusion, &forward).unwrap();
     arena.read(gpu, encoder, &buffers)
 }
@@ -193,16 +183,20 @@ impl Arena {
 
     /// Submits, and returns the outputs.
     fn read(mut self, gpu: &Gpu, mut encoder: wgpu::CommandEncoder, buffers: &Buffers) -> Vec<Vec<u8>> {
-        let copies: Vec<wgpu::Buffer> = buffers.0.iter().map(|from| {
-            let copy = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("copy"),
-                size: from.size(),
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
-            encoder.copy_buffer_to_buffer(from, 0, &copy, 0, from.size());
-            copy
-        }).collect();
+        let copies: Vec<wgpu::Buffer> = buffers
+            .0
+            .iter()
+            .map(|from| {
+                let copy = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("copy"),
+                    size: from.size(),
+                    usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                });
+                encoder.copy_buffer_to_buffer(from, 0, &copy, 0, from.size());
+                copy
+            })
+            .collect();
         gpu.queue.submit([encoder.finish()]);
         for copy in &copies {
             copy.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
