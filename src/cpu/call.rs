@@ -96,7 +96,7 @@ impl Norm {
 
     /// First step, forward: moments of this shard, one a channel. An empty shard (N = 0) has moments of count 0.
     ///
-    /// With [`Residual::Before`] `residual` is added to x, rounded to its type. Only batch norm has this
+    /// With [`Residual::Before`](crate::Residual::Before) `residual` is added to x, rounded to its type. Only batch norm has this
     /// ([`Error::Unexpected`] for the others).
     pub fn local_moments<I: Element>(
         &self,
