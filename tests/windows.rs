@@ -18,7 +18,7 @@ use wgpu_norm::{
 /// Tensors of several bindings: with samples and rows that fit in one, and with ones that do not.
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for shape in [&[9, 6, 330], &[3, 12, 700], &[1, 5, 3001], &[2, 2, 9000]] {
+    for shape in [&[9, 6, 330], &[3, 12, 700], &[2, 2, 9000]] {
         let c = shape[1];
         let tracking =
             InstanceNormDescriptor { affine: true, track_running_stats: true, ..InstanceNormDescriptor::new(c) };

@@ -118,8 +118,14 @@ impl<'a> Backward<'a> {
         if mask && self.residual.is_none() {
             return Err(Error::Missing { name: "residual", hint: "the ReLU's mask is recomputed from it" });
         }
+        if self.residual.is_some() && fusion.residual != Residual::After {
+            return Err(Error::Unexpected { name: "residual", reason: "the forward pass had no Residual::After" });
+        }
         if self.dsum.is_some() && !before {
             return Err(Error::Unexpected { name: "dsum", reason: "only Residual::Before has a sum" });
+        }
+        if self.dsum.is_some() && self.dx.is_none() {
+            return Err(Error::Unexpected { name: "dsum", reason: "dx, which it is added to, is not wanted" });
         }
         if self.dresidual.is_some() && fusion.residual != Residual::After {
             let reason = "the forward pass had no Residual::After (with Residual::Before dx is also dresidual)";
@@ -219,6 +225,37 @@ pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result
                 return Err(Error::Overlap { first, second, hint });
             }
         }
+    }
+    Ok(())
+}
+
+/// Checks that gradients of weight and bias lie apart from the call's tensors and from each other, and tensors
+/// from `own`, the layer's buffers.
+pub(crate) fn check_apart(
+    plan: &Plan,
+    tensors: &Tensors,
+    vectors: &[(&'static str, Option<&BufferBinding>, u64)],
+    own: &[&wgpu::Buffer],
+) -> Result<(), Error> {
+    let backward = plan.problem.op.direction() == Direction::Backward;
+    let bytes = |t| plan.problem.layout.elements * plan.dtype(t).size();
+    let used = Tensor::ALL.into_iter().filter(|&t| plan.uses(t));
+    let tensors = used.map(|t| (name(t, backward), tensors[t as usize].as_ref(), bytes(t)));
+    let mut others: Vec<_> = tensors.filter_map(|(name, b, bytes)| Some((name, b?, bytes))).collect();
+    for (first, binding, _) in &others {
+        if own.contains(&binding.buffer) {
+            let hint = "the layer's buffers cannot be its tensors";
+            return Err(Error::Overlap { first, second: "the layer's state", hint });
+        }
+    }
+    for (first, binding, bytes) in vectors.iter().filter_map(|&(name, b, bytes)| Some((name, b?, bytes))) {
+        for (second, other, other_bytes) in &others {
+            let (a, b) = (range(binding, bytes), range(other, *other_bytes));
+            if binding.buffer == other.buffer && a.start < b.end && b.start < a.end {
+                return Err(Error::Overlap { first, second, hint: "gradients need a place of their own" });
+            }
+        }
+        others.push((first, binding, bytes));
     }
     Ok(())
 }

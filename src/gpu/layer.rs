@@ -173,6 +173,7 @@ impl Norm {
         let tensors = io.tensors(fusion)?;
         let plan = Plan::new(problem, self.context.profile())?;
         io::check(&plan, &tensors, in_place)?;
+        self.check_apart(&plan, &tensors)?;
         let saved = self.saved(problem, fusion)?;
         self.record(encoder, &plan, &tensors, &saved, None, update)?;
         Ok(saved)
@@ -190,9 +191,9 @@ impl Norm {
         };
         let problem = Problem { op: Op::Backward(wanted), ..saved.problem };
         let tensors = io.tensors(saved.fusion)?;
-        self.check_affine(io)?;
         let plan = Plan::new(io::without_unused(problem, &tensors), self.context.profile())?;
         io::check(&plan, &tensors, InPlace::Never)?;
+        self.check_affine(&saved, io, &plan, &tensors)?;
         self.record(encoder, &plan, &tensors, &saved, None, 0)?;
         self.copy_affine(encoder, &saved, io);
         Ok(())
@@ -209,8 +210,19 @@ impl Norm {
         }
     }
 
+    /// Checks that no tensor lies in the layer's own memory.
+    pub(super) fn check_apart(&self, plan: &Plan, tensors: &Tensors) -> Result<(), Error> {
+        io::check_apart(plan, tensors, &[], &[&self.state])
+    }
+
     /// Checks where gradients of weight and bias go.
-    pub(super) fn check_affine(&self, io: &Backward) -> Result<(), Error> {
+    pub(super) fn check_affine(
+        &self,
+        saved: &Saved,
+        io: &Backward,
+        plan: &Plan,
+        tensors: &Tensors,
+    ) -> Result<(), Error> {
         let affine = self.descriptor.affine();
         let bytes = self.descriptor.affine_len() * 4;
         for (name, vector, has) in [("dweight", &io.dweight, affine.weight), ("dbias", &io.dbias, affine.bias)] {
@@ -220,7 +232,9 @@ impl Norm {
             }
             check_binding(name, binding, bytes, 4, BufferUsages::COPY_DST)?;
         }
-        Ok(())
+        let vectors = [("dweight", io.dweight.as_ref(), bytes), ("dbias", io.dbias.as_ref(), bytes)];
+        let own: Vec<_> = saved.buffer.iter().chain([&self.state]).collect();
+        io::check_apart(plan, tensors, &vectors, &own)
     }
 
     /// Records the copies of gradients of weight and bias to where the caller wants them.

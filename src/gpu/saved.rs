@@ -1,7 +1,9 @@
 //! What a training pass keeps for its backward pass.
 
+use crate::error::Error;
 use crate::op::Fusion;
 use crate::plan::Problem;
+use crate::tensor::DType;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Buffers that went through their backward pass and can serve again.
@@ -57,6 +59,20 @@ impl Saved {
             offset: 0,
             size: std::num::NonZero::new(self.problem.layout.stats.targets() * 16),
         })
+    }
+
+    /// Checks that a backward pass's slices have the types and the length of the forward pass's.
+    pub(crate) fn check_slices(&self, x: DType, dy: DType, len: u64) -> Result<(), Error> {
+        let Problem { input, output, layout, .. } = self.problem;
+        for (name, expected, actual) in [("x", input, x), ("dy", output, dy)] {
+            if expected != actual {
+                return Err(Error::DType { name, expected, actual });
+            }
+        }
+        if layout.elements != len {
+            return Err(Error::Length { name: "x", expected: layout.elements, actual: len });
+        }
+        Ok(())
     }
 
     /// Number of statistics: C for batch norm, N·C for instance, N·G for group, rows for layer and RMS norm.

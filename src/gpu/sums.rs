@@ -93,6 +93,7 @@ impl Norm {
         let tensors = io.tensors(fusion)?;
         let plan = self.plan_with(problem, moments)?;
         io::check(&plan, &tensors, InPlace::training(fusion))?;
+        self.check_apart(&plan, &tensors)?;
         let saved = self.saved(problem, fusion)?;
         self.record(encoder, &plan, &tensors, &saved, Some(&moments.buffer), self.update(commit))?;
         Ok(saved)
@@ -110,9 +111,8 @@ impl Norm {
     ) -> Result<DeviceSums<GradientSums>, Error> {
         self.check_own(saved, true)?;
         let tensors = io.tensors(saved.fusion)?;
-        self.check_affine(io)?;
         let problem = Problem { op: Op::LocalSums(Direction::Backward), ..saved.problem };
-        let sums = self.local_sums(encoder, problem, &tensors, Some(saved))?;
+        let sums = self.local_sums(encoder, problem, &tensors, Some((saved, io)))?;
         self.copy_affine(encoder, saved, io);
         Ok(sums)
     }
@@ -131,6 +131,7 @@ impl Norm {
         let problem = Problem { op: Op::ApplyGradientSums(wanted), ..saved.problem };
         let plan = self.plan_with(io::without_unused(problem, &tensors), sums)?;
         io::check(&plan, &tensors, InPlace::Never)?;
+        self.check_apart(&plan, &tensors)?;
         self.record(encoder, &plan, &tensors, &saved, Some(&sums.buffer), 0)
     }
 
@@ -182,10 +183,15 @@ impl Norm {
         encoder: &mut CommandEncoder,
         problem: Problem,
         tensors: &Tensors,
-        saved: Option<&Saved>,
+        backward: Option<(&Saved, &Backward)>,
     ) -> Result<DeviceSums<S>, Error> {
         let plan = Plan::new(io::without_unused(problem, tensors), self.context().profile())?;
         io::check(&plan, tensors, InPlace::Never)?;
+        match backward {
+            Some((saved, io)) => self.check_affine(saved, io, &plan, tensors)?,
+            None => self.check_apart(&plan, tensors)?,
+        }
+        let saved = backward.map(|(saved, _)| saved);
         let sums = DeviceSums::new(self.context(), self.descriptor().affine_len() as usize, false);
         self.record_sums(encoder, &plan, tensors, saved, &sums.buffer, |_, _, _| {})?;
         Ok(sums)

@@ -7,16 +7,24 @@ use wgpu::util::DeviceExt;
 use wgpu::{BufferUsages, CommandEncoder, Device};
 
 /// A buffer with a copy of a slice. An empty shard's has a word, as no buffer can be mapped without one.
-pub(super) fn upload<T: bytemuck::Pod>(device: &Device, label: &str, data: &[T]) -> wgpu::Buffer {
-    device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+pub(super) fn upload<T: bytemuck::Pod>(device: &Device, label: &str, data: &[T]) -> Result<wgpu::Buffer, Error> {
+    check_size(device, size_of_val(data) as u64)?;
+    Ok(device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
         label: Some(label),
         contents: if data.is_empty() { &[0; 4] } else { bytemuck::cast_slice(data) },
         usage: BufferUsages::STORAGE,
-    })
+    }))
+}
+
+/// wgpu panics on a buffer that is too large.
+fn check_size(device: &Device, required: u64) -> Result<(), Error> {
+    let limit = device.limits().max_buffer_size;
+    if required > limit { Err(Error::TooLarge { what: "bytes of a buffer", required, limit }) } else { Ok(()) }
 }
 
 /// A buffer for results, full of NaNs: what no kernel writes must not look like a result.
 pub(super) fn poisoned(device: &Device, label: &str, bytes: u64) -> Result<wgpu::Buffer, Error> {
+    check_size(device, bytes)?;
     let buffer = device.create_buffer(&wgpu::BufferDescriptor {
         label: Some(label),
         size: bytes.next_multiple_of(4).max(4),

@@ -242,8 +242,8 @@ impl Norm {
             }
             Layer::Gpu { norm, queue } => {
                 let device = norm.context().device().clone();
-                let x = upload(&device, "x", x);
-                let residual = residual.map(|r| upload(&device, "residual", r));
+                let x = upload(&device, "x", x)?;
+                let residual = residual.map(|r| upload(&device, "residual", r)).transpose()?;
                 let (y_bytes, sum_bytes) = (len as u64 * O::DTYPE.size(), len as u64 * I::DTYPE.size());
                 let y = poisoned(&device, "y", y_bytes)?;
                 let sum = if before { Some(poisoned(&device, "sum", sum_bytes)?) } else { None };
@@ -335,9 +335,10 @@ impl Norm {
             }
             (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
                 let device = norm.context().device();
-                let (x, dy) = (upload(device, "x", x), upload(device, "dy", dy));
-                let residual = residual.map(|r| upload(device, "residual", r));
-                let dsum = dsum.map(|r| upload(device, "dsum", r));
+                saved.check_slices(I::DTYPE, O::DTYPE, x.len() as u64)?;
+                let (x, dy) = (upload(device, "x", x)?, upload(device, "dy", dy)?);
+                let residual = residual.map(|r| upload(device, "residual", r)).transpose()?;
+                let dsum = dsum.map(|r| upload(device, "dsum", r)).transpose()?;
                 let (tensor_bytes, vector_bytes) = (len as u64 * I::DTYPE.size(), features as u64 * 4);
                 let outputs = [
                     ("dx", wanted.dx, tensor_bytes),

@@ -27,8 +27,8 @@ impl Norm {
             Layer::Cpu(norm) => norm.local_moments(tensor, fusion, x, residual),
             Layer::Gpu { norm, queue } => {
                 let device = norm.context().device();
-                let x = upload(device, "x", x);
-                let residual = residual.map(|r| upload(device, "residual", r));
+                let x = upload(device, "x", x)?;
+                let residual = residual.map(|r| upload(device, "residual", r)).transpose()?;
                 let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
                 let residual = residual.as_ref().map(|b| b.as_entire_buffer_binding());
                 let x = x.as_entire_buffer_binding();
@@ -72,8 +72,9 @@ impl Norm {
             }
             (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
                 let device = norm.context().device();
-                let (x, dy) = (upload(device, "x", x), upload(device, "dy", dy));
-                let residual = residual.map(|r| upload(device, "residual", r));
+                saved.check_slices(I::DTYPE, O::DTYPE, x.len() as u64)?;
+                let (x, dy) = (upload(device, "x", x)?, upload(device, "dy", dy)?);
+                let residual = residual.map(|r| upload(device, "residual", r)).transpose()?;
                 let io = gpu::Backward {
                     residual: residual.as_ref().map(|b| b.as_entire_buffer_binding()),
                     ..gpu::Backward::new(x.as_entire_buffer_binding(), dy.as_entire_buffer_binding())

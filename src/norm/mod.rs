@@ -16,6 +16,9 @@ use crate::error::Error;
 use crate::layout::{Layout, Nchw, product};
 use crate::tensor::{Format, TensorDescriptor};
 
+/// All six vectors of a layer can be counted in 32 bits.
+const MOST_WEIGHTS: u64 = 1 << 29;
+
 /// Weight of a new batch in the running statistics.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Momentum {
@@ -102,6 +105,10 @@ impl NormDescriptor {
     /// Checks the descriptor's own parameters.
     pub fn validate(&self) -> Result<(), Error> {
         each!(self, d => d.validate())?;
+        let required = self.affine_len();
+        if required > MOST_WEIGHTS {
+            return Err(Error::TooLarge { what: "weights of a layer", required, limit: MOST_WEIGHTS });
+        }
         let eps = self.eps();
         if !(eps > 0.0 && eps.is_finite()) {
             return Err(Error::Parameter { name: "eps", value: eps.into(), expected: "positive and finite" });
