@@ -92,8 +92,8 @@ fn is_finite(v: f32) -> bool {
 }
 
 // Not fused, so that devices of different vendors agree on running statistics.
-fn moving_average(old: u32, value: f32, m: f32) -> f32 {
-    return opaque((1.0 - m) * bitcast<f32>(old)) + opaque(m * value);
+fn moving_average(before: u32, batch: f32, m: f32) -> f32 {
+    return opaque((1.0 - m) * bitcast<f32>(before)) + opaque(m * batch);
 }
 
 // The weight of a cumulative average and the count of skipped batches are the channel's own: no host is asked.

@@ -41,6 +41,14 @@ impl Case {
         TensorDescriptor { shape: &self.shape, dtype: self.input, format: self.format }
     }
 
+    pub fn has_residual(&self) -> bool {
+        self.fusion.residual != Residual::None
+    }
+
+    pub fn has_sum(&self) -> bool {
+        self.fusion.residual == Residual::Before
+    }
+
     pub fn name(&self) -> String {
         let Case { shape, input, output, format, fusion, statistics, mean, .. } = self;
         let d = self.descriptor.name();
@@ -87,16 +95,28 @@ pub fn round(dtype: DType, values: Vec<f64>) -> Vec<f64> {
     }
 }
 
+pub fn narrow(values: Vec<f64>) -> Vec<f32> {
+    values.into_iter().map(|v| v as f32).collect()
+}
+
 pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v)).collect()
 }
 
-impl Data {
-    pub fn new(case: &Case) -> Data {
+/// What a case is given, rounded to its element types.
+pub struct Inputs {
+    pub x: Vec<f64>,
+    pub residual: Option<Vec<f64>>,
+    pub dy: Vec<f64>,
+    pub dsum: Option<Vec<f64>>,
+    pub state: State,
+}
+
+impl Inputs {
+    /// Noise.
+    pub fn new(case: &Case) -> Inputs {
         let len = case.shape.iter().product();
         let features = case.descriptor.affine_len() as usize;
-        let (input, output) = (case.input, case.output);
-        let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
         let affine = case.descriptor.affine();
         let state = State {
             weight: affine.weight.then(|| narrow(noise(2, features, 1.0, 0.3))),
@@ -108,21 +128,32 @@ impl Data {
                 skipped: vec![0; features],
             }),
         };
-        let x = round(input, noise(1, len, case.mean, case.std));
-        let has_residual = case.fusion.residual != Residual::None;
-        let before = case.fusion.residual == Residual::Before;
-        let residual = has_residual.then(|| round(input, noise(6, len, 0.0, 1.0)));
-        let dy = round(output, noise(7, len, 0.1, 1.0));
-        let dsum = before.then(|| round(input, noise(8, len, 0.0, 1.0)));
+        Inputs {
+            x: round(case.input, noise(1, len, case.mean, case.std)),
+            residual: case.has_residual().then(|| round(case.input, noise(6, len, 0.0, 1.0))),
+            dy: round(case.output, noise(7, len, 0.1, 1.0)),
+            dsum: case.has_sum().then(|| round(case.input, noise(8, len, 0.0, 1.0))),
+            state,
+        }
+    }
+}
 
+impl Data {
+    pub fn new(case: &Case) -> Data {
+        Data::of(case, Inputs::new(case))
+    }
+
+    pub fn of(case: &Case, inputs: Inputs) -> Data {
+        let Inputs { x, residual, dy, dsum, state } = inputs;
+        let before = case.has_sum();
         let (weight, bias) = (state.weight.as_deref().map(wide), state.bias.as_deref().map(wide));
         let running = state.running.as_ref().map(|r| (wide(&r.running_mean), wide(&r.running_var)));
         // What is normalised is the sum as it is stored, so the reference is given that as its x.
         let stored = residual
             .as_ref()
             .filter(|_| before)
-            .map(|r| round(input, x.iter().zip(r).map(|(a, b)| f64::from(*a as f32 + *b as f32)).collect()));
-        let zeros = vec![0.0; if before { len } else { 0 }];
+            .map(|r| round(case.input, x.iter().zip(r).map(|(a, b)| f64::from(*a as f32 + *b as f32)).collect()));
+        let zeros = vec![0.0; if before { x.len() } else { 0 }];
         let inputs = reference::Inputs {
             x: stored.as_ref().unwrap_or(&x),
             residual: if before { Some(&zeros) } else { residual.as_deref() },
@@ -150,15 +181,26 @@ impl Data {
     }
 }
 
-/// A result that is too far off, or a call that failed.
+/// A result that was compared.
 #[derive(Clone, Debug)]
-pub struct Failure {
-    pub what: &'static str,
+pub struct Check {
+    pub what: String,
     pub error: f64,
     pub tolerance: f64,
 }
 
-impl std::fmt::Display for Failure {
+impl Check {
+    pub fn new(what: impl Into<String>, actual: &[f64], expected: &[f64], tolerance: f64) -> Check {
+        Check { what: what.into(), error: super::golden::error(actual, expected), tolerance }
+    }
+
+    /// Never for a NaN, on either side.
+    pub fn passes(&self) -> bool {
+        self.error <= self.tolerance
+    }
+}
+
+impl std::fmt::Display for Check {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: error {:.2e}, tolerance {:.2e}", self.what, self.error, self.tolerance)
     }
@@ -253,21 +295,16 @@ async fn run_typed<I: Element, O: Element>(
     })
 }
 
-/// Tolerance of a result: relative to `max(1, largest |expected|)`.
+/// Tolerance of elements: relative to `max(1, largest |expected|)`. Of a base of 0 nothing is left to round.
 pub fn tolerance(base: f64, dtype: DType) -> f64 {
-    base + if dtype == DType::F32 { 0.0 } else { dtype.epsilon() / 2.0 }
+    base + if dtype == DType::F32 || base == 0.0 { 0.0 } else { dtype.epsilon() / 2.0 }
 }
 
-/// Compares with the reference; `base` is 5e-7 on the CPU and 1e-6 on a GPU.
-pub fn compare(case: &Case, data: &Data, results: &Results, base: f64) -> Vec<Failure> {
-    let mut failures = Vec::new();
+/// Compares with the reference and returns what is too far off. `base` is 5e-7 on the CPU and 1e-6 on a GPU.
+pub fn compare(case: &Case, data: &Data, results: &Results, base: f64) -> Vec<Check> {
+    let mut checks = Vec::new();
     let mut check = |what, actual: &[f64], expected: &[f64], tolerance: f64| {
-        let error = super::golden::error(actual, expected);
-        // Written so that a NaN fails.
-        let passes = error <= tolerance;
-        if !passes {
-            failures.push(Failure { what, error, tolerance });
-        }
+        checks.push(Check::new(what, actual, expected, tolerance));
     };
     let (input, output) = (tolerance(base, case.input), tolerance(base, case.output));
     check("y", &results.y, &data.forward.y, output);
@@ -298,7 +335,8 @@ pub fn compare(case: &Case, data: &Data, results: &Results, base: f64) -> Vec<Fa
         check("tracked", &counts(&actual.tracked), &counts(&expected.tracked), 0.0);
         check("skipped", &counts(&actual.skipped), &counts(&expected.skipped), 0.0);
     }
-    failures
+    checks.retain(|check| !check.passes());
+    checks
 }
 
 /// Shapes (N, C, S) either side of every boundary: vec4 tails, units, lanes, tiles, workgroups, primes, 1.

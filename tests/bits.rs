@@ -1,0 +1,247 @@
+//! The same bits: run to run, for any number of threads, for any split, and wherever tensors lie.
+
+#[path = "common/adapters.rs"]
+mod adapters;
+#[path = "common/backends.rs"]
+mod backends;
+#[path = "common/cases.rs"]
+mod cases;
+#[path = "common/golden.rs"]
+mod golden;
+#[path = "common/placement.rs"]
+mod placement;
+
+use adapters::Gpu;
+use cases::{Case, Data, Results, norms, run};
+use placement::{Over, Placement};
+use wgpu_norm::plan::{Plan, Problem};
+use wgpu_norm::{
+    BatchNormDescriptor, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
+    LayerNormDescriptor, Op, Profile, Residual, RmsNormDescriptor, gpu, host::Backend,
+};
+
+fn last(case: Case) -> Case {
+    Case { format: Format::ChannelsLast, ..case }
+}
+
+fn half(dtype: DType, case: Case) -> Case {
+    Case { input: dtype, output: dtype, ..case }
+}
+
+fn fused(residual: Residual, relu: bool, case: Case) -> Case {
+    Case { fusion: Fusion { residual, relu }, ..case }
+}
+
+/// What every kind of loop and kernel takes part in; large enough to be split, small enough for software drivers.
+fn table() -> Vec<Case> {
+    let images = || Case::new(BatchNormDescriptor::new(3), &[6, 3, 11, 13]);
+    vec![
+        images(),
+        Case::new(BatchNormDescriptor::new(2), &[2, 2, 4100]),
+        last(Case::new(BatchNormDescriptor::new(33), &[7, 33, 9, 5])),
+        Case::new(GroupNormDescriptor::new(2, 6), &[5, 6, 7, 9]),
+        last(Case::new(GroupNormDescriptor::new(2, 8), &[6, 8, 5, 5])),
+        Case::new(InstanceNormDescriptor { track_running_stats: true, ..InstanceNormDescriptor::new(3) }, &[5, 3, 131]),
+        Case::new(LayerNormDescriptor::new(&[515]), &[9, 515]),
+        Case::new(RmsNormDescriptor::new(&[1024]), &[8, 1024]),
+        half(DType::F16, images()),
+        fused(Residual::After, true, images()),
+        fused(Residual::Before, false, half(DType::BF16, Case::new(LayerNormDescriptor::new(&[515]), &[9, 515]))),
+    ]
+}
+
+/// Every number of a result as bits, so that NaN is NaN and -0 is not 0.
+fn bits(results: &Results) -> Vec<u64> {
+    let Results { y, sum, statistics, dx, dresidual, dweight, dbias, state } = results;
+    let vectors = [Some(y), sum.as_ref(), Some(dx), dresidual.as_ref(), dweight.as_ref(), dbias.as_ref()];
+    let mut bits: Vec<u64> = vectors.into_iter().flatten().flatten().map(|v| v.to_bits()).collect();
+    bits.extend(statistics.iter().flat_map(|s| [s.mean, s.var, s.rstd]).map(f64::to_bits));
+    if let Some(running) = &state.running {
+        let floats = running.running_mean.iter().chain(&running.running_var);
+        bits.extend(floats.map(|v| u64::from(v.to_bits())));
+        bits.extend(running.tracked.iter().chain(&running.skipped).map(|&n| u64::from(n)));
+    }
+    bits
+}
+
+fn bits_on(backend: &Backend, case: &Case, data: &Data) -> Vec<u64> {
+    bits(&run(backend, case, data).unwrap_or_else(|error| panic!("{}: {error}", case.name())))
+}
+
+/// Of two runs, how many numbers differ.
+fn differing<T: PartialEq>(a: &[T], b: &[T]) -> usize {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).filter(|(a, b)| a != b).count()
+}
+
+#[test]
+fn run_to_run() {
+    let check = |name: &str, backend: &Backend| {
+        for case in table() {
+            let data = Data::new(&case);
+            let first = bits_on(backend, &case, &data);
+            assert!(!first.is_empty());
+            for _ in 0..2 {
+                let again = bits_on(backend, &case, &data);
+                assert_eq!(differing(&first, &again), 0, "{name}: {}", case.name());
+            }
+        }
+    };
+    check("cpu", &Backend::Cpu);
+    for (gpu, backend) in backends::gpus() {
+        let _turn = gpu.turn();
+        check(&gpu.name, backend);
+    }
+}
+
+#[test]
+fn any_number_of_threads() {
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let pools = [1, 2, 3].map(pool);
+    let larger = [
+        Case::new(BatchNormDescriptor::new(5), &[4, 5, 70, 71]),
+        last(Case::new(BatchNormDescriptor::new(40), &[4, 40, 31, 33])),
+        Case::new(LayerNormDescriptor::new(&[1030]), &[130, 1030]),
+        Case::new(GroupNormDescriptor::new(2, 4), &[3, 4, 90, 91]),
+    ];
+    for case in table().into_iter().chain(norms().into_iter().step_by(5)).chain(larger) {
+        let data = Data::new(&case);
+        let [one, two, three] = pools.each_ref().map(|pool| pool.install(|| bits_on(&Backend::Cpu, &case, &data)));
+        assert_eq!((differing(&one, &two), differing(&one, &three)), (0, 0), "{}", case.name());
+    }
+}
+
+/// The plans of both directions; `None` where the profile has no way to compute the case.
+fn plans(case: &Case, profile: &Profile) -> Option<[Plan; 2]> {
+    let after = case.fusion.residual == Residual::After;
+    let gradients = Gradients { dx: true, dresidual: after, affine: true };
+    let plan = |op| {
+        let mut problem = Problem::new(&case.descriptor, &case.tensor(), case.statistics, case.fusion, op).unwrap();
+        problem.output = case.output;
+        Plan::new(problem, profile).ok()
+    };
+    Some([plan(Op::Forward)?, plan(Op::Backward(gradients))?])
+}
+
+/// Runs the table with every profile that `splits` makes of the device's own, and compares with that one's bits.
+/// A split that no plan reaches would prove nothing, so both directions of every case must be `reached` by one.
+fn any_split(splits: impl Fn(&Case, &Profile) -> Vec<Profile>, reached: impl Fn(&Plan, &Plan) -> bool) {
+    for (gpu, backend) in backends::gpus() {
+        let _turn = gpu.turn();
+        let own = gpu::Context::new(&gpu.device).unwrap();
+        for case in table() {
+            let data = Data::new(&case);
+            let whole = bits_on(backend, &case, &data);
+            let whole_plans = plans(&case, own.profile()).unwrap();
+            let mut directions = [false; 2];
+            for profile in splits(&case, own.profile()) {
+                let Some(split_plans) = plans(&case, &profile) else { continue };
+                let now: Vec<bool> = split_plans.iter().zip(&whole_plans).map(|(a, b)| reached(a, b)).collect();
+                if now.iter().zip(directions).all(|(&now, before)| before || !now) {
+                    continue;
+                }
+                let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
+                let split = Backend::Gpu { context, queue: gpu.queue.clone(), name: String::new() };
+                match run(&split, &case, &data) {
+                    // The vectors of the state and partial results need their bytes in one binding too.
+                    Err(wgpu_norm::Error::TooLarge { .. }) => continue,
+                    Err(error) => panic!("{}: {}: {error}", gpu.name, case.name()),
+                    Ok(results) => {
+                        let differing = differing(&bits(&results), &whole);
+                        assert_eq!(differing, 0, "{}: {} {profile:?}", gpu.name, case.name());
+                    }
+                }
+                directions.iter_mut().zip(now).for_each(|(reached, now)| *reached |= now);
+            }
+            assert_eq!(directions, [true; 2], "{}: no profile splits {}", gpu.name, case.name());
+        }
+    }
+}
+
+#[test]
+fn any_window() {
+    any_split(
+        |case, &own| {
+            let bytes: u64 = case.tensor().size().unwrap();
+            // From the smallest windows that there can be up to halves.
+            let sizes = (1..=16).map(|sixteenths| bytes * sixteenths / 24 + own.offset_alignment);
+            sizes.map(|size| Profile { max_binding_size: size / 4 * 4, ..own }).collect()
+        },
+        |split, whole| split.dispatches() > whole.dispatches() && windows(split) > 1,
+    );
+}
+
+/// Windows of the tensors, in the pass that has most.
+fn windows(plan: &Plan) -> usize {
+    plan.passes.iter().map(|pass| pass.dispatches.len()).max().unwrap_or(0)
+}
+
+#[test]
+fn any_grid() {
+    any_split(
+        |_, &own| (1..40).map(|limit| Profile { max_workgroups: limit, ..own }).collect(),
+        |split, _| split.passes.iter().flat_map(|pass| &pass.dispatches).any(|dispatch| dispatch.grid[1] > 1),
+    );
+}
+
+/// Cases for tensors that lie where they like.
+fn placed() -> Vec<Case> {
+    let rows = Case::new(LayerNormDescriptor::new(&[64]), &[5, 64]);
+    let images = Case::new(BatchNormDescriptor::new(3), &[2, 3, 35]);
+    let last = last(Case::new(BatchNormDescriptor::new(5), &[3, 5, 4, 4]));
+    let mixed = Case { input: DType::F16, output: DType::F32, ..rows.clone() };
+    vec![
+        rows.clone(),
+        fused(Residual::Before, false, rows.clone()),
+        images.clone(),
+        fused(Residual::After, true, last.clone()),
+        half(DType::F16, rows),
+        half(DType::F16, fused(Residual::After, true, images)),
+        half(DType::BF16, last),
+        mixed,
+    ]
+}
+
+fn everywhere(check: impl Fn(&Gpu, &gpu::Context, &Case, &Data)) {
+    for gpu in adapters::all() {
+        let _turn = gpu.turn();
+        let context = gpu::Context::new(&gpu.device).unwrap();
+        for case in placed() {
+            check(gpu, &context, &case, &Data::new(&case));
+        }
+    }
+}
+
+#[test]
+fn any_offset() {
+    everywhere(|gpu, context, case, data| {
+        let aligned = placement::run(gpu, context, case, data, Placement { shift: 0, shared: false, over: None });
+        for shift in [1, 3, 64] {
+            for shared in [false, true] {
+                let moved = placement::run(gpu, context, case, data, Placement { shift, shared, over: None });
+                assert_eq!(moved, aligned, "{}: {} {shift} elements on, shared: {shared}", gpu.name, case.name());
+            }
+        }
+    });
+}
+
+#[test]
+fn in_place() {
+    everywhere(|gpu, context, case, data| {
+        if case.input != case.output {
+            return;
+        }
+        let apart = placement::run(gpu, context, case, data, Placement { shift: 0, shared: false, over: None });
+        for over in [Over::X, Over::Residual] {
+            if over == Over::Residual && !case.has_residual() {
+                continue;
+            }
+            for shift in [0, 1] {
+                let place = Placement { shift, shared: shift == 1, over: Some(over) };
+                let on_top = placement::run(gpu, context, case, data, place);
+                assert_eq!(on_top.evaluated, apart.evaluated, "{}: {} {place:?}", gpu.name, case.name());
+                assert_eq!(on_top.trained, apart.trained, "{}: {} {place:?}", gpu.name, case.name());
+            }
+        }
+    });
+}

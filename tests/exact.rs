@@ -1,0 +1,233 @@
+//! Inputs for which every number on the way is exact in `f32`, so that results must match to the bit: a wrong
+//! index, a wrong count or a lost term cannot hide in a tolerance. After oneDNN's benchdnn.
+//!
+//! The elements of a statistic are m - 3, m - 1, m + 1 and m + 3 in equal numbers, with m an integer: the mean is
+//! m, the variance 5. With eps = 11 the root is that of 16, and xhat is a multiple of 1/4. Neighbours lie at equal
+//! distances on both sides of m, so that any even part of the elements has the same mean. Weights and biases are
+//! multiples of 1/2, gradients integers.
+
+#[path = "common/adapters.rs"]
+mod adapters;
+#[path = "common/backends.rs"]
+mod backends;
+#[path = "common/cases.rs"]
+mod cases;
+#[path = "common/golden.rs"]
+mod golden;
+
+use cases::{Case, Data, Inputs, compare, narrow, noise, round, run};
+use wgpu_norm::{
+    BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor,
+    Momentum, Residual, RmsNormDescriptor, Running, State, Statistics, host, layout::Layout,
+};
+
+const EPS: f32 = 11.0;
+
+/// Integers from -3 to 3.
+fn integers(seed: u64, len: usize) -> Vec<f64> {
+    noise(seed, len, 0.0, 2.0).into_iter().map(f64::round).collect()
+}
+
+/// Means that every element type has, and three beside them on either side.
+fn mean(case: &Case, i: u64) -> f64 {
+    if !case.descriptor.is_centred() {
+        return 0.0;
+    }
+    let far = match case.input {
+        DType::F32 => 1e6,
+        DType::F16 => 1000.0,
+        _ => 100.0,
+    };
+    [0.0, far, 7.0, -far / 2.0][i as usize % 4]
+}
+
+/// Whether dx is exact for any dy: the projection divides by the count.
+fn exact_projection(case: &Case, layout: &Layout) -> bool {
+    case.statistics == Statistics::Running || (layout.stats.count().is_power_of_two() && case.input == DType::F32)
+}
+
+fn inputs(case: &Case) -> Inputs {
+    let layout = case.descriptor.layout(&case.tensor()).unwrap();
+    let len = layout.elements as usize;
+    let features = case.descriptor.affine_len() as usize;
+    let walk = layout.stats;
+    let (mut x, mut dy) = (vec![f64::NAN; len], integers(7, len));
+    let (signs, factors) = (noise(1, len, 0.0, 1.0), integers(2, len));
+    assert_eq!(walk.count() % 4, 0, "{}", case.name());
+    let mut quads = 0..;
+    for target in 0..walk.targets() {
+        // Given statistics belong to channels, so their means have to.
+        let mean = mean(case, target % walk.inner);
+        let mut quad = 0;
+        for q in 0..walk.count() {
+            if q % 4 == 0 {
+                quad = quads.next().unwrap();
+            }
+            let at = walk.offset(target, q / walk.len, q % walk.len) as usize;
+            let distance = [1.0, -1.0, 3.0, -3.0][q as usize % 4] * signs[quad].signum();
+            x[at] = mean + distance;
+            if !exact_projection(case, &layout) {
+                // Orthogonal to 1 and to xhat: nothing to divide.
+                dy[at] = [1.0, 1.0, -1.0, -1.0][q as usize % 4] * factors[quad];
+            }
+        }
+    }
+    let residual = case.has_residual().then(|| integers(3, len));
+    if let Some(residual) = residual.as_ref().filter(|_| case.has_sum()) {
+        // The sum is what is normalised.
+        x.iter_mut().zip(residual).for_each(|(x, residual)| *x -= residual);
+    }
+    let affine = case.descriptor.affine();
+    let means = (0..features).map(|i| mean(case, i as u64)).collect();
+    // Four neighbours share a weight, so that dy * weight is as orthogonal as dy.
+    let weights = (0..features).map(|i| [1.0, -2.0, 0.5, 3.0, 1.5][i / 4 % 5]).collect();
+    let given = case.statistics == Statistics::Running;
+    Inputs {
+        x,
+        residual,
+        dy,
+        dsum: case.has_sum().then(|| integers(4, len)),
+        state: State {
+            weight: affine.weight.then(|| narrow(weights)),
+            bias: affine.bias.then(|| narrow(integers(5, features).into_iter().map(|b| b / 2.0).collect())),
+            running: case.descriptor.running_stats().map(|_| Running {
+                running_mean: narrow(if given { means } else { integers(6, features) }),
+                running_var: vec![if given { 5.0 } else { 2.0 }; features],
+                tracked: vec![0; features],
+                skipped: vec![0; features],
+            }),
+        },
+    }
+}
+
+/// The momentum is 1, as n / (n - 1) is not exact and must not be rounded twice.
+fn batch(shape: &[usize]) -> Case {
+    let d = BatchNormDescriptor::new(shape[1]);
+    Case::new(BatchNormDescriptor { eps: EPS, momentum: Momentum::Exponential(1.0), ..d }, shape)
+}
+
+fn group(groups: usize, shape: &[usize]) -> Case {
+    Case::new(GroupNormDescriptor { eps: EPS, ..GroupNormDescriptor::new(groups, shape[1]) }, shape)
+}
+
+fn instance(shape: &[usize]) -> Case {
+    let d = InstanceNormDescriptor { affine: true, ..InstanceNormDescriptor::new(shape[1]) };
+    Case::new(InstanceNormDescriptor { eps: EPS, ..d }, shape)
+}
+
+fn layer(shape: &[usize]) -> Case {
+    Case::new(LayerNormDescriptor { eps: EPS, ..LayerNormDescriptor::new(&shape[1..]) }, shape)
+}
+
+fn rms(shape: &[usize]) -> Case {
+    Case::new(RmsNormDescriptor { eps: EPS, ..RmsNormDescriptor::new(&shape[1..]) }, shape)
+}
+
+fn last(case: Case) -> Case {
+    Case { format: Format::ChannelsLast, ..case }
+}
+
+fn norms() -> Vec<Case> {
+    vec![
+        batch(&[32, 16]),
+        batch(&[44, 5]),
+        batch(&[4, 3, 64]),
+        batch(&[2, 3, 98]),
+        batch(&[4, 3, 10, 10]),
+        batch(&[8, 2, 32, 32]),
+        batch(&[2, 2, 4100]),
+        last(batch(&[8, 8, 4, 4])),
+        last(batch(&[4, 5, 6, 2])),
+        last(batch(&[2, 33, 16, 16])),
+        group(4, &[2, 16, 8]),
+        group(3, &[2, 6, 10, 4]),
+        group(1, &[3, 4, 1024]),
+        last(group(4, &[2, 16, 4, 4])),
+        instance(&[2, 3, 64]),
+        instance(&[3, 5, 100]),
+        instance(&[2, 2, 8192]),
+        last(instance(&[2, 7, 8, 8])),
+        layer(&[4, 64]),
+        layer(&[3, 100]),
+        layer(&[2, 4, 1024]),
+        layer(&[5, 4100]),
+        rms(&[4, 64]),
+        rms(&[3, 100]),
+        rms(&[2, 8192]),
+    ]
+}
+
+fn fusions() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for case in [batch(&[4, 3, 64]), batch(&[2, 2, 4096]), last(batch(&[8, 8, 4, 4])), layer(&[4, 64]), rms(&[2, 8192])]
+    {
+        for residual in [Residual::None, Residual::After, Residual::Before] {
+            for relu in [false, true] {
+                cases.push(Case { fusion: Fusion { residual, relu }, ..case.clone() });
+            }
+        }
+    }
+    cases
+}
+
+fn running_statistics() -> Vec<Case> {
+    let fusion = Fusion { residual: Residual::After, relu: true };
+    [batch(&[3, 5, 12]), batch(&[4, 33]), last(batch(&[2, 8, 4, 4])), batch(&[2, 2, 4100])]
+        .into_iter()
+        .map(|case| Case { statistics: Statistics::Running, fusion, ..case })
+        .collect()
+}
+
+fn element_types() -> Vec<Case> {
+    let pairs =
+        [(DType::F16, DType::F16), (DType::BF16, DType::BF16), (DType::F16, DType::F32), (DType::BF16, DType::F16)];
+    let norms = [batch(&[4, 3, 10, 10]), last(batch(&[4, 5, 6, 2])), group(3, &[2, 6, 10, 4]), layer(&[3, 100])];
+    pairs
+        .into_iter()
+        .flat_map(|(input, output)| norms.iter().map(move |case| Case { input, output, ..case.clone() }))
+        .collect()
+}
+
+fn check(name: &str, backend: &host::Backend, cases: &[Case]) {
+    let mut wrong = Vec::new();
+    for case in cases {
+        let data = Data::of(case, inputs(case));
+        let exact = |what, dtype, values: &[f64]| {
+            assert_eq!(round(dtype, values.to_vec()), values, "{}: {what} is not exact", case.name());
+        };
+        exact("y", case.output, &data.forward.y);
+        exact("dx", case.input, &data.backward.dx);
+        exact("dweight", DType::F32, &data.backward.dweight);
+        exact("dbias", DType::F32, &data.backward.dbias);
+        assert!(data.forward.rstd.iter().all(|&rstd| rstd == 0.25), "{}: {:?}", case.name(), data.forward.rstd);
+        match run(backend, case, &data) {
+            Err(error) => wrong.push(format!("{}: {error}", case.name())),
+            Ok(results) => {
+                wrong.extend(compare(case, &data, &results, 0.0).iter().map(|f| format!("{}: {f}", case.name())));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{name}: {} results are off:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// One test a table and implementation; an adapter that is not here is printed as skipped by `adapters`.
+macro_rules! implementations {
+    ($($table:ident),* $(,)?) => {
+        mod cpu {
+            $(#[test]
+            fn $table() {
+                super::check("cpu", &wgpu_norm::host::Backend::Cpu, &super::$table());
+            })*
+        }
+        mod gpu {
+            $(#[test]
+            fn $table() {
+                for (gpu, backend) in super::backends::gpus() {
+                    let _turn = gpu.turn();
+                    super::check(&gpu.name, backend, &super::$table());
+                }
+            })*
+        }
+    };
+}
+implementations!(norms, fusions, running_statistics, element_types);
