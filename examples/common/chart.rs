@@ -34,7 +34,8 @@ pub struct Chart<'a> {
 impl Chart<'_> {
     /// Writes the chart, and the folders on the way to it.
     pub fn write(&self, path: &Path) -> Result<(), String> {
-        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let failed =
+            |error: &dyn std::fmt::Display| format!("{}: {error}. Choose another place with --plot", path.display());
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
         }

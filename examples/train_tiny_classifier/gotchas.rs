@@ -87,7 +87,10 @@ fn drift(network: &mut Network, problem: &Problem) -> Result<(), Error> {
         print_row(name, Some(right), network.accuracy(&held_out)?, &network.running()?);
     }
     network.restore(state)?;
-    println!("Infer with forward_eval: a sample gets the same answer in any company, and the layer stays as it is.");
+    println!(
+        "A burst normalised by its own statistics loses what tells its kind. Commit::Skip saves the layer, not the answers."
+    );
+    println!("Infer with forward_eval: a sample gets the same answer in any company, and the layer stays as it is.\n");
     Ok(())
 }
 

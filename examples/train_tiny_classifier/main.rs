@@ -11,7 +11,7 @@ mod gotchas;
 
 use chart::{BLUE, Chart, Line, ORANGE, SKY, SeriesLabelPosition, VERMILION};
 use classifier::{BATCH, LEARNING_RATE, Problem, Trained, Units, final_loss, train};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use wgpu_norm::host::Backend;
 
@@ -85,16 +85,16 @@ fn run(options: &Options) -> Result<(), String> {
     let &Options { choice, steps, seeds, .. } = options;
     let backend = choice.open()?;
     println!("BatchNorm runs on {}.", backend.name());
-    println!("Training: {steps} steps of {BATCH} samples, Adam at {LEARNING_RATE}, cross-entropy, {seeds} seeds.");
+    println!("Training: {steps} steps of {BATCH} samples, Adam at {LEARNING_RATE}, cross-entropy; seeds: {seeds}.");
     println!("Problem: exclusive or, turned in 8 dimensions, with noise. A linear classifier gets 50 %.\n");
     let mut pairs = trainings(&backend, steps, seeds).map_err(|e| e.to_string())?;
 
     curves(&pairs[..PLOTTED]);
-    plot(&pairs[..PLOTTED], options)?;
     results(&pairs);
     // The gotchas need one network that is trained.
     let trained = &mut pairs[0].with.0[0];
-    gotchas::show(&mut trained.network, &Problem::new(Units::PLAIN)).map_err(|e| e.to_string())
+    gotchas::show(&mut trained.network, &Problem::new(Units::PLAIN)).map_err(|e| e.to_string())?;
+    plot(&pairs[..PLOTTED], &options.plot)
 }
 
 fn trainings(backend: &Backend, steps: usize, seeds: u64) -> Result<Vec<Pair>, wgpu_norm::Error> {
@@ -137,9 +137,10 @@ fn curves(pairs: &[Pair]) {
         let bars: String = bars.collect();
         println!("{label:<42} {bars:<WIDTH$} {:>6.2} {:>10.2}", losses[0], final_loss(losses));
     }
+    println!();
 }
 
-fn plot(pairs: &[Pair], options: &Options) -> Result<(), String> {
+fn plot(pairs: &[Pair], path: &Path) -> Result<(), String> {
     let line = |(i, (label, runs)): (usize, (String, &Runs))| Line {
         points: smooth(&runs.losses()),
         label,
@@ -154,8 +155,8 @@ fn plot(pairs: &[Pair], options: &Options) -> Result<(), String> {
         legend: SeriesLabelPosition::LowerLeft,
         lines: labelled(pairs).into_iter().enumerate().map(line).collect(),
     };
-    chart.write(&options.plot)?;
-    println!("Plot: {} (mean of {} seeds and of 5 neighbouring steps)\n", options.plot.display(), options.seeds);
+    chart.write(path)?;
+    println!("Plot of the loss (mean over seeds and 5 neighbouring steps): {}", path.display());
     Ok(())
 }
 
