@@ -1,4 +1,4 @@
-//! Normalisation layers for wgpu.
+#![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
 pub mod cpu;

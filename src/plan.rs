@@ -325,7 +325,7 @@ impl Planner<'_> {
     /// are written, or only results per target.
     fn reduce_and_apply(&mut self, direction: Direction, over: Over, writes: bool) -> Result<(), Error> {
         let geometry = self.geometry(over)?;
-        if geometry.tiles == 1 && self.fits_one_window(over) {
+        if geometry.tiles == 1 {
             let kernel = Kernel::Rows;
             return self.push(kernel, direction, over, geometry, |p| {
                 p.reduces = true;
@@ -472,13 +472,7 @@ impl Planner<'_> {
     }
 
     fn geometry(&self, over: Over) -> Result<Geometry, Error> {
-        let geometry = Geometry::new(self.walk(over), self.profile)?;
-        Ok(window::narrowed(geometry, self.walk(over), self.problem, self.profile))
-    }
-
-    /// Whether a pass that needs whole targets can have them: their elements in one binding.
-    fn fits_one_window(&self, over: Over) -> bool {
         let walk = self.walk(over);
-        walk.outer > 1 || window::max_elements(self.problem, self.profile) >= self.problem.layout.elements
+        window::fitting(Geometry::new(walk, self.profile)?, walk, self.problem, self.profile)
     }
 }

@@ -219,7 +219,7 @@ fn everywhere(check: impl Fn(&Gpu, &gpu::Context, &Case, &Data)) {
 fn any_offset() {
     everywhere(|gpu, context, case, data| {
         let aligned = placement::run(gpu, context, case, data, Placement { shift: 0, shared: false, over: None });
-        for shift in [1, 3, 64] {
+        for shift in [1, 64] {
             for shared in [false, true] {
                 let moved = placement::run(gpu, context, case, data, Placement { shift, shared, over: None });
                 assert_eq!(moved, aligned, "{}: {} {shift} elements on, shared: {shared}", gpu.name, case.name());

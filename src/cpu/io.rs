@@ -3,6 +3,7 @@
 use crate::element::Element;
 use crate::error::Error;
 use crate::op::{Fusion, Residual};
+use bytemuck::Pod;
 
 /// Where an input is.
 #[derive(Debug)]
@@ -11,6 +12,16 @@ pub enum Source<'a, T> {
     From(&'a [T]),
     /// In `y`, which holds it on entry. Input and output must have the same element type.
     InPlace,
+}
+
+impl<'a, T: Pod> Source<'a, T> {
+    /// The same memory as elements of another type.
+    fn cast<U: Pod>(self) -> Source<'a, U> {
+        match self {
+            Source::From(slice) => Source::From(bytemuck::cast_slice(slice)),
+            Source::InPlace => Source::InPlace,
+        }
+    }
 }
 
 impl<T> Clone for Source<'_, T> {
@@ -88,6 +99,34 @@ impl<'a, I, O> Backward<'a, I, O> {
     /// ```
     pub fn new(x: &'a [I], dy: &'a [O]) -> Self {
         Backward { x, residual: None, dy, dsum: None, dx: None, dresidual: None, dweight: None, dbias: None }
+    }
+}
+
+impl<'a, I: Pod, O: Pod> Forward<'a, I, O> {
+    /// The same memory as elements of other types: bytes on the way into the crate, and back inside it.
+    pub(super) fn cast<J: Pod, P: Pod>(self) -> Forward<'a, J, P> {
+        Forward {
+            x: self.x.cast(),
+            residual: self.residual.map(Source::cast),
+            y: bytemuck::cast_slice_mut(self.y),
+            sum: self.sum.map(bytemuck::cast_slice_mut),
+        }
+    }
+}
+
+impl<'a, I: Pod, O: Pod> Backward<'a, I, O> {
+    /// As [`Forward::cast`].
+    pub(super) fn cast<J: Pod, P: Pod>(self) -> Backward<'a, J, P> {
+        Backward {
+            x: bytemuck::cast_slice(self.x),
+            residual: self.residual.map(bytemuck::cast_slice),
+            dy: bytemuck::cast_slice(self.dy),
+            dsum: self.dsum.map(bytemuck::cast_slice),
+            dx: self.dx.map(bytemuck::cast_slice_mut),
+            dresidual: self.dresidual.map(bytemuck::cast_slice_mut),
+            dweight: self.dweight,
+            dbias: self.dbias,
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod apply;
 mod backward;
+mod call;
 mod exec;
 mod forward;
 mod grid;
@@ -16,6 +17,7 @@ mod half;
 mod io;
 mod lanes;
 mod leaf;
+mod mixed;
 mod norm;
 mod partial;
 mod reduce;

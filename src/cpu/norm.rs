@@ -97,14 +97,7 @@ impl Norm {
         &mut self.state
     }
 
-    /// Training: normalises with the batch's own statistics, takes them into the running ones if `commit` says
-    /// so, and keeps what [`Norm::backward`] needs.
-    ///
-    /// `tensor` describes x; all slices have its length. [`Error::TooFewValues`] for batch and instance norm if
-    /// there is one value per statistic; [`Error::Length`], [`Error::Missing`], [`Error::Unexpected`],
-    /// [`Error::Overlap`] and [`Error::DType`] if the slices are not what shape and fusion ask for. Then nothing
-    /// has been written.
-    pub fn forward_train<I: Element, O: Element>(
+    pub(super) fn typed_forward_train<I: Element, O: Element>(
         &mut self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -125,11 +118,7 @@ impl Norm {
         Ok(self.keep(&call, stats))
     }
 
-    /// Evaluation: normalises with the running statistics if the layer tracks them, otherwise with the input's
-    /// own. x or the residual may be where y goes.
-    ///
-    /// Errors as [`Norm::forward_train`]; [`Error::TooFewValues`] only if statistics are the input's own.
-    pub fn forward_eval<I: Element, O: Element>(
+    pub(super) fn typed_forward_eval<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -138,10 +127,7 @@ impl Norm {
         self.evaluate(tensor, fusion, io, false).map(|_| ())
     }
 
-    /// Evaluation that keeps what [`Norm::backward`] needs: a frozen layer inside a network that trains.
-    ///
-    /// Errors as [`Norm::forward_eval`], and x must not be where y goes.
-    pub fn forward_frozen<I: Element, O: Element>(
+    pub(super) fn typed_forward_frozen<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -151,23 +137,11 @@ impl Norm {
         Ok(self.keep(&call, stats))
     }
 
-    /// Gradients of the pass that returned `saved`, with PyTorch's meaning.
-    ///
-    /// Where nothing came through the ReLU, nothing goes back. Gradients of statistics are included where the
-    /// statistics were the batch's own. [`Error::Foreign`] if `saved` is another layer's; [`Error::Length`],
-    /// [`Error::Missing`] and [`Error::Unexpected`] if the slices are not what shape and fusion ask for,
-    /// [`Error::DType`] if their element types are not those of the forward pass. Then nothing has been written.
-    ///
-    /// A saved state is used up, so it cannot be used twice:
-    ///
-    /// ```compile_fail
-    /// # use wgpu_norm::{cpu::*, *};
-    /// # fn f(layer: &Norm, saved: Saved, x: &[f32], dy: &[f32]) {
-    /// layer.backward(saved, Backward::new(x, dy)).unwrap();
-    /// layer.backward(saved, Backward::new(x, dy)).unwrap();
-    /// # }
-    /// ```
-    pub fn backward<I: Element, O: Element>(&self, saved: Saved, io: Backward<'_, I, O>) -> Result<(), Error> {
+    pub(super) fn typed_backward<I: Element, O: Element>(
+        &self,
+        saved: Saved,
+        io: Backward<'_, I, O>,
+    ) -> Result<(), Error> {
         let call = self.check_backward(&saved, &io, false)?;
         let wanted = Gradients {
             dx: io.dx.is_some(),

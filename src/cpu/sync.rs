@@ -19,11 +19,7 @@ use crate::sums::GradientSums;
 use crate::tensor::TensorDescriptor;
 
 impl Norm {
-    /// First step, forward: moments of this shard, one a channel. An empty shard (N = 0) has moments of count 0.
-    ///
-    /// With [`Residual::Before`] `residual` is added to x, rounded to its type. Only batch norm has this
-    /// ([`Error::Unexpected`] for the others).
-    pub fn local_moments<I: Element>(
+    pub(super) fn typed_local_moments<I: Element>(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -49,11 +45,7 @@ impl Norm {
         Ok(forward::moments(call.exec, &call.grid, &sum, true))
     }
 
-    /// Last step, forward: as [`Norm::forward_train`], with the moments of the whole group.
-    ///
-    /// [`Error::TooFewValues`] is for the caller to raise, who knows the counts: running statistics are left
-    /// alone for a count of 0, and `running_var` for a count of 1.
-    pub fn forward_train_with<I: Element, O: Element>(
+    pub(super) fn typed_forward_train_with<I: Element, O: Element>(
         &mut self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -77,11 +69,7 @@ impl Norm {
         Ok(self.keep(&call, stats))
     }
 
-    /// First step, backward: sums of this shard, which are also its own dbias and dweight.
-    ///
-    /// Those stay local, as in PyTorch: the optimiser of data-parallel training sums them over the members with
-    /// all other gradients. Gradients that `io` asks for are left to the last step.
-    pub fn local_gradient_sums<I: Element, O: Element>(
+    pub(super) fn typed_local_gradient_sums<I: Element, O: Element>(
         &self,
         saved: &Saved,
         io: &Backward<'_, I, O>,
@@ -102,8 +90,7 @@ impl Norm {
         Ok(reduced.bias.iter().zip(&reduced.weight).map(sums).collect())
     }
 
-    /// Last step, backward: dx (and dresidual) from the sums of the whole group.
-    pub fn backward_with<I: Element, O: Element>(
+    pub(super) fn typed_backward_with<I: Element, O: Element>(
         &self,
         saved: Saved,
         io: Backward<'_, I, O>,

@@ -174,7 +174,7 @@ fn bind<'a>(
 }
 
 /// Whether every unit of four elements of a walk begins at a multiple of four.
-fn strides_allow_vec4(plan: &Plan, over: Over) -> bool {
+pub(super) fn strides_allow_vec4(plan: &Plan, over: Over) -> bool {
     let walk = plan.walk(over);
     let steps =
         [(walk.outer, walk.outer_stride), (walk.inner, walk.inner_stride), (walk.segments, walk.segment_stride)];

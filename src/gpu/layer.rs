@@ -422,7 +422,7 @@ impl Scratch {
         let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-norm partials"),
             size,
-            usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC,
+            usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
         self.partials = Some(buffer.clone());

@@ -12,6 +12,8 @@ mod pipeline;
 mod saved;
 mod shader;
 mod sums;
+#[cfg(test)]
+mod tests;
 
 pub use io::{Backward, Forward};
 pub use layer::Norm;

@@ -68,7 +68,7 @@ impl Constants {
         }
     }
 
-    fn pairs(&self) -> [(&'static str, f64); 15] {
+    pub(super) fn pairs(&self) -> [(&'static str, f64); 15] {
         let flag = |b: bool| f64::from(u8::from(b));
         [
             ("WORKGROUP", self.workgroup.into()),

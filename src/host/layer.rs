@@ -142,6 +142,40 @@ impl Norm {
         }
     }
 
+    /// Replaces weight, bias or both and leaves the running statistics alone: what an optimiser does each step.
+    ///
+    /// [`Error::Length`] if a length differs, [`Error::Unexpected`] if the layer was made without it.
+    pub fn set_affine(&mut self, weight: Option<&[f32]>, bias: Option<&[f32]>) -> Result<(), Error> {
+        let (affine, expected) = (self.descriptor().affine(), self.descriptor().affine_len());
+        for (name, has, given) in [("weight", affine.weight, weight), ("bias", affine.bias, bias)] {
+            match given.map(|g| g.len() as u64) {
+                Some(_) if !has => {
+                    return Err(Error::Unexpected { name, reason: "the layer was made without it" });
+                }
+                Some(actual) if actual != expected => return Err(Error::Length { name, expected, actual }),
+                _ => {}
+            }
+        }
+        match &mut self.0 {
+            Layer::Cpu(norm) => {
+                let state = norm.state_mut();
+                for (vector, given) in [(&mut state.weight, weight), (&mut state.bias, bias)] {
+                    if let (Some(vector), Some(given)) = (vector, given) {
+                        vector.copy_from_slice(given);
+                    }
+                }
+            }
+            Layer::Gpu { norm, queue } => {
+                for (vector, given) in [(norm.weight(), weight), (norm.bias(), bias)] {
+                    if let (Some(vector), Some(given)) = (vector, given) {
+                        queue.write_buffer(vector.buffer, vector.offset, bytemuck::cast_slice(given));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Training; see [`gpu::Norm::forward_train`]. Lengths are those of the descriptor.
     pub async fn forward_train<I: Element, O: Element>(
         &mut self,

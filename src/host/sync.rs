@@ -68,7 +68,7 @@ impl Norm {
         let affine = self.descriptor().affine();
         let sums: Vec<GradientSums> = match (&self.0, &saved.0) {
             (Layer::Cpu(norm), Kept::Cpu(saved)) => {
-                norm.local_gradient_sums(saved, &cpu::Backward { residual, ..cpu::Backward::new(x, dy) })?
+                norm.local_gradient_sums(saved, cpu::Backward { residual, ..cpu::Backward::new(x, dy) })?
             }
             (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
                 let device = norm.context().device();

@@ -7,7 +7,13 @@ use crate::profile::Profile;
 /// Elements of one invocation's vector: the unit of loads.
 pub const UNIT: u64 = 4;
 
-/// How a segment becomes leaves. Depends on the segment's length and the kind of device alone, so that every
+/// Leaves of one target: kernels count them in 32 bits.
+const MOST_LEAVES: u64 = 1 << 31;
+
+/// Elements that a strided leaf reaches over: a quarter of the smallest binding, so that bindings can hold one.
+const MOST_SPAN: u64 = 1 << 23;
+
+/// How a segment becomes leaves. Depends on the segment's length and stride and the kind of device alone, so that every
 /// way to split the work, over passes, windows or devices, merges the same leaves in the same order.
 ///
 /// Unit `u` of leaf `q` starts at element `4 * ((q / lanes * units + u) * lanes + q % lanes)` of its segment.
@@ -29,7 +35,7 @@ impl Tree {
         let side_by_side = walk.inner_stride == 1 && walk.inner > 1 && (walk.stride != 1 || walk.len == 1);
         let units = walk.len.div_ceil(UNIT);
         let (lanes, most) = if side_by_side {
-            (1, u64::from(profile.max_strided_units))
+            (1, u64::from(profile.max_strided_units).min(MOST_SPAN / (UNIT * walk.stride)).max(1))
         } else {
             let most = u64::from(profile.max_units);
             let wide = units.next_power_of_two().min(profile.min_lanes.into());
@@ -48,6 +54,11 @@ impl Tree {
     /// Elements of a leaf.
     pub const fn leaf_len(&self) -> u64 {
         self.units as u64 * UNIT
+    }
+
+    /// Positions that interleaved leaves take together.
+    pub const fn chunk_len(&self) -> u64 {
+        self.leaf_len() * self.lanes as u64
     }
 }
 
@@ -74,8 +85,12 @@ impl Geometry {
             .segments
             .checked_next_power_of_two()
             .and_then(|s| s.checked_mul(tree.leaves))
-            .filter(|&l| l <= 1 << 32)
-            .ok_or(Error::TooLarge { what: "leaves of one statistic", required: walk.segments, limit: 1 << 32 })?;
+            .filter(|&l| l <= MOST_LEAVES)
+            .ok_or(Error::TooLarge {
+                what: "leaves of one statistic",
+                required: walk.segments.saturating_mul(tree.leaves),
+                limit: MOST_LEAVES,
+            })?;
         let workgroup = u64::from(profile.workgroup);
         let whole = profile.min_targets > 0 && walk.targets() >= profile.min_targets;
         let leaves = if all <= workgroup || whole {
@@ -85,18 +100,14 @@ impl Geometry {
         } else {
             workgroup
         };
-        let geometry = Geometry { tree, leaves: 1, tiles: 1, targets: 1, workgroup: profile.workgroup };
-        Ok(geometry.with_leaves(walk, leaves))
+        Ok(Geometry { tree, leaves: 0, tiles: 0, targets: 0, workgroup: profile.workgroup }
+            .with_leaves(walk, leaves as u32))
     }
 
     /// The same tree in tiles of another size.
-    pub(super) fn with_leaves(self, walk: &Walk, leaves: u64) -> Geometry {
-        Geometry {
-            leaves: leaves as u32,
-            tiles: (walk.segments * self.tree.leaves).div_ceil(leaves),
-            targets: (u64::from(self.workgroup) / leaves).max(1) as u32,
-            ..self
-        }
+    pub(super) fn with_leaves(self, walk: &Walk, leaves: u32) -> Geometry {
+        let tiles = (walk.segments * self.tree.leaves).div_ceil(leaves.into());
+        Geometry { leaves, tiles, targets: (self.workgroup / leaves).max(1), ..self }
     }
 
     /// One target an invocation.

@@ -1,6 +1,6 @@
 //! Dispatches: ranges of targets and tiles whose elements fit a binding, and grids that fit the limits.
 
-use super::geometry::{Geometry, Tree, UNIT};
+use super::geometry::Geometry;
 use super::{Kernel, Pass, Problem};
 use crate::error::Error;
 use crate::layout::Walk;
@@ -20,10 +20,107 @@ pub struct Dispatch {
     pub grid: [u32; 3],
 }
 
-/// Most elements that one binding can hold, whatever the offset of the tensor in its buffer.
-pub(super) fn max_elements(problem: &Problem, profile: &Profile) -> u64 {
+/// Windows of one pass: more than any tensor that a device can hold needs.
+const MOST_WINDOWS: u64 = 1 << 16;
+
+/// Most elements that one binding can hold, whatever the offset of the tensor in its buffer; kernels count in 32
+/// bits.
+fn max_elements(problem: &Problem, profile: &Profile) -> u64 {
     let size = problem.input.size().max(problem.output.size());
-    profile.max_binding_size.saturating_sub(profile.offset_alignment) / size
+    (profile.max_binding_size.saturating_sub(profile.offset_alignment) / size).min(1 << 32)
+}
+
+/// A direction in which a window can end: groups of targets, segments, targets of a group, or positions.
+#[derive(Clone, Copy, Debug)]
+struct Axis {
+    len: u64,
+    stride: u64,
+    /// Windows begin at multiples of this, so that they hold whole tiles.
+    step: u64,
+}
+
+/// The box of a tensor that each window takes.
+#[derive(Clone, Copy, Debug)]
+struct Windows {
+    /// Outer, segments, inner, positions.
+    axes: [Axis; 4],
+    /// Sizes of the box.
+    sizes: [u64; 4],
+}
+
+impl Windows {
+    /// The largest that fit in `limit` elements: cut across the longest strides first, so that a window is one
+    /// run of memory or nearly so.
+    fn new(walk: &Walk, geometry: &Geometry, limit: u64) -> Windows {
+        let (tree, leaves) = (geometry.tree, u64::from(geometry.leaves));
+        let (segments, positions) = if leaves >= tree.leaves {
+            (leaves / tree.leaves, walk.len)
+        } else {
+            (1, (leaves / u64::from(tree.lanes)).max(1) * tree.chunk_len())
+        };
+        let axes = [
+            Axis { len: walk.outer, stride: walk.outer_stride, step: 1 },
+            Axis { len: walk.segments, stride: walk.segment_stride, step: segments },
+            Axis { len: walk.inner, stride: walk.inner_stride, step: 1 },
+            Axis { len: walk.len, stride: walk.stride, step: positions },
+        ];
+        let mut windows = Windows { axes, sizes: axes.map(|a| a.len) };
+        let mut order = [0, 1, 2, 3];
+        order.sort_by_key(|&i| std::cmp::Reverse(axes[i].stride));
+        for i in order {
+            let (Axis { len, stride, step }, all) = (axes[i], windows.span());
+            if all <= limit {
+                break;
+            }
+            let others = all - (len - 1) * stride;
+            // Without a stride there is one of them.
+            let fitting = limit.saturating_sub(others).checked_div(stride).map_or(1, |n| n + 1);
+            windows.sizes[i] = (fitting / step * step).max(step).min(len);
+        }
+        windows
+    }
+
+    /// Elements from the first to the last of a box.
+    fn span(&self) -> u64 {
+        1 + self.axes.iter().zip(self.sizes).map(|(axis, size)| (size - 1) * axis.stride).sum::<u64>()
+    }
+
+    fn count(&self) -> u64 {
+        self.axes.iter().zip(self.sizes).fold(1, |n, (axis, size)| n.saturating_mul(axis.len.div_ceil(size)))
+    }
+
+    /// Every box: its ranges along the axes.
+    fn boxes(self) -> impl Iterator<Item = [Range<u64>; 4]> {
+        (0..self.count()).map(move |mut i| {
+            std::array::from_fn(|axis| {
+                let (len, size) = (self.axes[axis].len, self.sizes[axis]);
+                let start = i % len.div_ceil(size) * size;
+                i /= len.div_ceil(size);
+                start..(start + size).min(len)
+            })
+        })
+    }
+}
+
+/// Tiles small enough that a binding holds one; the same tree, so the same bits.
+pub(super) fn fitting(
+    geometry: Geometry,
+    walk: &Walk,
+    problem: &Problem,
+    profile: &Profile,
+) -> Result<Geometry, Error> {
+    let limit = max_elements(problem, profile);
+    let least = problem.layout.elements.div_ceil(limit.max(1));
+    let smaller = |g: &Geometry| (g.leaves > 1).then(|| g.with_leaves(walk, g.leaves / 2));
+    let tiles = || std::iter::successors(Some(geometry), smaller).map(|g| (g, Windows::new(walk, &g, limit)));
+    let fits = || tiles().filter(|(_, windows)| windows.span() <= limit);
+    // Large tiles that stand in the way of windows are worse than small ones.
+    let good = fits().find(|(_, windows)| windows.count() <= 4 * least);
+    if let Some((geometry, _)) = good.or_else(|| fits().min_by_key(|(_, windows)| windows.count())) {
+        return Ok(geometry);
+    }
+    let required = tiles().map(|(_, windows)| windows.span()).min().unwrap_or(0);
+    Err(Error::TooLarge { what: "elements of one leaf in a binding", required, limit })
 }
 
 pub(super) fn dispatches(
@@ -32,71 +129,39 @@ pub(super) fn dispatches(
     problem: &Problem,
     profile: &Profile,
 ) -> Result<Vec<Dispatch>, Error> {
-    let (targets, tiles) = (walk.targets(), pass.geometry.tiles);
-    let limit = max_elements(problem, profile);
-    let elements = problem.layout.elements;
+    let (geometry, tiles) = (&pass.geometry, pass.geometry.tiles);
+    within("targets of one pass", walk.targets(), u32::MAX.into())?;
     if matches!(pass.kernel, Kernel::Merge | Kernel::Running) {
-        return Ok(vec![dispatch(pass, profile, 0..targets, 0..tiles, 0..0)?]);
+        return Ok(vec![dispatch(pass, profile, 0..walk.targets(), 0..tiles, 0..0)?]);
     }
-    if elements <= limit {
-        return Ok(vec![dispatch(pass, profile, 0..targets, 0..tiles, 0..elements)?]);
-    }
-    let whole = |what, required| Error::TooLarge { what, required, limit };
-    if walk.outer > 1 {
-        let step = limit / walk.outer_stride;
-        if step == 0 {
-            return Err(whole("elements of one sample in a binding", walk.outer_stride));
-        }
-        return ranges(walk.outer, step)
-            .map(|o| {
-                let window = o.start * walk.outer_stride..o.end * walk.outer_stride;
-                dispatch(pass, profile, o.start * walk.inner..o.end * walk.inner, 0..tiles, window)
-            })
-            .collect();
-    }
-    // One group of targets that spans the tensor: windows over segments, or over positions of the only segment.
-    let leaves = u64::from(pass.geometry.leaves);
-    let (steps, stride, leaves_a_step) = steps(walk, pass.geometry.tree);
-    let aligned = leaves.div_ceil(leaves_a_step);
-    let step = limit / stride / aligned * aligned;
-    if step == 0 {
-        return Err(whole("elements of one sample in a binding", stride * aligned));
-    }
-    ranges(steps, step)
-        .map(|s| {
-            let last = s.end == steps;
-            let tiles = s.start * leaves_a_step / leaves..if last { tiles } else { s.end * leaves_a_step / leaves };
-            dispatch(pass, profile, 0..targets, tiles, s.start * stride..(s.end * stride).min(elements))
-        })
-        .collect()
+    let windows = Windows::new(walk, geometry, max_elements(problem, profile));
+    within("windows of one pass", windows.count(), MOST_WINDOWS)?;
+    let (tree, leaves) = (geometry.tree, u64::from(geometry.leaves));
+    let windows = windows.boxes().map(|[outer, segments, inner, positions]| {
+        // An axis is cut only where each longer one is cut to a single step: targets and tiles stay ranges.
+        let targets = outer.start * walk.inner + inner.start..(outer.end - 1) * walk.inner + inner.end;
+        let leaf = |position| position / tree.chunk_len() * u64::from(tree.lanes);
+        let first = segments.start * tree.leaves + leaf(positions.start);
+        let end = if positions.end == walk.len {
+            segments.end * tree.leaves
+        } else {
+            segments.start * tree.leaves + leaf(positions.end)
+        };
+        let start = outer.start * walk.outer_stride
+            + segments.start * walk.segment_stride
+            + inner.start * walk.inner_stride
+            + positions.start * walk.stride;
+        let last = (outer.end - 1 - outer.start) * walk.outer_stride
+            + (segments.end - 1 - segments.start) * walk.segment_stride
+            + (inner.end - 1 - inner.start) * walk.inner_stride
+            + (positions.end - 1 - positions.start) * walk.stride;
+        dispatch(pass, profile, targets, first / leaves..end.div_ceil(leaves), start..start + last + 1)
+    });
+    windows.collect()
 }
 
-/// Steps in which windows of one group of targets can grow: their number, the elements from one to the next, and
-/// the leaves that each takes of every target.
-fn steps(walk: &Walk, tree: Tree) -> (u64, u64, u64) {
-    if walk.segments > 1 {
-        return (walk.segments, walk.segment_stride, tree.leaves);
-    }
-    let positions = tree.leaf_len() * u64::from(tree.lanes);
-    (walk.len.div_ceil(positions), walk.stride * positions, u64::from(tree.lanes))
-}
-
-/// Tiles that a window of a tensor over the limit can hold whole. The tree, and with it the bits, stay the same.
-pub(super) fn narrowed(geometry: Geometry, walk: &Walk, problem: &Problem, profile: &Profile) -> Geometry {
-    let limit = max_elements(problem, profile);
-    if walk.outer > 1 || problem.layout.elements <= limit {
-        return geometry;
-    }
-    let (_, stride, leaves_a_step) = steps(walk, geometry.tree);
-    let mut leaves = u64::from(geometry.leaves);
-    while leaves > 1 && leaves.div_ceil(leaves_a_step) > limit / stride {
-        leaves /= 2;
-    }
-    geometry.with_leaves(walk, leaves)
-}
-
-fn ranges(end: u64, step: u64) -> impl Iterator<Item = Range<u64>> {
-    (0..end.div_ceil(step)).map(move |i| i * step..((i + 1) * step).min(end))
+fn within(what: &'static str, required: u64, limit: u64) -> Result<(), Error> {
+    if required > limit { Err(Error::TooLarge { what, required, limit }) } else { Ok(()) }
 }
 
 fn dispatch(
@@ -108,12 +173,9 @@ fn dispatch(
 ) -> Result<Dispatch, Error> {
     let blocks = (targets.end - targets.start).div_ceil(pass.geometry.targets.into());
     let groups = blocks * (tiles.end - tiles.start);
-    let limit = u64::from(profile.max_workgroups);
-    let y = groups.div_ceil(limit).max(1);
-    if y > limit || groups > u32::MAX.into() || targets.end > u32::MAX.into() || window.end - window.start > 1 << 32 {
-        return Err(Error::TooLarge { what: "workgroups of one dispatch", required: groups, limit: limit * limit });
-    }
+    let side = u64::from(profile.max_workgroups);
+    within("workgroups of one dispatch", groups, (side * side).min(u32::MAX.into()))?;
+    let y = groups.div_ceil(side).max(1);
     let x = groups.div_ceil(y);
-    debug_assert!(pass.geometry.tree.leaf_len() >= UNIT);
     Ok(Dispatch { targets, tiles, window, grid: [x as u32, y as u32, 1] })
 }

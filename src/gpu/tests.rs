@@ -1,0 +1,246 @@
+//! Every shader that plans can ask for, without a device: parsed, validated and translated by naga.
+
+use super::encode::strides_allow_vec4;
+use super::params::Params;
+use super::pipeline::Key;
+use super::shader::{Variant, compose};
+use crate::op::{Direction, Fusion, Gradients, Op, Residual, Statistics};
+use crate::plan::{Kernel, Plan, Problem};
+use crate::{
+    BatchNormDescriptor, DType, Error, Format, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor,
+    NormDescriptor, Profile, RmsNormDescriptor, TensorDescriptor,
+};
+use naga::back::{glsl, hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Block, Function, Module, Scalar, ShaderStage, Statement, TypeInner};
+use rayon::prelude::*;
+use std::collections::HashSet;
+use std::mem::offset_of;
+
+/// Norms with and without their vectors, on shapes that take one workgroup, a part of one, and several.
+fn layers() -> Vec<(NormDescriptor, Vec<usize>)> {
+    let mut layers: Vec<(NormDescriptor, Vec<usize>)> = Vec::new();
+    for [n, c, s] in [[4, 6, 5], [3, 64, 8], [2, 8, 1024], [2, 2, 40000]] {
+        for affine in [true, false] {
+            let batch = BatchNormDescriptor::new(c);
+            let instance =
+                InstanceNormDescriptor { affine, track_running_stats: affine, ..InstanceNormDescriptor::new(c) };
+            layers.push((BatchNormDescriptor { affine, ..batch }.into(), vec![n, c, s]));
+            layers.push((GroupNormDescriptor { affine, ..GroupNormDescriptor::new(2, c) }.into(), vec![n, c, s]));
+            layers.push((instance.into(), vec![n, c, s]));
+        }
+    }
+    for [m, d] in [[64, 30], [300, 64], [2, 40000]] {
+        for weight in [true, false] {
+            layers.push((LayerNormDescriptor { weight, ..LayerNormDescriptor::new(&[d]) }.into(), vec![m, d]));
+            layers.push((RmsNormDescriptor { weight, ..RmsNormDescriptor::new(&[d]) }.into(), vec![m, d]));
+        }
+        let bare = LayerNormDescriptor { weight: false, bias: false, ..LayerNormDescriptor::new(&[d]) };
+        layers.push((bare.into(), vec![m, d]));
+    }
+    layers
+}
+
+fn ops() -> Vec<Op> {
+    let mut ops = vec![Op::Forward];
+    for wanted in 1..8 {
+        let [dx, dresidual, affine] = [1, 2, 4].map(|bit| wanted & bit != 0);
+        ops.push(Op::Backward(Gradients { dx, dresidual, affine }));
+    }
+    for direction in [Direction::Forward, Direction::Backward] {
+        ops.extend([Op::LocalSums(direction), Op::MergeSums(direction, 3)]);
+    }
+    ops.push(Op::ApplyMoments);
+    for (dx, dresidual) in [(true, false), (false, true), (true, true)] {
+        ops.push(Op::ApplyGradientSums(Gradients { dx, dresidual, affine: false }));
+    }
+    ops
+}
+
+fn fusions() -> Vec<Fusion> {
+    let residuals = [Residual::None, Residual::After, Residual::Before];
+    residuals.into_iter().flat_map(|residual| [false, true].map(|relu| Fusion { residual, relu })).collect()
+}
+
+/// Calls that the public API never makes.
+fn makes_sense(problem: &Problem) -> bool {
+    let has_dresidual = match problem.op {
+        Op::Backward(wanted) | Op::ApplyGradientSums(wanted) => wanted.dresidual,
+        _ => false,
+    };
+    // Only batch norm is synchronised.
+    let synchronises = problem.layout.is_per_channel() && problem.statistics == Statistics::Batch;
+    (!has_dresidual || problem.fusion.residual == Residual::After) && (!problem.op.is_synchronised() || synchronises)
+}
+
+/// The keys of a call, whatever its buffers' offsets.
+fn keys_of(problem: Problem, profile: &Profile) -> Result<Vec<Key>, Error> {
+    let plan = Plan::new(problem, profile)?;
+    let mut keys = Vec::new();
+    for pass in &plan.passes {
+        let aligned: &[bool] = if strides_allow_vec4(&plan, pass.over) { &[true, false] } else { &[false] };
+        let overlaps: &[bool] = if pass.writes.is_empty() { &[false] } else { &[true, false] };
+        let updates = if matches!(problem.op, Op::Forward | Op::ApplyMoments) && problem.tracks { 0..3 } else { 0..1 };
+        for update in updates.filter(|&u| u > 0 || pass.kernel != Kernel::Running) {
+            for &vec4 in aligned {
+                keys.extend(overlaps.iter().map(|&shared| Key::new(&plan, pass, vec4, shared, update)));
+            }
+        }
+    }
+    Ok(keys)
+}
+
+/// Every key that plans ask for: norms x shapes x formats x statistics x fusions x calls x element types.
+fn keys() -> Vec<Key> {
+    let dtypes = [DType::F32, DType::F16, DType::BF16];
+    let (mut keys, mut known) = (Vec::new(), HashSet::new());
+    for (descriptor, shape) in layers() {
+        for format in [Format::ChannelsFirst, Format::ChannelsLast] {
+            for statistics in [Statistics::Batch, Statistics::Running] {
+                for (fusion, op) in fusions().into_iter().flat_map(|f| ops().into_iter().map(move |op| (f, op))) {
+                    let tensor = TensorDescriptor { format, ..TensorDescriptor::new(&shape) };
+                    // A norm without this format or without running statistics.
+                    let Ok(problem) = Problem::new(&descriptor, &tensor, statistics, fusion, op) else { continue };
+                    if !makes_sense(&problem) {
+                        continue;
+                    }
+                    for (input, output) in dtypes.into_iter().flat_map(|i| dtypes.map(|o| (i, o))) {
+                        let problem = Problem { input, output, ..problem };
+                        for profile in [Profile::GPU, Profile::SOFTWARE_GPU] {
+                            let new =
+                                keys_of(problem, &profile).unwrap().into_iter().filter(|key| known.insert(key.clone()));
+                            keys.extend(new);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    keys
+}
+
+fn parse(variant: &Variant) -> Result<(Module, ModuleInfo), String> {
+    let source = compose(variant);
+    let module = naga::front::wgsl::parse_str(&source).map_err(|e| e.emit_to_string(&source))?;
+    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+        .validate(&module)
+        .map_err(|e| e.emit_to_string(&source))?;
+    Ok((module, info))
+}
+
+fn translate(module: &Module, info: &ModuleInfo) -> Result<(), String> {
+    let (stage, name) = (ShaderStage::Compute, "main".to_string());
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let options = spv::PipelineOptions { shader_stage: stage, entry_point: name.clone() };
+    spv::write_vec(module, info, &spv::Options::default(), Some(&options)).map_err(|e| text(&e))?;
+    let options = msl::Options { lang_version: (2, 0), ..Default::default() };
+    msl::write_string(module, info, &options, &msl::PipelineOptions::default()).map_err(|e| text(&e))?;
+    let (options, pipeline_options) = (hlsl::Options::default(), hlsl::PipelineOptions::default());
+    let mut out = String::new();
+    hlsl::Writer::new(&mut out, &options, &pipeline_options).write(module, info, None).map_err(|e| text(&e))?;
+    let options = glsl::Options { version: glsl::Version::new_gles(310), ..Default::default() };
+    let pipeline_options = glsl::PipelineOptions { shader_stage: stage, entry_point: name, multiview: None };
+    let (mut out, policies) = (String::new(), Default::default());
+    glsl::Writer::new(&mut out, module, info, &options, &pipeline_options, policies)
+        .and_then(|mut writer| writer.write().map(drop))
+        .map_err(|e| text(&e))
+}
+
+fn loops(block: &Block) -> usize {
+    let of = |statement: &Statement| match statement {
+        Statement::Loop { body, continuing, .. } => 1 + loops(body) + loops(continuing),
+        Statement::If { accept, reject, .. } => loops(accept) + loops(reject),
+        Statement::Switch { cases, .. } => cases.iter().map(|case| loops(&case.body)).sum(),
+        Statement::Block(block) => loops(block),
+        _ => 0,
+    };
+    block.iter().map(of).sum()
+}
+
+/// What a device with WebGPU's default limits must have, and what makes kernels fast.
+fn check_resources(module: &Module, key: &Key) -> Result<(), String> {
+    let globals = || module.global_variables.iter().map(|(_, variable)| variable);
+    let buffers = globals().filter(|v| matches!(v.space, AddressSpace::Storage { .. })).count();
+    let shared = globals().filter(|v| v.space == AddressSpace::WorkGroup);
+    let bytes: u32 = shared.map(|v| module.types[v.ty].inner.size(module.to_ctx())).sum();
+    let is_tree = |function: &Function| function.name.as_deref() == Some("tree");
+    let mut looping: Vec<String> = module
+        .functions
+        .iter()
+        .filter(|(_, f)| loops(&f.body) > usize::from(is_tree(f)))
+        .map(|(_, f)| f.name.clone().unwrap_or_default())
+        .collect();
+    // The average over samples has as many terms as there are samples.
+    let main = usize::from(key.variant.kernel == Kernel::Running);
+    if loops(&module.entry_points[0].function.body) > main {
+        looping.push("main".into());
+    }
+    match (buffers, bytes) {
+        (9.., _) => Err(format!("{buffers} storage buffers")),
+        (_, 16385..) => Err(format!("{bytes} bytes of workgroup memory")),
+        _ if !looping.is_empty() => Err(format!("loops in {looping:?}")),
+        _ => Ok(()),
+    }
+}
+
+fn check(key: &Key) -> Result<(), String> {
+    let (module, info) = parse(&key.variant)?;
+    let constants = key.constants.pairs().map(|(name, value)| (name.to_string(), value)).into_iter().collect();
+    let entry = Some((ShaderStage::Compute, "main"));
+    let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+        .map_err(|e| e.to_string())?;
+    check_resources(&module, key)?;
+    translate(&module, &info)
+}
+
+/// A hundred thousand keys differ in parts that do not touch each other. Of those this takes every text but for
+/// the number of units (element types, optional tensors, vec4, shared), every number of units of each kernel,
+/// and every set of constants of each kernel.
+fn sample(keys: Vec<Key>) -> Vec<Key> {
+    let (mut texts, mut units, mut constants) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut is_new = |key: &Key| {
+        let variant = &key.variant;
+        let kernel = (variant.kernel, variant.direction);
+        let new_text = texts.insert(Variant { units: 0, ..variant.clone() });
+        let new_units = units.insert((kernel, variant.units));
+        constants.insert((kernel, key.constants.clone())) || new_text || new_units
+    };
+    keys.into_iter().filter(|key| is_new(key)).collect()
+}
+
+#[test]
+fn every_shader_translates() {
+    let some = sample(keys());
+    assert!(some.len() > 1000, "{} shaders are too few to be all", some.len());
+    let failures = some.par_iter().filter_map(|key| check(key).err().map(|error| format!("{key:?}:\n{error}")));
+    let failures: Vec<String> = failures.collect();
+    assert!(failures.is_empty(), "{} of {}, the first: {}", failures.len(), some.len(), failures[0]);
+}
+
+macro_rules! fields {
+    ($($field:ident)*) => {{
+        // Does not compile when a field is left out.
+        let Params { $($field: _,)* padding: _ } = Params::default();
+        vec![$((stringify!($field), offset_of!(Params, $field) as u32)),*]
+    }};
+}
+
+#[test]
+fn params_are_what_the_shader_reads() {
+    let module = naga::front::wgsl::parse_str(include_str!("../../shaders/common/params.wgsl")).unwrap();
+    let (_, params) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).unwrap();
+    let TypeInner::Struct { members, span } = &params.inner else { panic!("{params:?}") };
+    let shader: Vec<(&str, u32)> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset)).collect();
+    let rust = fields! {
+        inner outer_stride inner_stride segments segment_stride len stride leaves_log2 lanes_log2 grid_x first_target
+        end_target first_tile tiles partials_in partials_in_at partials_in_target partials_in_step partials_out
+        partials_out_at map_target_div map_target map_segment map_position_div map_position state_stride gradients_at
+        zero eps momentum shift_input shift_residual shift_gradient shift_output shift_second_output
+    };
+    assert_eq!(shader, rust);
+    for (member, is_float) in members.iter().map(|m| (m, matches!(m.name.as_deref(), Some("eps" | "momentum")))) {
+        assert_eq!(module.types[member.ty].inner, TypeInner::Scalar(if is_float { Scalar::F32 } else { Scalar::U32 }));
+    }
+    // Uniforms are bound in blocks of 16 bytes.
+    assert_eq!(size_of::<Params>() as u32, span.next_multiple_of(16));
+}

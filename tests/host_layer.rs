@@ -1,0 +1,49 @@
+//! Host-side layers: what their own calls promise, on every backend.
+
+#[path = "common/adapters.rs"]
+mod adapters;
+#[path = "common/backends.rs"]
+mod backends;
+
+use wgpu_norm::{BatchNormDescriptor, Error, Running, State, host};
+
+fn each_backend(check: impl Fn(&str, &host::Backend)) {
+    check("cpu", &host::Backend::Cpu);
+    for (gpu, backend) in backends::gpus() {
+        let _turn = gpu.turn();
+        check(&gpu.name, backend);
+    }
+}
+
+#[test]
+fn set_affine_replaces_what_it_is_given_and_nothing_else() {
+    each_backend(|name, backend| {
+        let state = State {
+            weight: Some(vec![1.0, 2.0, 3.0]),
+            bias: Some(vec![4.0, 5.0, 6.0]),
+            running: Some(Running {
+                running_mean: vec![7.0, 8.0, 9.0],
+                running_var: vec![0.1, 0.2, 0.3],
+                tracked: vec![5, 4, 5],
+                skipped: vec![0, 1, 0],
+            }),
+        };
+        let mut norm = host::Norm::with_state(backend, BatchNormDescriptor::new(3), state.clone()).unwrap();
+        let (weight, bias) = (vec![-1.0, -2.0, -3.0], vec![0.5; 3]);
+        norm.set_affine(Some(&weight), None).unwrap();
+        let expected = State { weight: Some(weight), ..state };
+        assert_eq!(pollster::block_on(norm.state()).unwrap(), expected, "{name}");
+        norm.set_affine(None, Some(&bias)).unwrap();
+        let expected = State { bias: Some(bias), ..expected };
+        assert_eq!(pollster::block_on(norm.state()).unwrap(), expected, "{name}");
+
+        // Of two vectors one of which is wrong, neither is taken.
+        let error = norm.set_affine(Some(&[0.0; 3]), Some(&[0.0; 2])).unwrap_err();
+        assert_eq!(error, Error::Length { name: "bias", expected: 3, actual: 2 }, "{name}");
+        assert_eq!(pollster::block_on(norm.state()).unwrap(), expected, "{name}");
+
+        let plain = BatchNormDescriptor { affine: false, ..BatchNormDescriptor::new(3) };
+        let error = host::Norm::new(backend, plain).unwrap().set_affine(Some(&[0.0; 3]), None).unwrap_err();
+        assert!(matches!(error, Error::Unexpected { name: "weight", .. }), "{name}: {error}");
+    });
+}
