@@ -78,7 +78,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Option<Args>, lexop
 enum Candidate {
     Reference,
     Cpu,
-    Adapter(Found),
+    Adapter(Box<Found>),
 }
 
 impl Candidate {
@@ -94,7 +94,7 @@ impl Candidate {
 fn candidates(wanted: &[String], err: &mut impl Write) -> Result<Vec<Candidate>, String> {
     let (found, skipped) = adapters::enumerate();
     let mut all = vec![Candidate::Reference, Candidate::Cpu];
-    all.extend(found.into_iter().map(Candidate::Adapter));
+    all.extend(found.into_iter().map(Box::new).map(Candidate::Adapter));
     let names: Vec<String> = all.iter().map(|candidate| candidate.name().to_string()).collect();
     if wanted.is_empty() {
         for skipped in &skipped {
