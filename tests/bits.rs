@@ -133,11 +133,12 @@ fn any_split(splits: impl Fn(&Case, &Profile) -> Vec<Profile>, reached: impl Fn(
             let data = Data::new(&case);
             let whole = bits_on(backend, &case, &data);
             let whole_plans = plans(&case, own.profile()).unwrap();
-            let mut directions = [false; 2];
+            let (mut directions, mut runs) = ([false; 2], 0);
             for profile in splits(&case, own.profile()) {
                 let Some(split_plans) = plans(&case, &profile) else { continue };
                 let now: Vec<bool> = split_plans.iter().zip(&whole_plans).map(|(a, b)| reached(a, b)).collect();
-                if now.iter().zip(directions).all(|(&now, before)| before || !now) {
+                let reaches_more = now.iter().zip(directions).any(|(&now, before)| now && !before);
+                if !now.contains(&true) || (runs >= 2 && !reaches_more) {
                     continue;
                 }
                 let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
@@ -152,6 +153,7 @@ fn any_split(splits: impl Fn(&Case, &Profile) -> Vec<Profile>, reached: impl Fn(
                     }
                 }
                 directions.iter_mut().zip(now).for_each(|(reached, now)| *reached |= now);
+                runs += 1;
             }
             // The shapes are chosen for small workgroups.
             if gpu.info.device_type == wgpu::DeviceType::Cpu {
@@ -166,9 +168,8 @@ fn any_window() {
     any_split(
         |case, &own| {
             let bytes: u64 = case.tensor().size().unwrap();
-            // The smallest that the plan takes is what counts.
-            let sizes = (1..32).map(|part| bytes * part / 32 + own.offset_alignment);
-            sizes.map(|size| Profile { max_binding_size: size / 4 * 4, ..own }).collect()
+            let sizes = [1, 4, 2, 3, 6, 8, 12, 16, 20, 24, 28].map(|part| bytes * part / 32 + own.offset_alignment);
+            sizes.map(|size| Profile { max_binding_size: size / 4 * 4, ..own }).to_vec()
         },
         |split, whole| split.dispatches() > whole.dispatches() && windows(split) > 1,
     );
@@ -219,7 +220,7 @@ fn everywhere(check: impl Fn(&Gpu, &gpu::Context, &Case, &Data)) {
 fn any_offset() {
     everywhere(|gpu, context, case, data| {
         let aligned = placement::run(gpu, context, case, data, Placement { shift: 0, shared: false, over: None });
-        for shift in [1, 3, 64] {
+        for shift in [1, 64] {
             for shared in [false, true] {
                 let moved = placement::run(gpu, context, case, data, Placement { shift, shared, over: None });
                 assert_eq!(moved, aligned, "{}: {} {shift} elements on, shared: {shared}", gpu.name, case.name());
