@@ -3,7 +3,8 @@
 use crate::error::Error;
 use crate::state::Running;
 
-/// Merges running statistics of members that each saw `counts[i]` values per channel and batch.
+/// Merges running statistics of members that each stand for `counts[i]` values per channel: those of the batch
+/// with momentum 1, all values seen (rows, positions, batches) for averages over many batches.
 ///
 /// The mean is the members' mean, weighted by counts. The variance is what lies within the members plus what
 /// lies between their means: the average of variances alone is too small, since it forgets that the means
