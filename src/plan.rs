@@ -220,6 +220,11 @@ impl Plan {
         }
     }
 
+    /// Whether any pass sums over targets, or merges sums.
+    pub fn reduces(&self) -> bool {
+        self.passes.iter().any(|p| p.reduces)
+    }
+
     /// Whether any pass touches a tensor.
     pub fn uses(&self, tensor: Tensor) -> bool {
         self.passes.iter().any(|p| p.reads.contains(&tensor) || p.writes.contains(&tensor))

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::moments::Moments;
 use crate::norm::NormDescriptor;
 use crate::op::{Commit, Fusion, Gradients, Op, Residual, Statistics};
-use crate::plan::{Problem, Tree};
+use crate::plan::{Plan, Problem, Tensor, Tree};
 use crate::profile::Profile;
 use crate::state::State;
 use crate::tensor::TensorDescriptor;
@@ -58,6 +58,8 @@ pub struct Norm {
 /// A call that has been checked.
 pub(super) struct Call {
     pub problem: Problem,
+    /// Which sums are made and which tensors written; how they are dealt out is the grid's.
+    pub plan: Plan,
     pub grid: Grid,
     pub exec: Exec,
 }
@@ -142,16 +144,17 @@ impl Norm {
         saved: Saved,
         io: Backward<'_, I, O>,
     ) -> Result<(), Error> {
-        let call = self.check_backward(&saved, &io, false)?;
         let wanted = Gradients {
             dx: io.dx.is_some(),
             dresidual: io.dresidual.is_some(),
             affine: io.dweight.is_some() || io.dbias.is_some(),
         };
-        let projects = wanted.dx && call.problem.statistics == Statistics::Batch;
+        let call = self.check_backward(&saved, &io, Op::Backward(wanted))?;
+        let plan = &call.plan;
+        let projects = plan.writes(Tensor::Output) && call.problem.statistics == Statistics::Batch;
         let mut coefficients = self.coefficients(&call.grid, &saved.stats);
         let gradient = Gradient { x: io.x, dy: io.dy, relu: call.problem.fusion.relu, residual: io.residual };
-        if projects || wanted.affine {
+        if plan.reduces() {
             let down = Tree::new(&call.problem.layout.affine, &Profile::CPU).leaf_len() as usize;
             let source = SumsOf { gradient, grid: &call.grid, coefficients: &coefficients };
             let reduced = backward::reduce(call.exec, source, (projects, wanted.affine), down);
@@ -159,7 +162,7 @@ impl Norm {
             copy(io.dbias, &reduced.bias);
             coefficients.project(&call.grid, &reduced.stats, call.problem.layout.stats.count());
         }
-        if wanted.dx || wanted.dresidual {
+        if plan.writes(Tensor::Output) || plan.writes(Tensor::SecondOutput) {
             let source = SumsOf { gradient, grid: &call.grid, coefficients: &coefficients };
             let projects = Projects { g: projects && call.problem.centred, gx: projects };
             backward::write(call.exec, source, io.dsum, projects, Outputs { dx: io.dx, dresidual: io.dresidual });
@@ -179,7 +182,7 @@ impl Norm {
         let call = self.call::<I, O>(tensor, fusion, statistics, Op::Forward)?;
         io.check(call.problem.layout.elements, fusion, backward_follows)?;
         add_residual(&call, &mut io);
-        let stats = match running {
+        let stats = match running.filter(|_| !call.plan.reduces()) {
             Some(running) => {
                 let eps = self.descriptor.eps();
                 let channels = running.running_mean.iter().zip(&running.running_var);
@@ -210,23 +213,24 @@ impl Norm {
             return Err(Error::TooLarge { what: "elements of a slice", required: elements, limit });
         }
         let exec = Exec::new(self.level, elements as usize);
-        Ok(Call { problem, grid: Grid::new(&problem.layout), exec })
+        let plan = Plan::new(problem, &Profile::CPU)?;
+        Ok(Call { problem, plan, grid: Grid::new(&problem.layout), exec })
     }
 
     pub(super) fn check_backward<I: Element, O: Element>(
         &self,
         saved: &Saved,
         io: &Backward<'_, I, O>,
-        synchronised: bool,
+        op: Op,
     ) -> Result<Call, Error> {
         if saved.layer != self.id {
             return Err(Error::Foreign { what: "layer" });
         }
-        if saved.problem.op.is_synchronised() != synchronised {
+        if saved.problem.op.is_synchronised() != op.is_synchronised() {
             return Err(Error::Foreign { what: "kind of pass (synchronised or not)" });
         }
         self.state.check(&self.descriptor)?;
-        let problem = saved.problem;
+        let problem = Problem { op, ..saved.problem };
         if I::DTYPE != problem.input {
             return Err(Error::DType { name: "x", expected: problem.input, actual: I::DTYPE });
         }
@@ -241,7 +245,7 @@ impl Norm {
         }
         io.check(problem.layout.elements, problem.fusion, self.descriptor.affine_len())?;
         let exec = Exec::new(self.level, problem.layout.elements as usize);
-        Ok(Call { problem, grid: saved.grid, exec })
+        Ok(Call { problem, plan: Plan::new(problem, &Profile::CPU)?, grid: saved.grid, exec })
     }
 
     /// Moments of what is normalised: x, or the sum that has been written.

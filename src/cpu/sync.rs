@@ -12,7 +12,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::moments::Moments;
 use crate::norm::NormDescriptor;
-use crate::op::{Commit, Direction, Fusion, Op, Residual, Statistics};
+use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::Tree;
 use crate::profile::Profile;
 use crate::sums::GradientSums;
@@ -74,7 +74,7 @@ impl Norm {
         saved: &Saved,
         io: &Backward<'_, I, O>,
     ) -> Result<Vec<GradientSums>, Error> {
-        let call = self.check_backward(saved, io, true)?;
+        let call = self.check_backward(saved, io, Op::LocalSums(Direction::Backward))?;
         if call.problem.layout.elements == 0 {
             return Ok(vec![GradientSums::default(); self.descriptor().affine_len() as usize]);
         }
@@ -97,7 +97,8 @@ impl Norm {
         sums: &[GradientSums],
     ) -> Result<(), Error> {
         check_len("the group's sums", Some(sums.len()), self.descriptor().affine_len())?;
-        let call = self.check_backward(&saved, &io, true)?;
+        let wanted = Gradients { dx: io.dx.is_some(), dresidual: io.dresidual.is_some(), affine: false };
+        let call = self.check_backward(&saved, &io, Op::ApplyGradientSums(wanted))?;
         if call.problem.layout.elements == 0 {
             return Ok(());
         }
