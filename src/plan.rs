@@ -81,6 +81,13 @@ impl Problem {
             output: tensor.dtype,
         })
     }
+
+    fn walk(&self, over: Over) -> &Walk {
+        match over {
+            Over::Stats => &self.layout.stats,
+            Over::Affine => &self.layout.affine,
+        }
+    }
 }
 
 /// A full-size tensor of a call. Its place is the same in both directions.
@@ -214,10 +221,7 @@ impl Plan {
 
     /// The walk of a pass.
     pub fn walk(&self, over: Over) -> &Walk {
-        match over {
-            Over::Stats => &self.problem.layout.stats,
-            Over::Affine => &self.problem.layout.affine,
-        }
+        self.problem.walk(over)
     }
 
     /// Whether any pass sums over targets, or merges sums.
@@ -316,7 +320,7 @@ impl Planner<'_> {
             return Ok(());
         }
         let geometry = self.geometry(Over::Stats)?;
-        if self.tensors(Kernel::Apply, direction).1.is_empty() {
+        if self.tensors_written(Kernel::Apply, direction).is_empty() {
             return Ok(());
         }
         self.push(Kernel::Apply, direction, Over::Stats, geometry, |p| {
@@ -410,21 +414,20 @@ impl Planner<'_> {
             planes: false,
             partials_out: 0,
             reads: Vec::new(),
-            writes: Vec::new(),
+            writes: self.tensors_written(kernel, direction),
             dispatches: Vec::new(),
         };
-        (pass.reads, pass.writes) = self.tensors(kernel, direction);
         set(&mut pass);
         pass.reads = self.reads(&pass);
-        pass.dispatches = window::dispatches(&pass, self.walk(over), self.problem, self.profile)?;
+        pass.dispatches = window::dispatches(&pass, self.problem.walk(over), self.problem, self.profile)?;
         self.passes.push(pass);
         Ok(())
     }
 
-    /// Tensors that a kernel writes in a direction (and a first guess at what it reads).
-    fn tensors(&self, kernel: Kernel, direction: Direction) -> (Vec<Tensor>, Vec<Tensor>) {
+    /// Tensors that a kernel writes in a direction.
+    fn tensors_written(&self, kernel: Kernel, direction: Direction) -> Vec<Tensor> {
         if !matches!(kernel, Kernel::Rows | Kernel::Apply) {
-            return (vec![], vec![]);
+            return vec![];
         }
         let mut writes = Vec::new();
         match (direction, self.problem.op) {
@@ -438,7 +441,7 @@ impl Planner<'_> {
                 writes.extend((self.problem.fusion.residual == Residual::Before).then_some(Tensor::SecondOutput));
             }
         }
-        (vec![], writes)
+        writes
     }
 
     fn reads(&self, pass: &Pass) -> Vec<Tensor> {
@@ -469,15 +472,8 @@ impl Planner<'_> {
         }
     }
 
-    fn walk(&self, over: Over) -> &Walk {
-        match over {
-            Over::Stats => &self.problem.layout.stats,
-            Over::Affine => &self.problem.layout.affine,
-        }
-    }
-
     fn geometry(&self, over: Over) -> Result<Geometry, Error> {
-        let walk = self.walk(over);
+        let walk = self.problem.walk(over);
         window::fitting(Geometry::new(walk, self.profile)?, walk, self.problem, self.profile)
     }
 }
