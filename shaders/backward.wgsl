@@ -45,7 +45,7 @@ fn masked(p: Place, j: u32, n: u32, dy: vec4<f32>, x: vec4<f32>, xhat: vec4<f32>
         y = ((x - stat.hi) - stat.lo) * (weights(p, j, weight_of(p)) * stat.rstd) + biases(p, j, bias_of(p));
     }
 //#if RESIDUAL_AFTER
-    y += load_residual(offset(p, j), n);
+    y += load_residual(p, j, n);
 //#end
     return select(dy, vec4<f32>(0.0), y <= vec4<f32>(0.0));
 }
@@ -55,9 +55,9 @@ fn load_tile(p: Place) -> Tile {
 //#for u
     let j$u = position(p, $uu);
     let n$u = valid(p, j$u);
-    let dy$u = load_gradient(offset(p, j$u), n$u);
+    let dy$u = load_gradient(p, j$u, n$u);
 //#if INPUT
-    let x$u = load_input(offset(p, j$u), n$u);
+    let x$u = load_input(p, j$u, n$u);
     let xhat$u = normalise(p, j$u, x$u, stat);
     let g$u = masked(p, j$u, n$u, dy$u, x$u, xhat$u, stat);
 //#else
@@ -131,16 +131,15 @@ fn transform(p: Place, tile: Tile, c: Coefficients) {
     {
         let j = position(p, $uu);
         let n = tile.n[$u];
-        let at = offset(p, j);
 //#if OUTPUT
         var dx = (tile.g[$u] * weights(p, j, weight) - (c.mean_g + tile.xhat[$u] * c.mean_g_xhat)) * c.rstd;
 //#if RESIDUAL_BEFORE
-        dx += load_residual(at, n);
+        dx += load_residual(p, j, n);
 //#end
-        store_output(at, dx, n);
+        store_output(p, j, dx, n);
 //#end
 //#if SECOND_OUTPUT
-        store_second_output(at, tile.g[$u], n);
+        store_second_output(p, j, tile.g[$u], n);
 //#end
     }
 //#end

@@ -44,9 +44,9 @@ fn load_tile(p: Place) -> Tile {
     let j$u = position(p, $uu);
     let n$u = valid(p, j$u);
 //#if RESIDUAL_BEFORE
-    let x$u = rounded_INPUT_DTYPE(load_input(offset(p, j$u), n$u) + load_residual(offset(p, j$u), n$u));
+    let x$u = rounded_INPUT_DTYPE(load_input(p, j$u, n$u) + load_residual(p, j$u, n$u));
 //#else
-    let x$u = load_input(offset(p, j$u), n$u);
+    let x$u = load_input(p, j$u, n$u);
 //#end
 //#end
     return Tile(
@@ -142,14 +142,13 @@ fn transform(p: Place, tile: Tile, stat: Stat) {
     {
         let j = position(p, $uu);
         let n = tile.n[$u];
-        let at = offset(p, j);
         var y = ((tile.x[$u] - stat.hi) - stat.lo) * (weights(p, j, weight) * stat.rstd) + biases(p, j, bias);
 //#if RESIDUAL_AFTER
-        y += load_residual(at, n);
+        y += load_residual(p, j, n);
 //#end
-        store_output(at, relu(y), n);
+        store_output(p, j, relu(y), n);
 //#if SECOND_OUTPUT
-        store_second_output(at, tile.x[$u], n);
+        store_second_output(p, j, tile.x[$u], n);
 //#end
     }
 //#end

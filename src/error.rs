@@ -103,6 +103,18 @@ pub enum Error {
         /// What it must be a multiple of.
         alignment: u64,
     },
+    /// Rows or samples of a tensor would overlap.
+    #[error("the {what} pitch of {name} is {actual} elements, a {what} has {least}")]
+    Pitch {
+        /// Which tensor.
+        name: &'static str,
+        /// Which pitch: row or sample.
+        what: &'static str,
+        /// What it must be at least.
+        least: u64,
+        /// What it was.
+        actual: u64,
+    },
     /// Two tensors share memory and one of them is written.
     #[error("{first} and {second} overlap in one buffer: {hint}")]
     Overlap {

@@ -1,6 +1,7 @@
 //! Where the elements of each statistic lie. Every norm is one [`Layout`]; kernels know nothing of norms' names.
 
 use crate::error::Error;
+use crate::tensor::Pitch;
 
 /// A walk over a tensor: for each of `outer x inner` targets, `segments` runs of `len` elements.
 ///
@@ -77,6 +78,80 @@ impl IndexMap {
     pub const OF_TARGET: IndexMap = IndexMap { target_div: 1, target: 1, segment: 0, position_div: 1, position: 0 };
 }
 
+/// How a tensor lies in memory: `samples` of `rows` rows of `width` neighbouring elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Memory {
+    /// Samples.
+    pub samples: u64,
+    /// Rows of a sample.
+    pub rows: u64,
+    /// Elements of a row.
+    pub width: u64,
+    /// Distance of two rows of a sample, in elements.
+    pub row_pitch: u64,
+    /// Distance of two samples, in elements.
+    pub sample_pitch: u64,
+}
+
+impl Memory {
+    /// Without gaps. The product must have been checked.
+    pub(crate) const fn dense(samples: u64, rows: u64, width: u64) -> Memory {
+        Memory { samples, rows, width, row_pitch: width, sample_pitch: rows * width }
+    }
+
+    /// The same tensor with gaps; a row's pitch is a sample's where a sample is one row. [`Error::Pitch`] if rows or samples would overlap, [`Error::TooLarge`].
+    pub(crate) fn with_pitch(self, name: &'static str, pitch: Pitch) -> Result<Memory, Error> {
+        let check = |what, actual, least| {
+            if actual < least { Err(Error::Pitch { name, what, least, actual }) } else { Ok(actual) }
+        };
+        let one_row = self.rows == 1;
+        let row_pitch = check("row", pitch.row.unwrap_or(self.width), self.width)?;
+        let most = u64::MAX / 8;
+        let too_large =
+            Error::TooLarge { what: "elements from a tensor's first to its last", required: u64::MAX, limit: most };
+        let rows =
+            (self.rows - 1).checked_mul(row_pitch).and_then(|n| n.checked_add(self.width)).ok_or(too_large.clone())?;
+        let sample = pitch.sample.or(pitch.row.filter(|_| one_row));
+        let next = if pitch.row.is_some() { self.rows.saturating_mul(row_pitch) } else { rows };
+        let sample_pitch = check("sample", sample.unwrap_or(next), rows)?;
+        let all = self.samples.saturating_sub(1).checked_mul(sample_pitch).and_then(|n| n.checked_add(rows));
+        all.filter(|&n| n <= most).ok_or(too_large)?;
+        Ok(Memory { row_pitch: if one_row { self.width } else { row_pitch }, sample_pitch, ..self })
+    }
+
+    /// Elements from the first to the last.
+    pub const fn span(&self) -> u64 {
+        if self.samples == 0 {
+            return 0;
+        }
+        (self.samples - 1) * self.sample_pitch + (self.rows - 1) * self.row_pitch + self.width
+    }
+
+    /// What a stride between `count` neighbours along one axis of the tensor without gaps becomes.
+    const fn stride(&self, stride: u64, count: u64) -> u64 {
+        if count <= 1 {
+            stride
+        } else if self.samples > 1 && stride.is_multiple_of(self.rows * self.width) {
+            stride / (self.rows * self.width) * self.sample_pitch
+        } else if self.rows > 1 && stride.is_multiple_of(self.width) {
+            stride / self.width * self.row_pitch
+        } else {
+            stride
+        }
+    }
+
+    /// A walk over the tensor without gaps, over this one.
+    pub const fn walk(&self, dense: &Walk) -> Walk {
+        Walk {
+            outer_stride: self.stride(dense.outer_stride, dense.outer),
+            inner_stride: self.stride(dense.inner_stride, dense.inner),
+            segment_stride: self.stride(dense.segment_stride, dense.segments),
+            stride: self.stride(dense.stride, dense.len),
+            ..*dense
+        }
+    }
+}
+
 /// How a norm lies over its tensor: which elements share a statistic and which share a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
@@ -88,6 +163,8 @@ pub struct Layout {
     pub affine: Walk,
     /// Which statistic an element of `affine` was normalised with.
     pub stat_of_affine: IndexMap,
+    /// How the tensor lies in memory if it has no gaps.
+    pub memory: Memory,
     /// Elements of the tensor.
     pub elements: u64,
 }
@@ -101,7 +178,8 @@ impl Layout {
     /// The layout of no samples: targets without elements.
     pub(crate) fn empty(self) -> Layout {
         let none = |walk| Walk { segments: 0, ..walk };
-        Layout { stats: none(self.stats), affine: none(self.affine), elements: 0, ..self }
+        let memory = Memory { samples: 0, ..self.memory };
+        Layout { stats: none(self.stats), affine: none(self.affine), memory, elements: 0, ..self }
     }
 
     /// The layout of statistics that are given per channel.
@@ -126,6 +204,14 @@ impl Nchw {
         if self.channels_last { (self.c * self.s, 1, self.c) } else { (self.c * self.s, self.s, 1) }
     }
 
+    fn memory(&self) -> Memory {
+        if self.channels_last {
+            Memory::dense(self.n, self.s, self.c)
+        } else {
+            Memory::dense(self.n, 1, self.c * self.s)
+        }
+    }
+
     fn channel_walk(&self) -> Walk {
         let (sample, channel, position) = self.strides();
         Walk {
@@ -148,6 +234,7 @@ impl Nchw {
             affine_of_stats: IndexMap::OF_TARGET,
             affine: walk,
             stat_of_affine: IndexMap::OF_TARGET,
+            memory: self.memory(),
             elements: self.n * self.c * self.s,
         }
     }
@@ -180,6 +267,7 @@ impl Nchw {
             affine_of_stats,
             affine: self.channel_walk(),
             stat_of_affine,
+            memory: self.memory(),
             elements: self.n * self.c * self.s,
         }
     }
@@ -208,7 +296,8 @@ pub(crate) fn rows(m: u64, d: u64) -> Layout {
         stride: d,
     };
     let by_position = IndexMap { target_div: 1, target: 0, segment: 0, position_div: 1, position: 1 };
-    Layout { stats, affine_of_stats: by_position, affine, stat_of_affine: by_position, elements: m * d }
+    let memory = Memory::dense(m, 1, d);
+    Layout { stats, affine_of_stats: by_position, affine, stat_of_affine: by_position, memory, elements: m * d }
 }
 
 /// Product of axis sizes, or [`Error::TooLarge`].

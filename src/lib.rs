@@ -27,5 +27,5 @@ pub use op::*;
 pub use profile::Profile;
 pub use state::{Running, State};
 pub use sums::{GradientSums, Sum, merge_shards};
-pub use tensor::{DType, Format, TensorDescriptor};
+pub use tensor::{BackwardPitches, DType, Format, ForwardPitches, Pitch, TensorDescriptor};
 pub use wgpu;

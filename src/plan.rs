@@ -7,11 +7,11 @@ pub use geometry::{Geometry, Tree};
 pub use window::Dispatch;
 
 use crate::error::Error;
-use crate::layout::{Layout, Walk};
+use crate::layout::{Layout, Memory, Walk};
 use crate::norm::{Affine, NormDescriptor};
 use crate::op::{Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::profile::Profile;
-use crate::tensor::{DType, TensorDescriptor};
+use crate::tensor::{BackwardPitches, DType, ForwardPitches, Pitch, TensorDescriptor};
 
 /// What is to be computed: a norm over a shape, and the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +34,8 @@ pub struct Problem {
     pub input: DType,
     /// Element type of y and dy.
     pub output: DType,
+    /// How each [`Tensor`] lies in memory.
+    pub memories: [Memory; 5],
 }
 
 impl Problem {
@@ -79,9 +81,38 @@ impl Problem {
             tracks: descriptor.running_stats().is_some(),
             input: tensor.dtype,
             output: tensor.dtype,
+            memories: [layout.memory; 5],
         })
     }
 
+    /// The same with tensors that have gaps. [`Error::Pitch`] if rows or samples of one would overlap.
+    pub fn with_forward_pitches(self, pitches: &ForwardPitches) -> Result<Problem, Error> {
+        let ForwardPitches { x, residual, y, sum } = *pitches;
+        self.with_pitches([x, residual, Pitch::default(), y, sum])
+    }
+
+    /// As [`Problem::with_forward_pitches`].
+    pub fn with_backward_pitches(self, pitches: &BackwardPitches) -> Result<Problem, Error> {
+        let BackwardPitches { x, residual, dy, dsum, dx, dresidual } = *pitches;
+        let residual = if self.fusion.residual == Residual::Before { dsum } else { residual };
+        self.with_pitches([x, residual, dy, dx, dresidual])
+    }
+
+    fn with_pitches(mut self, pitches: [Pitch; 5]) -> Result<Problem, Error> {
+        self.memories = [self.layout.memory; 5];
+        for (tensor, pitch) in Tensor::ALL.into_iter().zip(pitches).filter(|(_, pitch)| *pitch != Pitch::default()) {
+            let name = tensor.name(self.op.direction());
+            self.memories[tensor as usize] = self.layout.memory.with_pitch(name, pitch)?;
+        }
+        Ok(self)
+    }
+
+    /// How a tensor lies in memory.
+    pub const fn memory(&self, tensor: Tensor) -> &Memory {
+        &self.memories[tensor as usize]
+    }
+
+    /// The walk over tensors without gaps, which decides about trees: the same bits whatever the pitch.
     fn walk(&self, over: Over) -> &Walk {
         match over {
             Over::Stats => &self.layout.stats,
@@ -103,6 +134,25 @@ pub enum Tensor {
     Output,
     /// x + residual, or dresidual.
     SecondOutput,
+}
+
+impl Tensor {
+    /// All of them, in the order of their places.
+    pub const ALL: [Tensor; 5] =
+        [Tensor::Input, Tensor::Residual, Tensor::Gradient, Tensor::Output, Tensor::SecondOutput];
+
+    /// What a call's caller knows it as.
+    pub(crate) const fn name(self, direction: Direction) -> &'static str {
+        match (self, direction) {
+            (Tensor::Input, _) => "x",
+            (Tensor::Residual, _) => "residual",
+            (Tensor::Gradient, _) => "dy",
+            (Tensor::Output, Direction::Forward) => "y",
+            (Tensor::Output, Direction::Backward) => "dx",
+            (Tensor::SecondOutput, Direction::Forward) => "sum",
+            (Tensor::SecondOutput, Direction::Backward) => "dresidual",
+        }
+    }
 }
 
 /// A kernel: one shader in `shaders/`, one function on the CPU.
@@ -219,9 +269,14 @@ impl Plan {
         self.passes.iter().map(|p| most(p) * self.walk(p.over).targets()).max().unwrap_or(0)
     }
 
-    /// The walk of a pass.
+    /// The walk of a pass, over tensors without gaps.
     pub fn walk(&self, over: Over) -> &Walk {
         self.problem.walk(over)
+    }
+
+    /// The walk of a pass over one of its tensors.
+    pub fn walk_of(&self, over: Over, tensor: Tensor) -> Walk {
+        self.problem.memory(tensor).walk(self.walk(over))
     }
 
     /// Whether any pass sums over targets, or merges sums.
@@ -419,7 +474,7 @@ impl Planner<'_> {
         };
         set(&mut pass);
         pass.reads = self.reads(&pass);
-        pass.dispatches = window::dispatches(&pass, self.problem.walk(over), self.problem, self.profile)?;
+        pass.dispatches = window::dispatches(&pass, self.problem, self.profile)?;
         self.passes.push(pass);
         Ok(())
     }
@@ -474,6 +529,6 @@ impl Planner<'_> {
 
     fn geometry(&self, over: Over) -> Result<Geometry, Error> {
         let walk = self.problem.walk(over);
-        window::fitting(Geometry::new(walk, self.profile)?, walk, self.problem, self.profile)
+        window::fitting(Geometry::new(walk, self.profile)?, over, self.problem, self.profile)
     }
 }

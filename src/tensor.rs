@@ -1,4 +1,4 @@
-//! What a tensor is: its shape, element type and memory format.
+//! What a tensor is: its shape, element type and memory format, and its place in a larger one.
 
 use crate::error::Error;
 
@@ -91,4 +91,57 @@ impl<'a> TensorDescriptor<'a> {
             limit: u64::MAX,
         })
     }
+}
+
+/// Distances, in elements, within a tensor that is a part of a larger one: a slice of its channels, say.
+///
+/// A *row* is a run of neighbouring elements: a whole sample in channels-first tensors, the channels of one position
+/// in channels-last tensors, one `normalized_shape` for layer and RMS norm. What is `None` follows without a gap.
+/// Where a sample is one row, the two are the same distance and either will do.
+///
+/// Channels 64 to 128 of a buffer of 256 channels, of 28 x 28 positions, start at element `64 * 28 * 28` (bind the
+/// buffer there) and have this pitch:
+///
+/// ```
+/// use wgpu_norm::Pitch;
+/// let slice = Pitch { sample: Some(256 * 28 * 28), ..Pitch::default() };
+/// // In channels-last order they start at element 64, and
+/// let slice = Pitch { row: Some(256), ..Pitch::default() };
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Pitch {
+    /// From a row to the next.
+    pub row: Option<u64>,
+    /// From a sample to the next.
+    pub sample: Option<u64>,
+}
+
+/// Pitches of a forward pass's tensors; by default none has gaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ForwardPitches {
+    /// Of the input.
+    pub x: Pitch,
+    /// Of the second input.
+    pub residual: Pitch,
+    /// Of the output.
+    pub y: Pitch,
+    /// Of the second output.
+    pub sum: Pitch,
+}
+
+/// Pitches of a backward pass's tensors; by default none has gaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BackwardPitches {
+    /// Of the forward pass's input.
+    pub x: Pitch,
+    /// Of the forward pass's residual.
+    pub residual: Pitch,
+    /// Of the gradient of y.
+    pub dy: Pitch,
+    /// Of the gradient of the sum.
+    pub dsum: Pitch,
+    /// Of the gradient of x.
+    pub dx: Pitch,
+    /// Of the gradient of the residual.
+    pub dresidual: Pitch,
 }

@@ -13,7 +13,7 @@ mod placement;
 
 use adapters::Gpu;
 use cases::{Case, Data, Results, norms, run};
-use placement::{Over, Placement};
+use placement::{Gaps, Over, Placement};
 use wgpu_norm::plan::{Plan, Problem};
 use wgpu_norm::{
     BatchNormDescriptor, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
@@ -219,10 +219,10 @@ fn everywhere(check: impl Fn(&Gpu, &gpu::Context, &Case, &Data)) {
 #[test]
 fn any_offset() {
     everywhere(|gpu, context, case, data| {
-        let aligned = placement::run(gpu, context, case, data, Placement { shift: 0, shared: false, over: None });
+        let aligned = placement::run(gpu, context, case, data, Placement::PLAIN);
         for shift in [1, 64] {
             for shared in [false, true] {
-                let moved = placement::run(gpu, context, case, data, Placement { shift, shared, over: None });
+                let moved = placement::run(gpu, context, case, data, Placement { shift, shared, ..Placement::PLAIN });
                 assert_eq!(moved, aligned, "{}: {} {shift} elements on, shared: {shared}", gpu.name, case.name());
             }
         }
@@ -235,17 +235,35 @@ fn in_place() {
         if case.input != case.output {
             return;
         }
-        let apart = placement::run(gpu, context, case, data, Placement { shift: 0, shared: false, over: None });
+        let apart = placement::run(gpu, context, case, data, Placement::PLAIN);
         for over in [Over::X, Over::Residual] {
             if over == Over::Residual && !case.has_residual() {
                 continue;
             }
             for shift in [0, 1] {
-                let place = Placement { shift, shared: shift == 1, over: Some(over) };
+                let place = Placement { shift, shared: shift == 1, over: Some(over), gaps: Gaps::None };
                 let on_top = placement::run(gpu, context, case, data, place);
                 assert_eq!(on_top.evaluated, apart.evaluated, "{}: {} {place:?}", gpu.name, case.name());
                 assert_eq!(on_top.trained, apart.trained, "{}: {} {place:?}", gpu.name, case.name());
             }
+        }
+    });
+}
+
+/// Slices of larger tensors, and of one: what lies in the gaps is not touched.
+#[test]
+fn any_pitch() {
+    everywhere(|gpu, context, case, data| {
+        let dense = placement::run(gpu, context, case, data, Placement::PLAIN);
+        for (gaps, shift) in [(Gaps::Growing(3), 1), (Gaps::Growing(4), 0), (Gaps::Concatenated, 0)] {
+            let place = Placement { gaps, shift, ..Placement::PLAIN };
+            let strided = placement::run(gpu, context, case, data, place);
+            assert_eq!(strided, dense, "{}: {} {place:?}", gpu.name, case.name());
+        }
+        let place = Placement { gaps: Gaps::Growing(4), over: Some(Over::X), ..Placement::PLAIN };
+        if case.input == case.output {
+            let on_top = placement::run(gpu, context, case, data, place);
+            assert_eq!(on_top.evaluated, dense.evaluated, "{}: {} {place:?}", gpu.name, case.name());
         }
     });
 }

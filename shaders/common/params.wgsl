@@ -1,13 +1,16 @@
 // One dispatch's numbers. Strides and offsets are in elements, modulo 2^32: only their sums must fit a binding.
 struct Params {
+    // The walk's strides (outer, inner, segment, position), of all tensors, or where they differ of each.
+    strides: vec4<u32>,
+    strides_input: vec4<u32>,
+    strides_residual: vec4<u32>,
+    strides_gradient: vec4<u32>,
+    strides_output: vec4<u32>,
+    strides_second_output: vec4<u32>,
     // The walk: see `Walk` in src/layout.rs.
     inner: u32,
-    outer_stride: u32,
-    inner_stride: u32,
     segments: u32,
-    segment_stride: u32,
     len: u32,
-    stride: u32,
     // The tree.
     leaves_log2: u32,
     lanes_log2: u32,

@@ -9,11 +9,16 @@ struct Place {
     chunk: u32,
     lane: u32,
     leaf: u32,
-    // Offset of the segment's first element.
+    // Offset of the segment's first element by the strides that all tensors share.
     base: u32,
     // Whether there is such a target, and such a segment of it.
     exists: bool,
     inside: bool,
+}
+
+fn segment_offset(goal: u32, segment: u32, strides: vec4<u32>) -> u32 {
+    return goal / params.inner * strides.x + goal % params.inner * strides.y
+        + min(segment, params.segments - 1u) * strides.z;
 }
 
 fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
@@ -27,12 +32,10 @@ fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
     let leaf = tile * LEAVES + leaf_lane;
     let segment = leaf >> params.leaves_log2;
     let in_segment = leaf & ((1u << params.leaves_log2) - 1u);
-    let base = goal / params.inner * params.outer_stride + goal % params.inner * params.inner_stride
-        + min(segment, params.segments - 1u) * params.segment_stride;
     return Place(
         slot, leaf_lane, tile, goal, segment,
         in_segment >> params.lanes_log2, in_segment & ((1u << params.lanes_log2) - 1u),
-        leaf, base, exists, exists && segment < params.segments,
+        leaf, segment_offset(goal, segment, params.strides), exists, exists && segment < params.segments,
     );
 }
 
@@ -48,7 +51,12 @@ fn valid(p: Place, j: u32) -> u32 {
 
 // Offset of a unit; one that is not there is moved to elements that are.
 fn offset(p: Place, j: u32) -> u32 {
-    return p.base + min(j, params.len - UNIT_ELEMENTSu) * params.stride;
+    return p.base + min(j, params.len - UNIT_ELEMENTSu) * params.strides.w;
+}
+
+// The same by a tensor's own strides.
+fn offset_by(strides: vec4<u32>, p: Place, j: u32) -> u32 {
+    return segment_offset(p.goal, p.segment, strides) + min(j, params.len - UNIT_ELEMENTSu) * strides.w;
 }
 
 fn mask(n: u32) -> vec4<bool> {

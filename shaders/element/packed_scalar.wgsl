@@ -12,8 +12,8 @@ fn store_one_NAME(at: u32, bits: u32) {
     atomicOr(&NAME[at >> 1u], bits << shift);
 }
 
-fn store_NAME(offset: u32, v: vec4<f32>, n: u32) {
-    let at = offset + params.shift_NAME + vec4<u32>(0u, 1u, 2u, 3u) * params.stride;
+fn store_NAME(p: Place, j: u32, v: vec4<f32>, n: u32) {
+    let at = OFFSET + params.shift_NAME + vec4<u32>(0u, 1u, 2u, 3u) * params.STRIDES.w;
     let bits = round_DTYPE(v);
     if (n > 0u) {
         store_one_NAME(at.x, bits.x);
@@ -40,7 +40,7 @@ fn load_one_NAME(at: u32) -> f32 {
     return unpack_DTYPE(word_NAME(at >> 1u) >> ((at & 1u) * 16u)).x;
 }
 
-fn load_NAME(offset: u32, n: u32) -> vec4<f32> {
-    let at = offset + params.shift_NAME + min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(n, 1u) - 1u)) * params.stride;
+fn load_NAME(p: Place, j: u32, n: u32) -> vec4<f32> {
+    let at = OFFSET + params.shift_NAME + min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(n, 1u) - 1u)) * params.STRIDES.w;
     return vec4<f32>(load_one_NAME(at.x), load_one_NAME(at.y), load_one_NAME(at.z), load_one_NAME(at.w));
 }

@@ -1,8 +1,10 @@
 //! From a plan and buffers to commands.
 
 use super::io::Tensors;
-use super::params::{Numbers, Params};
+use super::params::{Numbers, Params, strides};
 use super::pipeline::{Context, Key, Pipeline, VECTOR_BINDINGS};
+use super::shader::Addressing;
+use crate::layout::Walk;
 use crate::plan::{Dispatch, Kernel, Over, Pass, Plan, Tensor};
 use std::sync::Arc;
 use wgpu::util::DeviceExt;
@@ -108,23 +110,19 @@ impl Step {
             Tensor::ALL.into_iter().filter(|t| pass.reads.contains(t) || pass.writes.contains(t)).collect();
         let bound: Vec<(Tensor, Bound)> = touched
             .iter()
-            .filter_map(|&t| tensors[t as usize].as_ref().map(|b| (t, bind(context, plan, t, b, dispatch))))
+            .filter_map(|&t| tensors[t as usize].as_ref().map(|b| (t, bind(context, plan, pass.over, t, b, dispatch))))
             .collect();
         let shared = bound.iter().any(|(t, a)| {
             pass.writes.contains(t) && bound.iter().any(|(u, b)| u != t && a.binding.buffer == b.binding.buffer)
         });
-        let vec4 = strides_allow_vec4(plan, pass.over) && bound.iter().all(|(_, b)| b.shift.is_multiple_of(4));
-        let pipeline = context.pipeline(Key::new(plan, pass, vec4, shared, update));
+        let walks: Vec<Walk> = bound.iter().map(|(t, _)| plan.walk_of(pass.over, *t)).collect();
+        let vec4 = walks.iter().all(strides_allow_vec4) && bound.iter().all(|(_, b)| b.shift.is_multiple_of(4));
+        let strided = walks.windows(2).any(|w| w[0] != w[1]);
+        let pipeline = context.pipeline(Key::new(plan, pass, Addressing { vec4, shared, strided }, update));
 
         let mut params = Params::new(plan, pass, dispatch, partials_at, numbers);
-        for (tensor, b) in &bound {
-            *match tensor {
-                Tensor::Input => &mut params.shift_input,
-                Tensor::Residual => &mut params.shift_residual,
-                Tensor::Gradient => &mut params.shift_gradient,
-                Tensor::Output => &mut params.shift_output,
-                Tensor::SecondOutput => &mut params.shift_second_output,
-            } = b.shift;
+        for ((tensor, b), walk) in bound.iter().zip(&walks) {
+            params.place(*tensor, strides(walk), b.shift);
         }
         let device = context.device();
         let uniform = device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
@@ -156,16 +154,18 @@ impl Step {
 fn bind<'a>(
     context: &Context,
     plan: &Plan,
+    over: Over,
     tensor: Tensor,
     binding: &wgpu::BufferBinding<'a>,
     dispatch: &Dispatch,
 ) -> Bound<'a> {
     let (size, alignment) = (plan.dtype(tensor).size(), context.profile().offset_alignment);
-    let start = binding.offset + dispatch.window.start * size;
-    let end = binding.offset + dispatch.window.end * size;
+    let window = dispatch.window(&plan.walk_of(over, tensor));
+    let start = binding.offset + window.start * size;
+    let end = binding.offset + window.end * size;
     let aligned = start / alignment * alignment;
     // Offsets within the kernel count from the tensor's start, modulo 2^32.
-    let shift = ((start - aligned) / size).wrapping_sub(dispatch.window.start) as u32;
+    let shift = ((start - aligned) / size).wrapping_sub(window.start) as u32;
     let bytes = (end - aligned).next_multiple_of(4);
     Bound {
         binding: wgpu::BufferBinding { buffer: binding.buffer, offset: aligned, size: std::num::NonZero::new(bytes) },
@@ -174,8 +174,7 @@ fn bind<'a>(
 }
 
 /// Whether every unit of four elements of a walk begins at a multiple of four.
-pub(super) fn strides_allow_vec4(plan: &Plan, over: Over) -> bool {
-    let walk = plan.walk(over);
+pub(super) fn strides_allow_vec4(walk: &Walk) -> bool {
     let steps =
         [(walk.outer, walk.outer_stride), (walk.inner, walk.inner_stride), (walk.segments, walk.segment_stride)];
     walk.stride == 1

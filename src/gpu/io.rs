@@ -1,9 +1,10 @@
 //! The tensors of a call, and the checks on them.
 
 use crate::error::Error;
+use crate::layout::Memory;
 use crate::op::{Direction, Fusion, Residual};
 use crate::plan::{Plan, Problem, Tensor};
-use crate::tensor::DType;
+use crate::tensor::{BackwardPitches, DType, ForwardPitches};
 use std::ops::Range;
 use wgpu::{BufferBinding, BufferUsages};
 
@@ -23,12 +24,14 @@ pub struct Forward<'a> {
     pub sum: Option<BufferBinding<'a>>,
     /// Element type of y; that of x unless told.
     pub y_dtype: Option<DType>,
+    /// Gaps within the tensors: each is bound where its first element lies.
+    pub pitches: ForwardPitches,
 }
 
 impl<'a> Forward<'a> {
     /// From x to y, nothing else.
     pub fn new(x: BufferBinding<'a>, y: BufferBinding<'a>) -> Self {
-        Forward { x, residual: None, y, sum: None, y_dtype: None }
+        Forward { x, residual: None, y, sum: None, y_dtype: None, pitches: ForwardPitches::default() }
     }
 }
 
@@ -51,30 +54,29 @@ pub struct Backward<'a> {
     pub dweight: Option<BufferBinding<'a>>,
     /// Gradient of bias, `f32`: a copy's destination (`COPY_DST`, offset a multiple of 4).
     pub dbias: Option<BufferBinding<'a>>,
+    /// Gaps within the tensors: each is bound where its first element lies.
+    pub pitches: BackwardPitches,
 }
 
 impl<'a> Backward<'a> {
     /// From dy to nothing yet: set the gradients that are wanted.
     pub fn new(x: BufferBinding<'a>, dy: BufferBinding<'a>) -> Self {
-        Backward { x, residual: None, dy, dsum: None, dx: None, dresidual: None, dweight: None, dbias: None }
+        Backward {
+            x,
+            residual: None,
+            dy,
+            dsum: None,
+            dx: None,
+            dresidual: None,
+            dweight: None,
+            dbias: None,
+            pitches: BackwardPitches::default(),
+        }
     }
 }
 
 /// The tensors of a call by their place in the shaders.
 pub(crate) type Tensors<'a> = [Option<BufferBinding<'a>>; 5];
-
-/// Name of a tensor in the words of the public structs.
-fn name(tensor: Tensor, backward: bool) -> &'static str {
-    match (tensor, backward) {
-        (Tensor::Input, _) => "x",
-        (Tensor::Residual, _) => "residual",
-        (Tensor::Gradient, _) => "dy",
-        (Tensor::Output, false) => "y",
-        (Tensor::Output, true) => "dx",
-        (Tensor::SecondOutput, false) => "sum",
-        (Tensor::SecondOutput, true) => "dresidual",
-    }
-}
 
 /// Which outputs may be written over which inputs.
 #[derive(Clone, Copy, Debug)]
@@ -150,9 +152,49 @@ fn check_residual(fusion: Fusion, given: bool) -> Result<(), Error> {
     }
 }
 
-/// Bytes of a buffer that a tensor occupies.
+/// Bytes of a buffer from a tensor's first to its last.
 fn range(binding: &BufferBinding, bytes: u64) -> Range<u64> {
     binding.offset..binding.offset.saturating_add(bytes)
+}
+
+/// A tensor in a buffer.
+struct Placed<'a> {
+    binding: &'a BufferBinding<'a>,
+    memory: &'a Memory,
+    /// Bytes of an element.
+    size: u64,
+}
+
+impl<'a> Placed<'a> {
+    fn new(plan: &'a Plan, tensors: &'a Tensors, tensor: Tensor) -> Option<Placed<'a>> {
+        let (memory, size) = (plan.problem.memory(tensor), plan.dtype(tensor).size());
+        tensors[tensor as usize].as_ref().map(|binding| Placed { binding, memory, size })
+    }
+
+    fn range(&self) -> Range<u64> {
+        range(self.binding, self.memory.span() * self.size)
+    }
+
+    /// Bytes of a row and from one to the next; where a sample is one row, of samples.
+    fn rows(&self) -> (u64, u64) {
+        let Memory { rows, width, row_pitch, sample_pitch, .. } = *self.memory;
+        (width * self.size, if rows == 1 { sample_pitch } else { row_pitch } * self.size)
+    }
+
+    fn overlaps(&self, other: &Placed) -> bool {
+        let (a, b) = (self.range(), other.range());
+        if self.binding.buffer != other.binding.buffer || a.start >= b.end || b.start >= a.end {
+            return false;
+        }
+        // Slices of one larger tensor: rows lie in the gaps between the other's.
+        let ((width, pitch), (other_width, other_pitch)) = (self.rows(), other.rows());
+        let regular = |p: &Placed| p.memory.rows == 1 || p.memory.sample_pitch.is_multiple_of(p.memory.row_pitch);
+        if pitch != other_pitch || !regular(self) || !regular(other) {
+            return true;
+        }
+        let after = (b.start % pitch + pitch - a.start % pitch) % pitch;
+        after < width || pitch - after < other_width
+    }
 }
 
 /// Checks a binding of `bytes` bytes.
@@ -183,31 +225,33 @@ pub(crate) fn check_binding(
 
 /// Checks every tensor that a plan uses: there, large enough, with its usage, and not in another's way.
 pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result<(), Error> {
-    let backward = plan.problem.op.direction() == Direction::Backward;
-    let elements = plan.problem.layout.elements;
+    let direction = plan.problem.op.direction();
+    let backward = direction == Direction::Backward;
     let used = Tensor::ALL.into_iter().filter(|&t| plan.uses(t));
     for tensor in used.clone() {
-        let name = name(tensor, backward);
+        let name = tensor.name(direction);
         let Some(binding) = &tensors[tensor as usize] else {
             return Err(Error::Missing { name, hint: "the call reads or writes it" });
         };
         let size = plan.dtype(tensor).size();
-        let bytes = elements.checked_mul(size).filter(|&b| b <= u64::MAX - 1024).ok_or(Error::TooLarge {
-            what: "bytes of the tensor",
-            required: u64::MAX,
-            limit: u64::MAX - 1024,
-        })?;
+        let bytes = plan
+            .problem
+            .memory(tensor)
+            .span()
+            .checked_mul(size)
+            .filter(|&b| b <= u64::MAX - 1024)
+            .ok_or(Error::TooLarge { what: "bytes of the tensor", required: u64::MAX, limit: u64::MAX - 1024 })?;
         check_binding(name, binding, bytes, size, BufferUsages::STORAGE)?;
     }
     for written in used.clone().filter(|&t| plan.writes(t)) {
         for other in used.clone().filter(|&t| t != written && !(plan.writes(t) && t < written)) {
-            let (Some(a), Some(b)) = (&tensors[written as usize], &tensors[other as usize]) else { continue };
-            let (size_a, size_b) = (plan.dtype(written).size(), plan.dtype(other).size());
-            let (ra, rb) = (range(a, elements * size_a), range(b, elements * size_b));
-            if a.buffer != b.buffer || ra.start >= rb.end || rb.start >= ra.end {
+            let placed = |tensor| Placed::new(plan, tensors, tensor);
+            let (Some(a), Some(b)) = (placed(written), placed(other)) else { continue };
+            if !a.overlaps(&b) {
                 continue;
             }
-            let exact = ra == rb && written == Tensor::Output && !backward;
+            let same = a.range() == b.range() && a.memory == b.memory;
+            let exact = same && written == Tensor::Output && !backward;
             let allowed = matches!(
                 (in_place, other),
                 (InPlace::Any, Tensor::Input | Tensor::Residual) | (InPlace::Residual, Tensor::Residual)
@@ -221,7 +265,7 @@ pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result
                     (_, false) => "backward needs x and residual again: give y a place of its own",
                     (_, true) => "gradients need a place of their own",
                 };
-                let (first, second) = (name(written, backward), name(other, backward));
+                let (first, second) = (written.name(direction), other.name(direction));
                 return Err(Error::Overlap { first, second, hint });
             }
         }
@@ -237,10 +281,10 @@ pub(crate) fn check_apart(
     vectors: &[(&'static str, Option<&BufferBinding>, u64)],
     own: &[&wgpu::Buffer],
 ) -> Result<(), Error> {
-    let backward = plan.problem.op.direction() == Direction::Backward;
-    let bytes = |t| plan.problem.layout.elements * plan.dtype(t).size();
+    let direction = plan.problem.op.direction();
+    let bytes = |t| plan.problem.memory(t).span() * plan.dtype(t).size();
     let used = Tensor::ALL.into_iter().filter(|&t| plan.uses(t));
-    let tensors = used.map(|t| (name(t, backward), tensors[t as usize].as_ref(), bytes(t)));
+    let tensors = used.map(|t| (t.name(direction), tensors[t as usize].as_ref(), bytes(t)));
     let mut others: Vec<_> = tensors.filter_map(|(name, b, bytes)| Some((name, b?, bytes))).collect();
     for (first, binding, _) in &others {
         if own.contains(&binding.buffer) {

@@ -167,7 +167,8 @@ impl Norm {
         commit: Commit,
         in_place: InPlace,
     ) -> Result<Saved, Error> {
-        let mut problem = Problem::new(&self.descriptor, tensor, statistics, fusion, Op::Forward)?;
+        let problem = Problem::new(&self.descriptor, tensor, statistics, fusion, Op::Forward)?;
+        let mut problem = problem.with_forward_pitches(&io.pitches)?;
         problem.output = io.y_dtype.unwrap_or(tensor.dtype);
         let update = if statistics == Statistics::Batch { self.update(commit) } else { 0 };
         let tensors = io.tensors(fusion)?;
@@ -189,7 +190,7 @@ impl Norm {
             dresidual: io.dresidual.is_some(),
             affine: io.dweight.is_some() || io.dbias.is_some(),
         };
-        let problem = Problem { op: Op::Backward(wanted), ..saved.problem };
+        let problem = Problem { op: Op::Backward(wanted), ..saved.problem }.with_backward_pitches(&io.pitches)?;
         let tensors = io.tensors(saved.fusion)?;
         let plan = Plan::new(io::without_unused(problem, &tensors), self.context.profile())?;
         io::check(&plan, &tensors, InPlace::Never)?;

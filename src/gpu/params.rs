@@ -1,18 +1,20 @@
 //! The uniform of a dispatch, as `shaders/common/params.wgsl` reads it (a test compares the two).
 
-use crate::layout::IndexMap;
-use crate::plan::{Dispatch, Over, Pass, Plan};
+use crate::layout::{IndexMap, Walk};
+use crate::plan::{Dispatch, Over, Pass, Plan, Tensor};
 
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(crate) struct Params {
+    pub strides: [u32; 4],
+    pub strides_input: [u32; 4],
+    pub strides_residual: [u32; 4],
+    pub strides_gradient: [u32; 4],
+    pub strides_output: [u32; 4],
+    pub strides_second_output: [u32; 4],
     pub inner: u32,
-    pub outer_stride: u32,
-    pub inner_stride: u32,
     pub segments: u32,
-    pub segment_stride: u32,
     pub len: u32,
-    pub stride: u32,
     pub leaves_log2: u32,
     pub lanes_log2: u32,
     pub grid_x: u32,
@@ -55,6 +57,20 @@ pub(crate) struct Numbers {
 }
 
 impl Params {
+    /// Where a tensor lies: its strides, and the shift from an element's offset to its place in the binding.
+    pub fn place(&mut self, tensor: Tensor, strides: [u32; 4], shift: u32) {
+        let (own_strides, own_shift) = match tensor {
+            Tensor::Input => (&mut self.strides_input, &mut self.shift_input),
+            Tensor::Residual => (&mut self.strides_residual, &mut self.shift_residual),
+            Tensor::Gradient => (&mut self.strides_gradient, &mut self.shift_gradient),
+            Tensor::Output => (&mut self.strides_output, &mut self.shift_output),
+            Tensor::SecondOutput => (&mut self.strides_second_output, &mut self.shift_second_output),
+        };
+        (*own_strides, *own_shift) = (strides, shift);
+        // Where tensors' strides differ, the shader does not read these.
+        self.strides = strides;
+    }
+
     /// `partials_at`: where partial results come in and go out.
     pub fn new(plan: &Plan, pass: &Pass, dispatch: &Dispatch, partials_at: (u32, u32), numbers: &Numbers) -> Params {
         // The plan has checked that what matters fits; offsets are modulo 2^32.
@@ -64,12 +80,8 @@ impl Params {
         let map = index_map(plan, pass.over);
         Params {
             inner: low(walk.inner),
-            outer_stride: low(walk.outer_stride),
-            inner_stride: low(walk.inner_stride),
             segments: low(walk.segments),
-            segment_stride: low(walk.segment_stride),
             len: low(walk.len),
-            stride: low(walk.stride),
             leaves_log2: tree.leaves.ilog2(),
             lanes_log2: tree.lanes.ilog2(),
             grid_x: dispatch.grid[0],
@@ -95,6 +107,11 @@ impl Params {
             ..Params::default()
         }
     }
+}
+
+/// Strides of a walk, as the shaders count them: outer, inner, segment, position.
+pub(super) fn strides(walk: &Walk) -> [u32; 4] {
+    [walk.outer_stride, walk.inner_stride, walk.segment_stride, walk.stride].map(|stride| stride as u32)
 }
 
 /// The index that a pass's walk does not go over itself.

@@ -1,7 +1,7 @@
 //! Compute pipelines, made when first needed and kept.
 
 use super::params::index_map;
-use super::shader::{Access, Variant, compose};
+use super::shader::{Access, Addressing, Variant, compose};
 use crate::error::Error;
 use crate::op::{Direction, Op, Residual, Statistics};
 use crate::plan::{Over, Pass, Plan, Tensor};
@@ -99,7 +99,7 @@ pub(crate) struct Key {
 
 impl Key {
     /// `update`: what a forward pass does to the running statistics.
-    pub fn new(plan: &Plan, pass: &Pass, vec4: bool, shared: bool, update: u32) -> Key {
+    pub fn new(plan: &Plan, pass: &Pass, addressing: Addressing, update: u32) -> Key {
         let touched = |t: &Tensor| pass.reads.contains(t) || pass.writes.contains(t);
         let access = |tensor| Access { tensor, dtype: plan.dtype(tensor), written: pass.writes.contains(&tensor) };
         let elements = !pass.reads.is_empty();
@@ -109,8 +109,7 @@ impl Key {
                 direction: pass.direction,
                 residual: if elements { plan.problem.fusion.residual } else { Residual::None },
                 units: pass.geometry.tree.units,
-                vec4: vec4 || !elements,
-                shared,
+                addressing: Addressing { vec4: addressing.vec4 || !elements, ..addressing },
                 tensors: Tensor::ALL.into_iter().filter(touched).map(access).collect(),
                 input: plan.problem.input,
             },
@@ -247,7 +246,10 @@ impl Context {
         let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
         let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
         entries.extend(
-            key.variant.tensors.iter().map(|t| entry(t.tensor.binding(), storage(!t.written && !key.variant.shared))),
+            key.variant
+                .tensors
+                .iter()
+                .map(|t| entry(t.tensor.binding(), storage(!t.written && !key.variant.addressing.shared))),
         );
         entries.extend(VECTOR_BINDINGS.map(|binding| entry(binding, storage(false))));
         let bindings = device

@@ -15,6 +15,17 @@ pub(crate) struct Access {
     pub written: bool,
 }
 
+/// How elements are found in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Addressing {
+    /// Whether units are aligned, so that one load or store takes four elements.
+    pub vec4: bool,
+    /// Whether tensors share a buffer: WebGPU then wants all of them bound for reading and writing.
+    pub shared: bool,
+    /// Whether tensors have strides of their own.
+    pub strided: bool,
+}
+
 /// Everything that the text depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Variant {
@@ -23,23 +34,18 @@ pub(crate) struct Variant {
     pub residual: Residual,
     /// Units of four elements in a leaf.
     pub units: u32,
-    /// Whether units are aligned, so that one load or store takes four elements.
-    pub vec4: bool,
-    /// Whether tensors share a buffer: WebGPU then wants all of them bound for reading and writing.
-    pub shared: bool,
+    pub addressing: Addressing,
     pub tensors: Vec<Access>,
     pub input: DType,
 }
 
 impl Tensor {
-    pub(crate) const ALL: [Tensor; 5] =
-        [Tensor::Input, Tensor::Residual, Tensor::Gradient, Tensor::Output, Tensor::SecondOutput];
-
     pub(crate) const fn binding(self) -> u32 {
         self as u32 + 1
     }
 
-    const fn name(self) -> &'static str {
+    /// What shaders know it as, whatever the direction.
+    const fn variable(self) -> &'static str {
         match self {
             Tensor::Input => "input",
             Tensor::Residual => "residual",
@@ -68,7 +74,7 @@ const fn dtype_functions(dtype: DType) -> &'static str {
 
 /// The whole shader module of a variant.
 pub(crate) fn compose(variant: &Variant) -> String {
-    let mut flags: Vec<String> = variant.tensors.iter().map(|t| t.tensor.name().to_uppercase()).collect();
+    let mut flags: Vec<String> = variant.tensors.iter().map(|t| t.tensor.variable().to_uppercase()).collect();
     match variant.residual {
         Residual::Before if flags.iter().any(|f| f == "RESIDUAL") => flags.push("RESIDUAL_BEFORE".into()),
         Residual::After if flags.iter().any(|f| f == "RESIDUAL") => flags.push("RESIDUAL_AFTER".into()),
@@ -91,15 +97,24 @@ pub(crate) fn compose(variant: &Variant) -> String {
         add(dtype_functions(dtype), &flags);
     }
     for access in &variant.tensors {
-        let template = match (access.dtype, variant.vec4) {
+        let Addressing { vec4, shared, strided } = variant.addressing;
+        let template = match (access.dtype, vec4) {
             (DType::F32, true) => include_str!("../../shaders/element/f32_vec4.wgsl"),
             (DType::F32, false) => include_str!("../../shaders/element/f32_scalar.wgsl"),
             (_, true) => include_str!("../../shaders/element/packed_vec4.wgsl"),
             (_, false) => include_str!("../../shaders/element/packed_scalar.wgsl"),
         };
-        let mode = if access.written || variant.shared { "read_write" } else { "read" };
+        let mode = if access.written || shared { "read_write" } else { "read" };
+        let name = access.tensor.variable();
+        let (strides, offset) = if strided {
+            ("strides_NAME", "offset_by(params.strides_NAME, p, j)")
+        } else {
+            ("strides", "offset(p, j)")
+        };
         let source = template
-            .replace("NAME", access.tensor.name())
+            .replace("STRIDES", strides)
+            .replace("OFFSET", offset)
+            .replace("NAME", name)
             .replace("BINDING", &access.tensor.binding().to_string())
             .replace("ACCESS", mode)
             .replace("DTYPE", dtype_name(access.dtype));
@@ -123,7 +138,7 @@ pub(crate) fn compose(variant: &Variant) -> String {
         &flags,
     );
     text.replace("INPUT_DTYPE", dtype_name(variant.input))
-        .replace("UNIT_ELEMENTS", if variant.vec4 { "4" } else { "1" })
+        .replace("UNIT_ELEMENTS", if variant.addressing.vec4 { "4" } else { "1" })
         .replace("UNITS", &variant.units.to_string())
 }
 

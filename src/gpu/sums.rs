@@ -10,7 +10,7 @@ use crate::norm::NormDescriptor;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::{Plan, Problem};
 use crate::sums::{GradientSums, Sum};
-use crate::tensor::TensorDescriptor;
+use crate::tensor::{ForwardPitches, TensorDescriptor};
 use std::marker::PhantomData;
 use wgpu::{BufferUsages, CommandEncoder};
 
@@ -68,10 +68,12 @@ impl Norm {
         fusion: Fusion,
         x: wgpu::BufferBinding,
         residual: Option<wgpu::BufferBinding>,
+        pitches: &ForwardPitches,
     ) -> Result<DeviceSums<Moments>, Error> {
         let residual = residual.filter(|_| fusion.residual == Residual::Before);
         let tensors = [Some(x), residual, None, None, None];
-        let problem = self.synchronised(tensor, fusion, Op::LocalSums(Direction::Forward))?;
+        let problem =
+            self.synchronised(tensor, fusion, Op::LocalSums(Direction::Forward))?.with_forward_pitches(pitches)?;
         self.local_sums(encoder, problem, &tensors, None)
     }
 
@@ -88,7 +90,8 @@ impl Norm {
         moments: &DeviceSums<Moments>,
         commit: Commit,
     ) -> Result<Saved, Error> {
-        let mut problem = self.synchronised(tensor, fusion, Op::ApplyMoments)?;
+        let problem = self.synchronised(tensor, fusion, Op::ApplyMoments)?;
+        let mut problem = problem.with_forward_pitches(&io.pitches)?;
         problem.output = io.y_dtype.unwrap_or(tensor.dtype);
         let tensors = io.tensors(fusion)?;
         let plan = self.plan_with(problem, moments)?;
@@ -112,6 +115,7 @@ impl Norm {
         self.check_own(saved, true)?;
         let tensors = io.tensors(saved.fusion)?;
         let problem = Problem { op: Op::LocalSums(Direction::Backward), ..saved.problem };
+        let problem = problem.with_backward_pitches(&io.pitches)?;
         let sums = self.local_sums(encoder, problem, &tensors, Some((saved, io)))?;
         self.copy_affine(encoder, saved, io);
         Ok(sums)
@@ -129,6 +133,7 @@ impl Norm {
         let tensors = io.tensors(saved.fusion)?;
         let wanted = Gradients { dx: io.dx.is_some(), dresidual: io.dresidual.is_some(), affine: false };
         let problem = Problem { op: Op::ApplyGradientSums(wanted), ..saved.problem };
+        let problem = problem.with_backward_pitches(&io.pitches)?;
         let plan = self.plan_with(io::without_unused(problem, &tensors), sums)?;
         io::check(&plan, &tensors, InPlace::Never)?;
         self.check_apart(&plan, &tensors)?;

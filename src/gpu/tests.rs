@@ -3,6 +3,7 @@
 use super::encode::strides_allow_vec4;
 use super::params::Params;
 use super::pipeline::Key;
+use super::shader::Addressing;
 use super::shader::{Variant, compose};
 use crate::op::{Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::{Kernel, Plan, Problem};
@@ -12,7 +13,7 @@ use crate::{
 };
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, Block, Function, Module, Scalar, ShaderStage, Statement, TypeInner};
+use naga::{AddressSpace, Block, Function, Module, Scalar, ShaderStage, Statement, TypeInner, VectorSize};
 use rayon::prelude::*;
 use std::collections::HashSet;
 use std::mem::offset_of;
@@ -78,12 +79,19 @@ fn keys_of(problem: Problem, profile: &Profile) -> Result<Vec<Key>, Error> {
     let plan = Plan::new(problem, profile)?;
     let mut keys = Vec::new();
     for pass in &plan.passes {
-        let aligned: &[bool] = if strides_allow_vec4(&plan, pass.over) { &[true, false] } else { &[false] };
+        let aligned: &[bool] = if strides_allow_vec4(plan.walk(pass.over)) { &[true, false] } else { &[false] };
         let overlaps: &[bool] = if pass.writes.is_empty() { &[false] } else { &[true, false] };
         let updates = if matches!(problem.op, Op::Forward | Op::ApplyMoments) && problem.tracks { 0..3 } else { 0..1 };
         for update in updates.filter(|&u| u > 0 || pass.kernel != Kernel::Running) {
-            for &vec4 in aligned {
-                keys.extend(overlaps.iter().map(|&shared| Key::new(&plan, pass, vec4, shared, update)));
+            for (&vec4, strided) in aligned.iter().flat_map(|vec4| [(vec4, false), (vec4, true)]) {
+                keys.extend(overlaps.iter().map(|&shared| {
+                    Key::new(
+                        &plan,
+                        pass,
+                        Addressing { vec4, shared, strided: strided && !pass.reads.is_empty() },
+                        update,
+                    )
+                }));
             }
         }
     }
@@ -232,14 +240,21 @@ fn params_are_what_the_shader_reads() {
     let TypeInner::Struct { members, span } = &params.inner else { panic!("{params:?}") };
     let shader: Vec<(&str, u32)> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset)).collect();
     let rust = fields! {
-        inner outer_stride inner_stride segments segment_stride len stride leaves_log2 lanes_log2 grid_x first_target
+        strides strides_input strides_residual strides_gradient strides_output strides_second_output
+        inner segments len leaves_log2 lanes_log2 grid_x first_target
         end_target first_tile tiles partials_in partials_in_at partials_in_target partials_in_step partials_out
         partials_out_at map_target_div map_target map_segment map_position_div map_position state_stride gradients_at
         zero eps momentum shift_input shift_residual shift_gradient shift_output shift_second_output
     };
     assert_eq!(shader, rust);
-    for (member, is_float) in members.iter().map(|m| (m, matches!(m.name.as_deref(), Some("eps" | "momentum")))) {
-        assert_eq!(module.types[member.ty].inner, TypeInner::Scalar(if is_float { Scalar::F32 } else { Scalar::U32 }));
+    for member in members {
+        let name = member.name.as_deref().unwrap();
+        let scalar = if ["eps", "momentum"].contains(&name) { Scalar::F32 } else { Scalar::U32 };
+        let expected = match name.starts_with("strides") {
+            true => TypeInner::Vector { size: VectorSize::Quad, scalar },
+            false => TypeInner::Scalar(scalar),
+        };
+        assert_eq!(module.types[member.ty].inner, expected, "{name}");
     }
     // Uniforms are bound in blocks of 16 bytes.
     assert_eq!(size_of::<Params>() as u32, span.next_multiple_of(16));

@@ -9,7 +9,7 @@ use crate::norm::NormDescriptor;
 use crate::op::{Commit, Fusion, Gradients, Residual};
 use crate::state::State;
 use crate::sums::GradientSums;
-use crate::tensor::{DType, TensorDescriptor};
+use crate::tensor::{BackwardPitches, DType, ForwardPitches, TensorDescriptor};
 use crate::{cpu, gpu};
 
 /// What a forward pass returns.
@@ -253,6 +253,7 @@ impl Norm {
                     y: y.as_entire_buffer_binding(),
                     sum: sum.as_ref().map(|b| b.as_entire_buffer_binding()),
                     y_dtype: Some(O::DTYPE),
+                    pitches: ForwardPitches::default(),
                 };
                 let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
                 let saved = match mode {
@@ -363,6 +364,7 @@ impl Norm {
                     dresidual,
                     dweight,
                     dbias,
+                    pitches: BackwardPitches::default(),
                 };
                 let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
                 match sums {

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::moments::Moments;
 use crate::op::{Commit, Fusion, Gradients};
 use crate::sums::GradientSums;
-use crate::tensor::TensorDescriptor;
+use crate::tensor::{ForwardPitches, TensorDescriptor};
 use crate::{cpu, gpu};
 
 /// dweight and dbias of a member's own shard.
@@ -32,7 +32,8 @@ impl Norm {
                 let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
                 let residual = residual.as_ref().map(|b| b.as_entire_buffer_binding());
                 let x = x.as_entire_buffer_binding();
-                let moments = norm.local_moments(&mut encoder, tensor, fusion, x, residual)?;
+                let moments =
+                    norm.local_moments(&mut encoder, tensor, fusion, x, residual, &ForwardPitches::default())?;
                 let copy = Staging::copy(device, &mut encoder, moments.buffer(), moments.buffer().size());
                 let bytes = read(device, queue, encoder, &[&copy]).await?;
                 Ok(bytemuck::pod_collect_to_vec(&bytes[0]))

@@ -1,7 +1,7 @@
 //! Dispatches: ranges of targets and tiles whose elements fit a binding, and grids that fit the limits.
 
 use super::geometry::Geometry;
-use super::{Kernel, Pass, Problem};
+use super::{Kernel, Over, Pass, Problem, Tensor};
 use crate::error::Error;
 use crate::layout::Walk;
 use crate::profile::Profile;
@@ -14,10 +14,21 @@ pub struct Dispatch {
     pub targets: Range<u64>,
     /// Tiles of each of them.
     pub tiles: Range<u64>,
-    /// Elements of every tensor that it touches: what has to be bound.
-    pub window: Range<u64>,
+    /// Coordinates in the walk (outer, segment, inner, position) of the first element that it touches.
+    pub first: [u64; 4],
+    /// And of the last.
+    pub last: [u64; 4],
     /// Workgroups.
     pub grid: [u32; 3],
+}
+
+impl Dispatch {
+    /// Elements of a tensor from the first to the last that it touches: what has to be bound.
+    pub fn window(&self, walk: &Walk) -> Range<u64> {
+        let strides = [walk.outer_stride, walk.segment_stride, walk.inner_stride, walk.stride];
+        let at = |corner: [u64; 4]| corner.iter().zip(strides).map(|(i, stride)| i * stride).sum::<u64>();
+        at(self.first)..at(self.last) + 1
+    }
 }
 
 /// Windows of one pass: more than any tensor that a device can hold needs.
@@ -25,6 +36,18 @@ const MOST_WINDOWS: u64 = 1 << 16;
 
 /// Most elements that one binding can hold, whatever the offset of the tensor in its buffer; kernels count in 32
 /// bits.
+/// The walk with each stride the longest of any tensor: windows that fit it fit all tensors.
+fn widest(problem: &Problem, over: Over) -> Walk {
+    let dense = *problem.walk(over);
+    problem.memories.iter().map(|memory| memory.walk(&dense)).fold(dense, |a, b| Walk {
+        outer_stride: a.outer_stride.max(b.outer_stride),
+        segment_stride: a.segment_stride.max(b.segment_stride),
+        inner_stride: a.inner_stride.max(b.inner_stride),
+        stride: a.stride.max(b.stride),
+        ..a
+    })
+}
+
 fn max_elements(problem: &Problem, profile: &Profile) -> u64 {
     let size = problem.input.size().max(problem.output.size());
     (profile.max_binding_size.saturating_sub(profile.offset_alignment) / size).min(1 << 32)
@@ -103,14 +126,11 @@ impl Windows {
 }
 
 /// Tiles small enough that a binding holds one; the same tree, so the same bits.
-pub(super) fn fitting(
-    geometry: Geometry,
-    walk: &Walk,
-    problem: &Problem,
-    profile: &Profile,
-) -> Result<Geometry, Error> {
+pub(super) fn fitting(geometry: Geometry, over: Over, problem: &Problem, profile: &Profile) -> Result<Geometry, Error> {
+    let walk = &widest(problem, over);
     let limit = max_elements(problem, profile);
-    let least = problem.layout.elements.div_ceil(limit.max(1));
+    let span = Tensor::ALL.into_iter().map(|t| problem.memory(t).span()).max().unwrap_or(0);
+    let least = span.div_ceil(limit.max(1));
     let smaller = |g: &Geometry| (g.leaves > 1).then(|| g.with_leaves(walk, g.leaves / 2));
     let tiles = || std::iter::successors(Some(geometry), smaller).map(|g| (g, Windows::new(walk, &g, limit)));
     let fits = || tiles().filter(|(_, windows)| windows.span() <= limit);
@@ -123,16 +143,12 @@ pub(super) fn fitting(
     Err(Error::TooLarge { what: "elements of one leaf in a binding", required, limit })
 }
 
-pub(super) fn dispatches(
-    pass: &Pass,
-    walk: &Walk,
-    problem: &Problem,
-    profile: &Profile,
-) -> Result<Vec<Dispatch>, Error> {
+pub(super) fn dispatches(pass: &Pass, problem: &Problem, profile: &Profile) -> Result<Vec<Dispatch>, Error> {
+    let walk = &widest(problem, pass.over);
     let (geometry, tiles) = (&pass.geometry, pass.geometry.tiles);
     within("targets of one pass", walk.targets(), u32::MAX.into())?;
     if matches!(pass.kernel, Kernel::Merge | Kernel::Running) {
-        return Ok(vec![dispatch(pass, profile, 0..walk.targets(), 0..tiles, 0..0)?]);
+        return Ok(vec![dispatch(pass, profile, 0..walk.targets(), 0..tiles, [[0; 4]; 2])?]);
     }
     let windows = Windows::new(walk, geometry, max_elements(problem, profile));
     within("windows of one pass", windows.count(), MOST_WINDOWS)?;
@@ -147,15 +163,11 @@ pub(super) fn dispatches(
         } else {
             segments.start * tree.leaves + leaf(positions.end)
         };
-        let start = outer.start * walk.outer_stride
-            + segments.start * walk.segment_stride
-            + inner.start * walk.inner_stride
-            + positions.start * walk.stride;
-        let last = (outer.end - 1 - outer.start) * walk.outer_stride
-            + (segments.end - 1 - segments.start) * walk.segment_stride
-            + (inner.end - 1 - inner.start) * walk.inner_stride
-            + (positions.end - 1 - positions.start) * walk.stride;
-        dispatch(pass, profile, targets, first / leaves..end.div_ceil(leaves), start..start + last + 1)
+        let corners = [
+            [outer.start, segments.start, inner.start, positions.start],
+            [outer.end - 1, segments.end - 1, inner.end - 1, positions.end - 1],
+        ];
+        dispatch(pass, profile, targets, first / leaves..end.div_ceil(leaves), corners)
     });
     windows.collect()
 }
@@ -169,7 +181,7 @@ fn dispatch(
     profile: &Profile,
     targets: Range<u64>,
     tiles: Range<u64>,
-    window: Range<u64>,
+    [first, last]: [[u64; 4]; 2],
 ) -> Result<Dispatch, Error> {
     let blocks = (targets.end - targets.start).div_ceil(pass.geometry.targets.into());
     let groups = blocks * (tiles.end - tiles.start);
@@ -177,5 +189,5 @@ fn dispatch(
     within("workgroups of one dispatch", groups, (side * side).min(u32::MAX.into()))?;
     let y = groups.div_ceil(side).max(1);
     let x = groups.div_ceil(y);
-    Ok(Dispatch { targets, tiles, window, grid: [x as u32, y as u32, 1] })
+    Ok(Dispatch { targets, tiles, first, last, grid: [x as u32, y as u32, 1] })
 }

@@ -5,7 +5,8 @@ use super::adapters::Gpu;
 use super::cases::{Case, Data, typed};
 use std::ops::Range;
 use wgpu::util::DeviceExt;
-use wgpu_norm::{Commit, DType, Residual, Statistics, gpu, wgpu};
+use wgpu_norm::layout::Memory;
+use wgpu_norm::{BackwardPitches, Commit, DType, ForwardPitches, Pitch, Residual, Statistics, gpu, wgpu};
 
 /// What y lies over.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,7 +24,26 @@ pub struct Placement {
     pub shared: bool,
     /// Where the call allows it.
     pub over: Option<Over>,
+    pub gaps: Gaps,
 }
+
+impl Placement {
+    /// Each tensor in a buffer of its own, from its start, without gaps.
+    pub const PLAIN: Placement = Placement { shift: 0, shared: false, over: None, gaps: Gaps::None };
+}
+
+/// What lies between the rows of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gaps {
+    None,
+    /// So many elements more than between those of the tensor before, so that all pitches differ.
+    Growing(usize),
+    /// The rows of the call's other tensors: all are slices of one.
+    Concatenated,
+}
+
+/// Slices that a concatenated tensor has room for.
+const SLICES: usize = 8;
 
 /// Bytes of everything that was written.
 #[derive(Debug, PartialEq)]
@@ -41,32 +61,30 @@ pub fn run(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: P
 
 fn train(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: Placement) -> Vec<Vec<u8>> {
     let after = case.fusion.residual == Residual::After;
-    let len = data.x.len();
     let vector = case.descriptor.affine_len() as usize;
     let affine = case.descriptor.affine();
-    let mut arena = Arena::new(place);
+    let mut arena = Arena::new(place, case);
     let x = arena.input(case.input, &data.x);
     let residual = data.residual.as_ref().map(|r| arena.input(case.input, r));
     // Backward recomputes a ReLU's mask from x and the residual.
     let over_residual = place.over == Some(Over::Residual) && !(after && case.fusion.relu);
     let y = match residual {
         Some(residual) if over_residual => arena.reuse(residual),
-        _ => arena.output(case.output, len),
+        _ => arena.output(case.output),
     };
-    let sum = case.has_sum().then(|| arena.output(case.input, len));
+    let sum = case.has_sum().then(|| arena.output(case.input));
     let dy = arena.input(case.output, &data.dy);
     let dsum = data.dsum.as_ref().map(|d| arena.input(case.input, d));
-    let dx = arena.output(case.input, len);
-    let dresidual = after.then(|| arena.output(case.input, len));
-    let dweight = affine.weight.then(|| arena.output(DType::F32, vector));
-    let dbias = affine.bias.then(|| arena.output(DType::F32, vector));
+    let dx = arena.output(case.input);
+    let dresidual = after.then(|| arena.output(case.input));
+    let dweight = affine.weight.then(|| arena.vector(vector));
+    let dbias = affine.bias.then(|| arena.vector(vector));
 
     let buffers = arena.upload(&gpu.device);
     let at = |slot: Slot| buffers.binding(slot);
     let norm = gpu::Norm::with_state(context, case.descriptor.clone(), &data.state).unwrap();
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    let forward =
-        gpu::Forward { x: at(x), residual: residual.map(at), y: at(y), sum: sum.map(at), y_dtype: Some(case.output) };
+    let forward = forward(&buffers, case, [Some(x), residual, Some(y), sum]);
     let saved = match case.statistics {
         Statistics::Batch => {
             norm.forward_train(&mut encoder, &case.tensor(), case.fusion, &forward, Commit::Update).unwrap()
@@ -82,27 +100,49 @@ fn train(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: Pla
         dresidual: dresidual.map(at),
         dweight: dweight.map(at),
         dbias: dbias.map(at),
+        pitches: BackwardPitches {
+            x: sum.unwrap_or(x).pitch,
+            residual: pitch(residual),
+            dy: dy.pitch,
+            dsum: pitch(dsum),
+            dx: dx.pitch,
+            dresidual: pitch(dresidual),
+        },
     };
     norm.backward(&mut encoder, saved, &backward).unwrap();
     arena.read(gpu, encoder, &buffers)
 }
 
+fn pitch(slot: Option<Slot>) -> Pitch {
+    slot.map_or(Pitch::default(), |slot| slot.pitch)
+}
+
+fn forward<'a>(buffers: &'a Buffers, case: &Case, [x, residual, y, sum]: [Option<Slot>; 4]) -> gpu::Forward<'a> {
+    let at = |slot: Slot| buffers.binding(slot);
+    gpu::Forward {
+        x: at(x.unwrap()),
+        residual: residual.map(at),
+        y: at(y.unwrap()),
+        sum: sum.map(at),
+        y_dtype: Some(case.output),
+        pitches: ForwardPitches { x: pitch(x), residual: pitch(residual), y: pitch(y), sum: pitch(sum) },
+    }
+}
+
 fn evaluate(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: Placement) -> Vec<Vec<u8>> {
-    let mut arena = Arena::new(place);
+    let mut arena = Arena::new(place, case);
     let x = arena.input(case.input, &data.x);
     let residual = data.residual.as_ref().map(|r| arena.input(case.input, r));
     let y = match (place.over, residual) {
         (Some(Over::X), _) => arena.reuse(x),
         (Some(Over::Residual), Some(residual)) => arena.reuse(residual),
-        _ => arena.output(case.output, data.x.len()),
+        _ => arena.output(case.output),
     };
-    let sum = case.has_sum().then(|| arena.output(case.input, data.x.len()));
+    let sum = case.has_sum().then(|| arena.output(case.input));
     let buffers = arena.upload(&gpu.device);
-    let at = |slot: Slot| buffers.binding(slot);
     let norm = gpu::Norm::with_state(context, case.descriptor.clone(), &data.state).unwrap();
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    let forward =
-        gpu::Forward { x: at(x), residual: residual.map(at), y: at(y), sum: sum.map(at), y_dtype: Some(case.output) };
+    let forward = forward(&buffers, case, [Some(x), residual, Some(y), sum]);
     norm.forward_eval(&mut encoder, &case.tensor(), case.fusion, &forward).unwrap();
     arena.read(gpu, encoder, &buffers)
 }
@@ -114,27 +154,47 @@ const UNWRITTEN: u8 = 0x5a;
 struct Slot {
     buffer: usize,
     offset: usize,
-    bytes: usize,
+    memory: Memory,
+    pitch: Pitch,
+    /// Bytes of an element.
+    size: usize,
 }
 
 impl Slot {
-    fn range(self) -> Range<usize> {
-        self.offset..self.offset + self.bytes
+    fn bytes(self) -> usize {
+        let Memory { samples, rows, width, row_pitch, sample_pitch } = self.memory;
+        ((samples - 1) * sample_pitch + (rows - 1) * row_pitch + width) as usize * self.size
+    }
+
+    /// Where its rows lie.
+    fn rows(self) -> impl Iterator<Item = Range<usize>> {
+        let Memory { samples, rows, width, row_pitch, sample_pitch } = self.memory;
+        let starts = (0..samples).flat_map(move |n| (0..rows).map(move |row| n * sample_pitch + row * row_pitch));
+        starts.map(move |start| {
+            let start = self.offset + start as usize * self.size;
+            start..start + width as usize * self.size
+        })
     }
 }
 
 /// Contents of buffers, and which parts of them the calls may write.
 struct Arena {
     place: Placement,
+    /// The call's tensors, without gaps.
+    dense: Memory,
+    tensors: u64,
     contents: Vec<Vec<u8>>,
+    /// Sizes of elements in buffers of concatenated tensors, and how many slices of them are taken.
+    concatenated: Vec<(usize, u64)>,
     outputs: Vec<Slot>,
 }
 
 struct Buffers(Vec<wgpu::Buffer>);
 
 impl Arena {
-    fn new(place: Placement) -> Arena {
-        Arena { place, contents: Vec::new(), outputs: Vec::new() }
+    fn new(place: Placement, case: &Case) -> Arena {
+        let dense = case.descriptor.layout(&case.tensor()).unwrap().memory;
+        Arena { place, dense, tensors: 0, contents: Vec::new(), concatenated: Vec::new(), outputs: Vec::new() }
     }
 
     fn input(&mut self, dtype: DType, values: &[f64]) -> Slot {
@@ -146,8 +206,16 @@ impl Arena {
         }
     }
 
-    fn output(&mut self, dtype: DType, len: usize) -> Slot {
-        let slot = self.put(dtype, &vec![UNWRITTEN; len * dtype.size() as usize]);
+    fn output(&mut self, dtype: DType) -> Slot {
+        let Memory { samples, rows, width, .. } = self.dense;
+        let slot = self.put(dtype, &vec![UNWRITTEN; (samples * rows * width * dtype.size()) as usize]);
+        self.reuse(slot)
+    }
+
+    fn vector(&mut self, len: usize) -> Slot {
+        let width = len as u64;
+        let memory = Memory { samples: 1, rows: 1, width, row_pitch: width, sample_pitch: width };
+        let slot = self.append(DType::F32, memory, Pitch::default(), &vec![UNWRITTEN; len * 4]);
         self.reuse(slot)
     }
 
@@ -157,6 +225,53 @@ impl Arena {
     }
 
     fn put(&mut self, dtype: DType, bytes: &[u8]) -> Slot {
+        let Memory { rows, width, .. } = self.dense;
+        let pitched = |row_pitch, sample_pitch| {
+            let pitch = Pitch { row: (rows > 1).then_some(row_pitch), sample: Some(sample_pitch) };
+            (Memory { row_pitch, sample_pitch, ..self.dense }, pitch)
+        };
+        self.tensors += 1;
+        match self.place.gaps {
+            Gaps::None => self.append(dtype, self.dense, Pitch::default(), bytes),
+            Gaps::Growing(by) => {
+                let row = width + self.tensors * by as u64;
+                let (memory, pitch) = pitched(row, rows * row + if rows > 1 { by as u64 } else { 0 });
+                self.append(dtype, memory, pitch, bytes)
+            }
+            Gaps::Concatenated => {
+                let row = width * SLICES as u64;
+                let (memory, pitch) = pitched(row, rows * row);
+                self.slice(dtype, memory, pitch, bytes)
+            }
+        }
+    }
+
+    /// The next slice of the concatenated tensor of a type.
+    fn slice(&mut self, dtype: DType, memory: Memory, pitch: Pitch, bytes: &[u8]) -> Slot {
+        let size = dtype.size() as usize;
+        let buffer = match self.concatenated.iter().position(|(s, _)| *s == size) {
+            Some(buffer) => buffer,
+            None => {
+                let whole = memory.samples * memory.sample_pitch;
+                self.concatenated.push((size, 0));
+                self.contents.push(vec![GUARD; whole as usize * size]);
+                self.contents.len() - 1
+            }
+        };
+        let (_, taken) = &mut self.concatenated[buffer];
+        let slot = Slot { buffer, offset: (*taken * memory.width) as usize * size, memory, pitch, size };
+        *taken += 1;
+        self.fill(slot, bytes);
+        slot
+    }
+
+    fn fill(&mut self, slot: Slot, bytes: &[u8]) {
+        for (row, bytes) in slot.rows().zip(bytes.chunks(slot.memory.width as usize * slot.size)) {
+            self.contents[slot.buffer][row].copy_from_slice(bytes);
+        }
+    }
+
+    fn append(&mut self, dtype: DType, memory: Memory, pitch: Pitch, bytes: &[u8]) -> Slot {
         let size = dtype.size() as usize;
         if self.contents.is_empty() || !self.place.shared {
             self.contents.push(Vec::new());
@@ -164,9 +279,10 @@ impl Arena {
         let buffer = self.contents.len() - 1;
         let contents = &mut self.contents[buffer];
         let offset = contents.len().next_multiple_of(size) + self.place.shift * size;
-        contents.resize(offset, GUARD);
-        contents.extend_from_slice(bytes);
-        Slot { buffer, offset, bytes: bytes.len() }
+        let slot = Slot { buffer, offset, memory, pitch, size };
+        contents.resize(offset + slot.bytes(), GUARD);
+        self.fill(slot, bytes);
+        slot
     }
 
     fn upload(&mut self, device: &wgpu::Device) -> Buffers {
@@ -203,9 +319,13 @@ impl Arena {
         }
         gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
         let after: Vec<Vec<u8>> = copies.iter().map(|copy| copy.get_mapped_range(..).unwrap().to_vec()).collect();
-        let outputs = self.outputs.iter().map(|slot| after[slot.buffer][slot.range()].to_vec()).collect();
-        for slot in &self.outputs {
-            self.contents[slot.buffer][slot.range()].copy_from_slice(&after[slot.buffer][slot.range()]);
+        let outputs = self
+            .outputs
+            .iter()
+            .map(|slot| slot.rows().flat_map(|row| after[slot.buffer][row].to_vec()).collect())
+            .collect();
+        for (slot, row) in self.outputs.iter().flat_map(|slot| slot.rows().map(move |row| (slot, row))) {
+            self.contents[slot.buffer][row.clone()].copy_from_slice(&after[slot.buffer][row]);
         }
         for (expected, after) in self.contents.iter().zip(&after) {
             let touched = expected.iter().zip(after).position(|(a, b)| a != b);
@@ -220,7 +340,7 @@ impl Buffers {
         wgpu::BufferBinding {
             buffer: &self.0[slot.buffer],
             offset: slot.offset as u64,
-            size: std::num::NonZero::new(slot.bytes as u64),
+            size: std::num::NonZero::new(slot.bytes() as u64),
         }
     }
 }
