@@ -86,7 +86,7 @@ fn time(
             let mut y = vec![0.0f32; x.len()];
             measure(passes, bar, |count| {
                 for _ in 0..count {
-                    let io = cpu::Forward { x: cpu::Source::From(&x), residual: None, y: &mut y, sum: None };
+                    let io = cpu::Forward::new(&x, &mut y);
                     let _saved = layer.forward_train(&tensor, Fusion::default(), io, Commit::Update)?;
                 }
                 Ok(())

@@ -1,135 +1,270 @@
 //! The backward pass: sums, gradients of weight and bias, dx.
 
-use super::apply::{Projection, backward_row};
-use super::exec::{Exec, pieces};
-use super::forward::{cells, join_samples};
-use super::grid::Join;
-use super::lanes::Lanes;
-use super::leaf::Gradient;
+use super::apply::{Projection, backward_row, masked_row};
+use super::blocks::Blocks;
+use super::exec::Exec;
+use super::forward::{StatVectors, each_area, each_part, spread};
+use super::grid::{Grid, Join};
+use super::lanes::LANES;
+use super::memory::{Area, Input, Output, Scratch};
 use super::partial::merge_all;
-use super::reduce::{self, Down};
-use super::source::{SumPairs, SumsOf};
+use super::reduce::{self, Down, Parts, Table};
+use super::source::{GradientOf, StatSlices, SumPairs, SumsOf};
 use fearless_simd::{Simd, dispatch};
+use std::ops::Range;
 
-/// Sums over statistics and over weights, whichever are wanted.
+/// Sums over weights' elements.
 #[derive(Default)]
-pub(crate) struct Reduced {
-    /// Of g times weight, and of that times the normalised input: one pair a statistic.
-    pub stats: Vec<[f32; 2]>,
+pub(crate) struct AffineGradients {
     /// dbias.
     pub bias: Vec<f32>,
     /// dweight.
     pub weight: Vec<f32>,
 }
 
-/// Both kinds of sums.
-pub(crate) fn reduce<I: Lanes + Sync, O: Lanes + Sync>(
-    exec: Exec,
-    source: SumsOf<I, O>,
-    (for_stats, for_weights): (bool, bool),
-    leaf_down: usize,
-) -> Reduced {
-    let grid = source.grid;
-    let mut reduced = Reduced::default();
-    let pairs = |[a, b, _]: &[Vec<f32>; 3]| a.iter().zip(b).map(|(&a, &b)| [a, b]).collect::<Vec<_>>();
-    if grid.by_column && !grid.columns {
-        if for_stats {
-            reduced.stats = pairs(&reduce::cells_of_rows(exec, grid, &source).parts);
-        }
-        if for_weights {
-            let (rows, width) = (grid.all_rows(), grid.width);
-            let down = Down { samples: 1, rows, width, leaf: leaf_down, joins_samples: true };
-            [reduced.bias, reduced.weight, _] = reduce::cells_of_columns(exec, down, &source).parts;
-        }
-        return reduced;
-    }
-    let cells = cells(exec, grid, &source);
-    let weight = |channel: usize| source.coefficients.weight[channel];
-    if grid.join == Join::Samples {
-        let [bias, weights, _] = join_samples::<SumPairs>(exec, cells).parts;
-        if for_stats {
-            let weighted = bias.iter().zip(&weights).enumerate();
-            reduced.stats = weighted.map(|(c, (&a, &b))| [a * weight(c), b * weight(c)]).collect();
-        }
-        return Reduced { bias, weight: weights, ..reduced };
-    }
-    if let (true, Join::Channels(size)) = (for_stats, grid.join) {
-        let mut weighted = pairs(&cells.parts);
-        for (i, pair) in weighted.iter_mut().enumerate() {
-            *pair = pair.map(|sum| sum * weight(i % grid.channels()));
-        }
-        let add = |a: [f32; 2], b: [f32; 2]| [a[0] + b[0], a[1] + b[1]];
-        reduced.stats = weighted.chunks(size).map(|group| merge_all(group, &add).unwrap_or_default()).collect();
-    }
-    if for_weights {
-        [reduced.bias, reduced.weight, _] = join_samples::<SumPairs>(exec, cells).parts;
-    }
-    reduced
+/// What a backward pass works on.
+pub(crate) struct Pass<'a> {
+    pub exec: Exec,
+    pub grid: &'a Grid,
+    pub centred: bool,
+    pub gradient: GradientOf<'a>,
+    /// Of the forward pass.
+    pub stats: &'a StatVectors,
+    /// Elements of a statistic.
+    pub count: f32,
+    /// Whether the statistics depend on x.
+    pub projects: bool,
+    /// Whether gradients of weight and bias are wanted.
+    pub affine: bool,
+    pub dsum: Option<Input<'a>>,
+    pub dx: Option<&'a Output<'a>>,
+    pub dresidual: Option<&'a Output<'a>>,
 }
 
-/// dx and dresidual.
-pub(crate) struct Outputs<'a, I> {
-    pub dx: Option<&'a mut [I]>,
-    pub dresidual: Option<&'a mut [I]>,
-}
+const NONE: [&[f32]; 2] = [&[], &[]];
 
-/// What of [`Coefficients::stats`] is taken out of the gradient.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) struct Projects {
-    pub g: bool,
-    pub gx: bool,
-}
-
-/// Gradients of the whole tensor.
-pub(crate) fn write<I: Lanes + Send + Sync, O: Lanes + Sync>(
-    exec: Exec,
-    source: SumsOf<I, O>,
-    dsum: Option<&[I]>,
-    projects: Projects,
-    outputs: Outputs<I>,
-) {
-    let grid = source.grid;
-    let step = exec.rows_of_task(grid.width, grid.all_rows());
-    let len = step * grid.width;
-    let tasks = pieces(outputs.dx, len).zip(pieces(outputs.dresidual, len)).enumerate();
-    exec.each(tasks.take(grid.all_rows().div_ceil(step)), |(i, (dx, dresidual))| {
-        let outputs = Outputs { dx, dresidual };
-        let rows = i * step..((i + 1) * step).min(grid.all_rows());
-        dispatch!(exec.level, simd => write_rows(simd, source, dsum, projects, rows, outputs));
-    });
-}
-
-#[inline(always)]
-fn write_rows<S: Simd, I: Lanes, O: Lanes>(
-    simd: S,
-    source: SumsOf<I, O>,
-    dsum: Option<&[I]>,
-    projects: Projects,
-    rows: std::ops::Range<usize>,
-    outputs: Outputs<I>,
-) {
-    let SumsOf { gradient, grid, coefficients } = source;
-    let width = grid.width;
-    let outputs = pieces(outputs.dx, width).zip(pieces(outputs.dresidual, width));
-    for (row, outputs) in rows.zip(outputs) {
-        let gradient: Gradient<I, O> = gradient.slice(row * width, width);
-        let dsum = dsum.map(|d| &d[row * width..(row + 1) * width]);
-        if grid.columns {
-            let part = |k| coefficients.each(grid, row, k);
-            let projection = projects.gx.then(|| Projection { g: projects.g.then(|| part(3)), gx: part(4) });
-            let (stats, weights) = (coefficients.stats_each(grid, row), coefficients.weights(0, width));
-            backward_row(simd, gradient, dsum, outputs, stats, weights, projection);
-            continue;
+impl Pass<'_> {
+    /// Everything that is wanted.
+    pub fn run(&self) -> AffineGradients {
+        if let Some(blocks) = Blocks::new(self.grid, self.exec).filter(|_| self.projects && self.dx.is_some()) {
+            return self.by_blocks(blocks);
         }
-        let part = |k| coefficients.same(simd, grid, row, k);
-        let projection = projects.gx.then(|| Projection { g: projects.g.then(|| part(3)), gx: part(4) });
-        let stats = coefficients.stats_same(simd, grid, row);
-        if grid.by_column {
-            let weights = coefficients.weights(0, width);
-            backward_row(simd, gradient, dsum, outputs, stats, weights, projection);
+        let projects = self.projects && self.dx.is_some();
+        if !projects && !self.affine {
+            self.write(NONE);
+            return AffineGradients::default();
+        }
+        let (stats, affine) = self.sums(projects);
+        let [g, gx] = [0, 1].map(|k| spread(self.grid, stats.iter().map(|s| s[k] / self.count)));
+        self.write([&g, &gx]);
+        affine
+    }
+
+    fn source<'a>(&'a self, stats: StatSlices<'a>) -> SumsOf<'a> {
+        SumsOf { gradient: self.gradient, stats }
+    }
+
+    fn weight(&self, channel: usize) -> f32 {
+        self.gradient.affine.weight[channel]
+    }
+
+    /// Sums over statistics (of g times weight, and of that times the normalised input), if they are wanted, and
+    /// over weights.
+    fn sums(&self, for_stats: bool) -> (Vec<[f32; 2]>, AffineGradients) {
+        let (exec, grid, source) = (self.exec, self.grid, self.source(self.stats.slices(NONE)));
+        let pairs = |[a, b, _]: &[Vec<f32>; 3]| a.iter().zip(b).map(|(&a, &b)| [a, b]).collect::<Vec<_>>();
+        let affine = |[bias, weight, _]: [Vec<f32>; 3]| AffineGradients { bias, weight };
+        if grid.by_column && !grid.columns {
+            let stats = if for_stats { pairs(&reduce::cells_of_rows(exec, grid, &source).parts) } else { Vec::new() };
+            let down = Down {
+                samples: 1,
+                rows: grid.all_rows(),
+                width: grid.width,
+                leaf: grid.leaf_down,
+                joins_samples: true,
+            };
+            let sums =
+                if self.affine { reduce::cells_of_columns(exec, down, &source).parts } else { Default::default() };
+            return (stats, affine(sums));
+        }
+        let cells = reduce::cells(exec, grid, &source);
+        let weighted = |(i, [a, b]): (usize, [f32; 2])| {
+            let weight = self.weight(i % grid.channels());
+            [a * weight, b * weight]
+        };
+        if grid.join == Join::Samples {
+            let sums = reduce::join_samples::<SumPairs>(exec, cells).parts;
+            return (pairs(&sums).into_iter().enumerate().map(weighted).collect(), affine(sums));
+        }
+        let stats = if for_stats {
+            let weighted: Vec<[f32; 2]> = pairs(&cells.parts).into_iter().enumerate().map(weighted).collect();
+            weighted.chunks(grid.group()).map(merged).collect()
         } else {
-            let weights = coefficients.weight(simd, grid, row);
-            backward_row(simd, gradient, dsum, outputs, stats, weights, projection);
+            Vec::new()
+        };
+        let sums = if self.affine { reduce::join_samples::<SumPairs>(exec, cells).parts } else { Default::default() };
+        (stats, affine(sums))
+    }
+
+    /// dx and dresidual of the whole tensor. `projection`: what is taken out of the gradient, one a statistic, or
+    /// in grids of columns one a cell.
+    pub fn write(&self, projection: [&[f32]; 2]) {
+        if self.dx.is_none() && self.dresidual.is_none() {
+            return;
+        }
+        let stats = self.stats.slices(projection);
+        let all = self.grid.all_rows();
+        let step = self.exec.rows_of_task(self.grid.width, all);
+        self.exec.each(0..all.div_ceil(step), |i, scratch| {
+            let rows = i * step..((i + 1) * step).min(all);
+            dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, scratch));
+        });
+    }
+
+    /// Block by block: what has been read for the sums is still in the cache when dx is made of it.
+    fn by_blocks(&self, blocks: Blocks) -> AffineGradients {
+        let grid = self.grid;
+        let (mut table, piece) = match blocks {
+            Blocks::Channels(len) => (Table::new(grid.rows, vec![(grid.samples * grid.width) as u32]), len),
+            Blocks::Rows(rows) if grid.by_column => {
+                let all = grid.all_rows();
+                let counts = (0..all.div_ceil(rows)).map(|i| rows.min(all - i * rows) as u32);
+                (Table::new(grid.width, counts.collect()), grid.width)
+            }
+            Blocks::Rows(rows) => (Table::new(grid.rows, vec![grid.width as u32; grid.samples]), rows),
+        };
+        self.exec.each(table.pieces(piece).enumerate(), |(i, to), scratch| {
+            dispatch!(self.exec.level, simd => match blocks {
+                Blocks::Channels(len) => self.channels(simd, i * len, to, scratch),
+                Blocks::Rows(len) => {
+                    let rows = i * len..((i + 1) * len).min(grid.all_rows());
+                    self.groups(simd, rows, to, scratch);
+                }
+            });
+        });
+        if !self.affine {
+            return AffineGradients::default();
+        }
+        let [bias, weight, _] = reduce::join_samples::<SumPairs>(self.exec, table).parts;
+        AffineGradients { bias, weight }
+    }
+
+    /// A block of a few channels from `first` on.
+    #[inline(always)]
+    fn channels<S: Simd>(&self, simd: S, first: usize, to: Parts, scratch: &mut Scratch) {
+        let (grid, len) = (self.grid, to[0].len());
+        let source = self.source(self.stats.slices(NONE));
+        let mut parts = [[0.0; LANES]; 3];
+        reduce::fill_channels(simd, grid, &source, first, each_part(&mut parts, len), scratch);
+        let mut projection = [[0.0; LANES]; 2];
+        for k in 0..len {
+            let weight = self.weight(first + k);
+            (to[0][k], to[1][k]) = (parts[0][k], parts[1][k]);
+            projection[0][k] = parts[0][k] * weight / self.count;
+            projection[1][k] = parts[1][k] * weight / self.count;
+        }
+        let stats = self.stats.slices(NONE).from(first, len, [&projection[0], &projection[1]]);
+        for n in 0..grid.samples {
+            let first = n * grid.rows + first;
+            self.write_rows(simd, &stats, first..first + len, scratch);
         }
     }
+
+    /// A block of whole groups of rows.
+    #[inline(always)]
+    fn groups<S: Simd>(&self, simd: S, rows: Range<usize>, to: Parts, scratch: &mut Scratch) {
+        let grid = self.grid;
+        let (size, batch) = (grid.group(), grid.batch());
+        let source = self.source(self.stats.slices(NONE));
+        let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
+        let mut weighted = Vec::with_capacity(batch);
+        for first in rows.clone().step_by(batch) {
+            let of_batch = first..(first + batch).min(rows.end);
+            let len = of_batch.len();
+            let [a, b, c] = &mut parts;
+            reduce::fill_rows(simd, grid, &source, first, [&mut a[..len], &mut b[..len], &mut c[..len]], scratch);
+            weighted.clear();
+            weighted.extend((0..len).map(|k| {
+                let weight = if grid.by_column { 1.0 } else { self.weight((first + k) % grid.rows) };
+                [parts[0][k] * weight, parts[1][k] * weight]
+            }));
+            let mut projection = [[0.0; LANES]; 2];
+            for (k, group) in weighted.chunks(size).enumerate() {
+                let [g, gx] = merged(group);
+                (projection[0][k], projection[1][k]) = (g / self.count, gx / self.count);
+            }
+            let stats = self.stats.slices(NONE).from(first / size, len / size, [&projection[0], &projection[1]]);
+            self.write_rows(simd, &stats, of_batch, scratch);
+            if !grid.by_column {
+                let at = first - rows.start;
+                to[0][at..at + len].copy_from_slice(&parts[0][..len]);
+                to[1][at..at + len].copy_from_slice(&parts[1][..len]);
+            }
+        }
+        if grid.by_column && self.affine {
+            let down =
+                Down { samples: 1, rows: rows.len(), width: grid.width, leaf: grid.leaf_down, joins_samples: true };
+            reduce::fill_columns(simd, down, &source, rows.start, (1, rows.len()), to, scratch);
+        }
+    }
+
+    #[inline(never)]
+    fn write_rows<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
+        simd.vectorize(
+            #[inline(always)]
+            || self.write_rows_inline(simd, stats, rows, scratch),
+        )
+    }
+
+    #[inline(always)]
+    fn write_rows_inline<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
+        let (grid, of) = (self.grid, &self.gradient);
+        let projects = self.projects && self.dx.is_some();
+        each_area(grid.width, rows, |area| {
+            let Area { first, at, len, .. } = area;
+            let Scratch { x, dy, residual, dsum, out } = scratch;
+            let gradient = of.tile(simd, area, (x, dy, residual));
+            let dsum = self.dsum.map(|d| d.tile(simd, area, dsum));
+            if let Some(dresidual) = self.dresidual {
+                for (k, to) in out.chunks_mut(len).take(area.rows).enumerate() {
+                    let (row, gradient) = (first + k, gradient.row(k));
+                    if grid.columns {
+                        let (stats, affine) = (stats.stats_each(grid, row, at, len), of.affine.each(at, len));
+                        masked_row(simd, gradient, to, stats, affine);
+                    } else if grid.by_column {
+                        let (stats, affine) = (stats.stats_same(simd, grid, row), of.affine.each(at, len));
+                        masked_row(simd, gradient, to, stats, affine);
+                    } else {
+                        let (stats, affine) = (stats.stats_same(simd, grid, row), of.affine.same(simd, grid, row));
+                        masked_row(simd, gradient, to, stats, affine);
+                    }
+                }
+                dresidual.put(simd, area, out);
+            }
+            let Some(dx) = self.dx else { return };
+            for (k, to) in out.chunks_mut(len).take(area.rows).enumerate() {
+                let (row, gradient, dsum) = (first + k, gradient.row(k), dsum.as_ref().map(|d| d.row(k)));
+                if grid.columns {
+                    let part = |k| stats.each(grid, row, k, at, len);
+                    let projection = projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
+                    let (stats, affine) = (stats.stats_each(grid, row, at, len), of.affine.each(at, len));
+                    backward_row(simd, gradient, dsum, to, stats, affine, projection);
+                    continue;
+                }
+                let part = |k| stats.same(simd, grid, row, k);
+                let projection = projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
+                let stats = stats.stats_same(simd, grid, row);
+                if grid.by_column {
+                    backward_row(simd, gradient, dsum, to, stats, of.affine.each(at, len), projection);
+                } else {
+                    backward_row(simd, gradient, dsum, to, stats, of.affine.same(simd, grid, row), projection);
+                }
+            }
+            dx.put(simd, area, out);
+        });
+    }
+}
+
+fn merged(pairs: &[[f32; 2]]) -> [f32; 2] {
+    merge_all(pairs, &|a: [f32; 2], b: [f32; 2]| [a[0] + b[0], a[1] + b[1]]).unwrap_or_default()
 }

@@ -1,155 +1,80 @@
-//! The public calls. They are thin: loops over elements are compiled once, here, and not in every crate that
-//! calls them with an element type.
+//! Calls on bytes: checked, then run.
 
-use super::io::{Backward, Forward};
-use super::mixed::{back_through_f32, through_f32};
+use super::backward;
+use super::exec::Exec;
+use super::forward::{self, Stat, StatVectors};
+use super::grid::Grid;
+use super::io::{Backward, Forward, Source};
+use super::memory::{Input, Output, Place};
 use super::norm::Norm;
+use super::running;
 use super::saved::Saved;
-use crate::element::Element;
+use super::source::{Affine, GradientOf};
 use crate::error::Error;
 use crate::moments::Moments;
-use crate::op::{Commit, Fusion};
-use crate::sums::GradientSums;
-use crate::tensor::{DType, TensorDescriptor};
-use half::{bf16, f16};
-
-/// Calls with the type of a dtype, for x and y alike.
-macro_rules! typed {
-    ($dtype:expr, $T:ident => $call:expr) => {
-        match $dtype {
-            DType::F32 => typed!(@ f32, $T, $call),
-            DType::F16 => typed!(@ f16, $T, $call),
-            DType::BF16 => typed!(@ bf16, $T, $call),
-        }
-    };
-    (@ $t:ty, $T:ident, $call:expr) => {{
-        type $T = $t;
-        $call
-    }};
-}
+use crate::op::{Commit, Fusion, Gradients, Op, Residual, Statistics};
+use crate::plan::{Plan, Problem, Tensor};
+use crate::profile::Profile;
+use crate::tensor::{DType, ForwardPitches, TensorDescriptor};
 
 /// Element types of x and y.
-type Types = (DType, DType);
+pub(super) type Types = (DType, DType);
 
-impl Norm {
-    /// Training: normalises with the batch's own statistics, takes them into the running ones if `commit` says
-    /// so, and keeps what [`Norm::backward`] needs.
-    ///
-    /// `tensor` describes x; all slices have its length. [`Error::TooFewValues`] for batch and instance norm if
-    /// there is one value per statistic; [`Error::Length`], [`Error::Missing`], [`Error::Unexpected`],
-    /// [`Error::Overlap`] and [`Error::DType`] if the slices are not what shape and fusion ask for. Then nothing
-    /// has been written.
-    pub fn forward_train<I: Element, O: Element>(
-        &mut self,
-        tensor: &TensorDescriptor,
-        fusion: Fusion,
-        io: Forward<'_, I, O>,
-        commit: Commit,
-    ) -> Result<Saved, Error> {
-        self.any_forward_train(tensor, fusion, io.cast(), commit, (I::DTYPE, O::DTYPE))
+/// Bytes of a call's tensors from which on what is written goes around the caches, which could not hold it anyway.
+const STREAM: u64 = 16 << 20;
+
+/// A call that has been checked.
+pub(super) struct Call {
+    pub problem: Problem,
+    /// Which sums are made and which tensors written; how they are dealt out is the grid's.
+    pub plan: Plan,
+    pub grid: Grid,
+    pub exec: Exec,
+}
+
+/// Where a forward pass's statistics come from.
+pub(super) enum From<'a> {
+    /// The input itself.
+    Input,
+    /// Somewhere else.
+    Given(&'a [Stat]),
+}
+
+impl Call {
+    fn new(norm: &Norm, problem: Problem) -> Result<Call, Error> {
+        let elements = problem.layout.elements;
+        let limit = isize::MAX as u64;
+        if elements > limit {
+            return Err(Error::TooLarge { what: "elements of a slice", required: elements, limit });
+        }
+        norm.state.check(&norm.descriptor)?;
+        let exec = Exec::new(norm.level, elements as usize);
+        Ok(Call { problem, plan: Plan::new(problem, &Profile::CPU)?, grid: Grid::new(&problem.layout), exec })
     }
 
-    /// Evaluation: normalises with the running statistics if the layer tracks them, otherwise with the input's
-    /// own. x or the residual may be where y goes.
-    ///
-    /// Errors as [`Norm::forward_train`]; [`Error::TooFewValues`] only if statistics are the input's own.
-    pub fn forward_eval<I: Element, O: Element>(
-        &self,
-        tensor: &TensorDescriptor,
-        fusion: Fusion,
-        io: Forward<'_, I, O>,
-    ) -> Result<(), Error> {
-        self.any_forward_eval(tensor, fusion, io.cast(), (I::DTYPE, O::DTYPE))
+    pub fn input<'a>(&self, tensor: Tensor, bytes: &'a [u8]) -> Input<'a> {
+        let rows = self.grid.rows_of(self.problem.memory(tensor));
+        Input { dtype: self.plan.dtype(tensor), bytes, rows }
     }
 
-    /// Evaluation that keeps what [`Norm::backward`] needs: a frozen layer inside a network that trains.
+    /// # Safety
     ///
-    /// Errors as [`Norm::forward_eval`], and x must not be where y goes.
-    pub fn forward_frozen<I: Element, O: Element>(
-        &self,
-        tensor: &TensorDescriptor,
-        fusion: Fusion,
-        io: Forward<'_, I, O>,
-    ) -> Result<Saved, Error> {
-        self.any_forward_frozen(tensor, fusion, io.cast(), (I::DTYPE, O::DTYPE))
+    /// As [`Output::new`]. The passes of `forward` and `backward` keep the promise: each of their tasks has rows of its
+    /// own.
+    pub unsafe fn output<'a>(&self, tensor: Tensor, bytes: &'a mut [u8], stream: bool) -> Output<'a> {
+        let rows = self.grid.rows_of(self.problem.memory(tensor));
+        // SAFETY: the caller's promise.
+        unsafe { Output::new(self.plan.dtype(tensor), bytes, rows, stream) }
     }
 
-    /// Gradients of the pass that returned `saved`, with PyTorch's meaning.
-    ///
-    /// Where nothing came through the ReLU, nothing goes back. Gradients of statistics are included where the
-    /// statistics were the batch's own. [`Error::Foreign`] if `saved` is another layer's; [`Error::Length`],
-    /// [`Error::Missing`] and [`Error::Unexpected`] if the slices are not what shape and fusion ask for,
-    /// [`Error::DType`] if their element types are not those of the forward pass. Then nothing has been written.
-    ///
-    /// A saved state is used up, so it cannot be used twice:
-    ///
-    /// ```compile_fail
-    /// # use wgpu_norm::{cpu::*, *};
-    /// # fn f(layer: &Norm, saved: Saved, x: &[f32], dy: &[f32]) {
-    /// layer.backward(saved, Backward::new(x, dy)).unwrap();
-    /// layer.backward(saved, Backward::new(x, dy)).unwrap();
-    /// # }
-    /// ```
-    pub fn backward<I: Element, O: Element>(&self, saved: Saved, io: Backward<'_, I, O>) -> Result<(), Error> {
-        self.any_backward(saved, io.cast(), (I::DTYPE, O::DTYPE))
-    }
-
-    /// First step, forward: moments of this shard, one a channel. An empty shard (N = 0) has moments of count 0.
-    ///
-    /// With [`Residual::Before`](crate::Residual::Before) `residual` is added to x, rounded to its type. Only batch norm has this
-    /// ([`Error::Unexpected`] for the others).
-    pub fn local_moments<I: Element>(
-        &self,
-        tensor: &TensorDescriptor,
-        fusion: Fusion,
-        x: &[I],
-        residual: Option<&[I]>,
-    ) -> Result<Vec<Moments>, Error> {
-        self.any_local_moments(tensor, fusion, bytemuck::cast_slice(x), residual.map(bytemuck::cast_slice), I::DTYPE)
-    }
-
-    /// Last step, forward: as [`Norm::forward_train`], with the moments of the whole group.
-    ///
-    /// [`Error::TooFewValues`] is for the caller to raise, who knows the counts: running statistics are left
-    /// alone for a count of 0, and `running_var` for a count of 1.
-    pub fn forward_train_with<I: Element, O: Element>(
-        &mut self,
-        tensor: &TensorDescriptor,
-        fusion: Fusion,
-        io: Forward<'_, I, O>,
-        moments: &[Moments],
-        commit: Commit,
-    ) -> Result<Saved, Error> {
-        self.any_forward_train_with(tensor, fusion, io.cast(), moments, commit, (I::DTYPE, O::DTYPE))
-    }
-
-    /// First step, backward: sums of this shard, which are also its own dbias and dweight.
-    ///
-    /// Those stay local, as in PyTorch: the optimiser of data-parallel training sums them over the members with
-    /// all other gradients. Gradients that `io` asks for are left to the last step.
-    pub fn local_gradient_sums<I: Element, O: Element>(
-        &self,
-        saved: &Saved,
-        io: Backward<'_, I, O>,
-    ) -> Result<Vec<GradientSums>, Error> {
-        self.any_local_gradient_sums(saved, io.cast(), (I::DTYPE, O::DTYPE))
-    }
-
-    /// Last step, backward: dx (and dresidual) from the sums of the whole group.
-    pub fn backward_with<I: Element, O: Element>(
-        &self,
-        saved: Saved,
-        io: Backward<'_, I, O>,
-        sums: &[GradientSums],
-    ) -> Result<(), Error> {
-        self.any_backward_with(saved, io.cast(), sums, (I::DTYPE, O::DTYPE))
+    /// Whether outputs that will not be read again in this call go around the caches.
+    fn streams(&self) -> bool {
+        self.plan.bytes() >= STREAM
     }
 }
 
-/// The same with bytes: not generic, so compiled in this crate. Different types in and out are rare, and loops
-/// for each pair would be two thirds of the code: they go through `f32`.
 impl Norm {
-    fn any_forward_train(
+    pub(super) fn any_forward_train(
         &mut self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -157,112 +82,228 @@ impl Norm {
         commit: Commit,
         types: Types,
     ) -> Result<Saved, Error> {
-        if types.0 != types.1 {
-            return through_f32(tensor, fusion, io, types, |tensor, fusion, io| {
-                self.typed_forward_train::<f32, f32>(tensor, fusion, io, commit)
-            })
-            .map(|saved| saved.of(types));
-        }
-        typed!(types.0, T => self.typed_forward_train::<T, T>(tensor, fusion, io.cast(), commit))
+        let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::Forward, &io.pitches, types)?;
+        io.check(&call.problem, true)?;
+        let moments = self.run(&call, io, From::Input);
+        self.commit(&moments, commit);
+        Ok(self.keep(&call, self.stats(&moments)))
     }
 
-    fn any_forward_eval(
+    /// Takes a batch's moments into the running statistics.
+    pub(super) fn commit(&mut self, moments: &[Moments], commit: Commit) {
+        if let (Commit::Update, Some(how), Some(running)) =
+            (commit, self.descriptor.running_stats(), &mut self.state.running)
+        {
+            running::update(running, how, moments);
+        }
+    }
+
+    pub(super) fn any_forward_eval(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
         io: Forward<'_, u8, u8>,
         types: Types,
     ) -> Result<(), Error> {
-        if types.0 != types.1 {
-            return through_f32(tensor, fusion, io, types, |tensor, fusion, io| {
-                self.typed_forward_eval::<f32, f32>(tensor, fusion, io)
-            });
-        }
-        typed!(types.0, T => self.typed_forward_eval::<T, T>(tensor, fusion, io.cast()))
+        self.evaluate(tensor, fusion, io, types, false).map(|_| ())
     }
 
-    fn any_forward_frozen(
+    pub(super) fn any_forward_frozen(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
         io: Forward<'_, u8, u8>,
         types: Types,
     ) -> Result<Saved, Error> {
-        if types.0 != types.1 {
-            return through_f32(tensor, fusion, io, types, |tensor, fusion, io| {
-                self.typed_forward_frozen::<f32, f32>(tensor, fusion, io)
-            })
-            .map(|saved| saved.of(types));
-        }
-        typed!(types.0, T => self.typed_forward_frozen::<T, T>(tensor, fusion, io.cast()))
+        let (call, stats) = self.evaluate(tensor, fusion, io, types, true)?;
+        Ok(self.keep(&call, stats))
     }
 
-    fn any_backward(&self, saved: Saved, io: Backward<'_, u8, u8>, types: Types) -> Result<(), Error> {
-        if types.0 != types.1 {
-            return back_through_f32(saved, io, types, |saved, io| self.typed_backward::<f32, f32>(saved, io));
-        }
-        typed!(types.0, T => self.typed_backward::<T, T>(saved, io.cast()))
-    }
-
-    fn any_local_moments(
+    fn evaluate(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
-        x: &[u8],
-        residual: Option<&[u8]>,
-        dtype: DType,
-    ) -> Result<Vec<Moments>, Error> {
-        typed!(dtype, T => {
-            let residual = residual.map(bytemuck::cast_slice);
-            self.typed_local_moments::<T>(tensor, fusion, bytemuck::cast_slice(x), residual)
-        })
+        io: Forward<'_, u8, u8>,
+        types: Types,
+        backward_follows: bool,
+    ) -> Result<(Call, Vec<Stat>), Error> {
+        let running = self.state.running.as_ref().filter(|_| self.descriptor.running_stats().is_some());
+        let statistics = if running.is_some() { Statistics::Running } else { Statistics::Batch };
+        let call = self.forward_call(tensor, fusion, statistics, Op::Forward, &io.pitches, types)?;
+        io.check(&call.problem, backward_follows)?;
+        let stats = match running.filter(|_| !call.plan.reduces()) {
+            Some(running) => {
+                let eps = self.descriptor.eps();
+                let channels = running.running_mean.iter().zip(&running.running_var);
+                let stats: Vec<Stat> = channels.map(|(&mean, &var)| Stat::given(mean, var, eps)).collect();
+                self.run(&call, io, From::Given(&stats));
+                stats
+            }
+            None => self.stats(&self.run(&call, io, From::Input)),
+        };
+        Ok((call, stats))
     }
 
-    fn any_forward_train_with(
-        &mut self,
+    pub(super) fn any_backward(&self, saved: Saved, io: Backward<'_, u8, u8>, types: Types) -> Result<(), Error> {
+        let wanted = Gradients {
+            dx: io.dx.is_some(),
+            dresidual: io.dresidual.is_some(),
+            affine: io.dweight.is_some() || io.dbias.is_some(),
+        };
+        let call = self.backward_call(&saved, &io, Op::Backward(wanted), types)?;
+        let Backward { x, dy, residual, dsum, dx, dresidual, dweight, dbias, .. } = io;
+        let inputs = (x, dy, residual, dsum);
+        let affine = self.run_backward(&call, &saved, inputs, (dx, dresidual), wanted.affine, None);
+        copy(dweight, &affine.weight);
+        copy(dbias, &affine.bias);
+        Ok(())
+    }
+
+    pub(super) fn forward_call(
+        &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
-        io: Forward<'_, u8, u8>,
-        moments: &[Moments],
-        commit: Commit,
-        types: Types,
-    ) -> Result<Saved, Error> {
-        if types.0 != types.1 {
-            return through_f32(tensor, fusion, io, types, |tensor, fusion, io| {
-                self.typed_forward_train_with::<f32, f32>(tensor, fusion, io, moments, commit)
-            })
-            .map(|saved| saved.of(types));
+        statistics: Statistics,
+        op: Op,
+        pitches: &ForwardPitches,
+        (input, output): Types,
+    ) -> Result<Call, Error> {
+        if tensor.dtype != input {
+            return Err(Error::DType { name: "x", expected: tensor.dtype, actual: input });
         }
-        typed!(types.0, T => self.typed_forward_train_with::<T, T>(tensor, fusion, io.cast(), moments, commit))
+        let problem = Problem::new(&self.descriptor, tensor, statistics, fusion, op)?;
+        Call::new(self, Problem { output, ..problem.with_forward_pitches(pitches)? })
     }
 
-    fn any_local_gradient_sums(
+    pub(super) fn backward_call(
         &self,
         saved: &Saved,
-        io: Backward<'_, u8, u8>,
-        types: Types,
-    ) -> Result<Vec<GradientSums>, Error> {
-        if types.0 != types.1 {
-            let saved = saved.duplicate();
-            return back_through_f32(saved, io, types, |saved, io| {
-                self.typed_local_gradient_sums::<f32, f32>(&saved, &io)
-            });
+        io: &Backward<'_, u8, u8>,
+        op: Op,
+        (input, output): Types,
+    ) -> Result<Call, Error> {
+        if saved.layer != self.id {
+            return Err(Error::Foreign { what: "layer" });
         }
-        typed!(types.0, T => self.typed_local_gradient_sums::<T, T>(saved, &io.cast()))
+        if saved.problem.op.is_synchronised() != op.is_synchronised() {
+            return Err(Error::Foreign { what: "kind of pass (synchronised or not)" });
+        }
+        let problem = Problem { op, ..saved.problem }.with_backward_pitches(&io.pitches)?;
+        for (name, expected, actual) in [("x", problem.input, input), ("dy", problem.output, output)] {
+            if expected != actual {
+                return Err(Error::DType { name, expected, actual });
+            }
+        }
+        if io.dweight.is_some() && !problem.affine.weight {
+            return Err(Error::Unexpected { name: "dweight", reason: "the layer has no weight" });
+        }
+        if io.dbias.is_some() && !problem.affine.bias {
+            return Err(Error::Unexpected { name: "dbias", reason: "the layer has no bias" });
+        }
+        io.check(&problem, self.descriptor.affine_len())?;
+        Call::new(self, problem)
     }
 
-    fn any_backward_with(
-        &self,
-        saved: Saved,
-        io: Backward<'_, u8, u8>,
-        sums: &[GradientSums],
-        types: Types,
-    ) -> Result<(), Error> {
-        if types.0 != types.1 {
-            return back_through_f32(saved, io, types, |saved, io| {
-                self.typed_backward_with::<f32, f32>(saved, io, sums)
-            });
+    /// y, and the moments that it is made with if they are the input's own.
+    pub(super) fn run(&self, call: &Call, io: Forward<'_, u8, u8>, from: From) -> Vec<Moments> {
+        let fusion = call.problem.fusion;
+        let in_place = matches!(io.x, Source::InPlace) || matches!(io.residual, Some(Source::InPlace));
+        // SAFETY: `Pass` has tasks with rows of their own.
+        let y = unsafe { call.output(Tensor::Output, io.y, call.streams() && !in_place) };
+        // SAFETY: as above.
+        let sum = io.sum.map(|sum| unsafe { call.output(Tensor::SecondOutput, sum, false) });
+        let place = |source, tensor| match source {
+            Source::From(bytes) => Place::In(call.input(tensor, bytes)),
+            Source::InPlace => Place::Own(&y),
+        };
+        let x = place(io.x, Tensor::Input);
+        let residual = io.residual.map(|source| place(source, Tensor::Residual));
+        let before = fusion.residual == Residual::Before;
+        let added = residual.zip(sum.as_ref()).filter(|_| before).map(|(residual, sum)| (x, residual, sum));
+        let pass = forward::Pass {
+            exec: call.exec,
+            grid: &call.grid,
+            centred: call.problem.centred,
+            eps: self.descriptor.eps(),
+            relu: fusion.relu,
+            affine: self.affine(&call.grid),
+            x: added.map_or(x, |(_, _, sum)| Place::Own(sum)),
+            residual: residual.filter(|_| !before),
+            sum: added,
+            y: Some(&y),
+        };
+        match from {
+            From::Input => pass.run(),
+            From::Given(stats) => {
+                pass.add();
+                pass.write(stats);
+                Vec::new()
+            }
         }
-        typed!(types.0, T => self.typed_backward_with::<T, T>(saved, io.cast(), sums))
+    }
+
+    /// dx and dresidual, and sums for weight and bias if `affine`. `given`: the group's means of the gradient, in
+    /// place of the tensor's own.
+    pub(super) fn run_backward(
+        &self,
+        call: &Call,
+        saved: &Saved,
+        (x, dy, residual, dsum): (&[u8], &[u8], Option<&[u8]>, Option<&[u8]>),
+        (dx, dresidual): (Option<&mut [u8]>, Option<&mut [u8]>),
+        affine: bool,
+        given: Option<[&[f32]; 2]>,
+    ) -> backward::AffineGradients {
+        let (problem, grid) = (&call.problem, &call.grid);
+        // SAFETY: `Pass` has tasks with rows of their own.
+        let dx = dx.map(|bytes| unsafe { call.output(Tensor::Output, bytes, call.streams()) });
+        // SAFETY: as above.
+        let dresidual = dresidual.map(|bytes| unsafe { call.output(Tensor::SecondOutput, bytes, call.streams()) });
+        let vectors = StatVectors::new(grid, &saved.stats);
+        let weights = self.affine(grid);
+        let pass = backward::Pass {
+            exec: call.exec,
+            grid,
+            centred: problem.centred,
+            gradient: GradientOf {
+                grid,
+                x: call.input(Tensor::Input, x),
+                dy: call.input(Tensor::Gradient, dy),
+                residual: residual.map(|bytes| call.input(Tensor::Residual, bytes)),
+                relu: problem.fusion.relu,
+                affine: &weights,
+            },
+            stats: &vectors,
+            count: problem.layout.stats.count() as f32,
+            projects: problem.statistics == Statistics::Batch,
+            affine,
+            dsum: dsum.map(|bytes| call.input(Tensor::Residual, bytes)),
+            dx: dx.as_ref(),
+            dresidual: dresidual.as_ref(),
+        };
+        match given {
+            None => pass.run(),
+            Some(projection) => {
+                pass.write(projection);
+                backward::AffineGradients::default()
+            }
+        }
+    }
+
+    fn affine(&self, grid: &Grid) -> Affine<'_> {
+        Affine::new(grid, self.state.weight.as_deref(), self.state.bias.as_deref())
+    }
+
+    pub(super) fn keep(&self, call: &Call, stats: Vec<Stat>) -> Saved {
+        Saved { layer: self.id, problem: call.problem, stats }
+    }
+
+    pub(super) fn stats(&self, moments: &[Moments]) -> Vec<Stat> {
+        moments.iter().map(|m| Stat::new(m, self.descriptor.eps())).collect()
+    }
+}
+
+fn copy(to: Option<&mut [f32]>, from: &[f32]) {
+    if let Some(to) = to {
+        to.copy_from_slice(from);
     }
 }

@@ -1,13 +1,27 @@
 //! Who runs what: instruction set and threads. Neither changes a bit of any result.
 
+use super::memory::{Scratch, fence};
 use fearless_simd::Level;
 use rayon::prelude::*;
+use std::cell::RefCell;
 
 /// Elements below which one thread is faster than waking others.
 const SERIAL: usize = 1 << 15;
 
 /// Elements that a task should have at least, where the work can be cut anywhere.
-const TASK: usize = 1 << 14;
+const TASK: usize = 1 << 15;
+
+thread_local! {
+    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
+}
+
+/// Lends the thread's scratch memory to a task.
+fn with_scratch(run: impl FnOnce(&mut Scratch)) {
+    let mut scratch = SCRATCH.take().unwrap_or_else(Scratch::new);
+    run(&mut scratch);
+    fence();
+    SCRATCH.set(Some(scratch));
+}
 
 /// Runs tasks on an instruction set, on this thread or on rayon's.
 #[derive(Clone, Copy)]
@@ -22,11 +36,12 @@ impl Exec {
     }
 
     /// Runs every task once.
-    pub fn each<T: Send>(&self, tasks: impl IntoIterator<Item = T>, run: impl Fn(T) + Send + Sync) {
+    pub fn each<T: Send>(&self, tasks: impl IntoIterator<Item = T>, run: impl Fn(T, &mut Scratch) + Send + Sync) {
         if self.serial {
-            tasks.into_iter().for_each(run);
+            with_scratch(|scratch| tasks.into_iter().for_each(|task| run(task, scratch)));
         } else {
-            tasks.into_iter().collect::<Vec<_>>().into_par_iter().with_max_len(1).for_each(run);
+            let tasks = tasks.into_iter().collect::<Vec<_>>().into_par_iter().with_max_len(1);
+            tasks.for_each(|task| with_scratch(|scratch| run(task, scratch)));
         }
     }
 
@@ -34,13 +49,9 @@ impl Exec {
     pub fn rows_of_task(&self, width: usize, rows: usize) -> usize {
         if self.serial { rows.max(1) } else { (TASK / width.max(1)).next_multiple_of(16).clamp(16, rows.max(16)) }
     }
-}
 
-/// Pieces of an output that may be absent, to be dealt out to tasks.
-pub(crate) fn pieces<T>(output: Option<&mut [T]>, len: usize) -> impl Iterator<Item = Option<&mut [T]>> {
-    let mut chunks = output.map(|o| o.chunks_mut(len));
-    std::iter::from_fn(move || match &mut chunks {
-        Some(chunks) => chunks.next().map(Some),
-        None => Some(None),
-    })
+    /// Whether so many tasks of one size keep all threads busy.
+    pub fn enough(&self, tasks: usize) -> bool {
+        self.serial || tasks >= 4 * rayon::current_num_threads()
+    }
 }

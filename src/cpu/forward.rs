@@ -1,14 +1,17 @@
 //! The forward pass: moments, statistics, y.
 
-use super::apply::{Row, add_row, forward_row};
-use super::exec::{Exec, pieces};
+use super::apply::{add_row, forward_row};
+use super::blocks::Blocks;
+use super::exec::Exec;
 use super::grid::{Grid, Join};
-use super::lanes::Lanes;
+use super::lanes::LANES;
+use super::memory::{Area, Output, Place, Scratch, TILE};
 use super::partial::merge_all;
-use super::reduce::{self, Down, Table};
-use super::source::{Coefficients, Kind, Means, MomentsOf, Source};
+use super::reduce::{self, Parts};
+use super::source::{Affine, Means, MomentsOf, StatSlices};
 use crate::moments::Moments;
 use fearless_simd::{Simd, dispatch};
+use std::ops::Range;
 
 /// Mean (a pair), variance and 1/std of one statistic.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -30,88 +33,256 @@ impl Stat {
     }
 }
 
-/// Cells of a tensor: rows, or columns of samples. One entry a sample, unless samples are merged anyway.
-pub(crate) fn cells<K: Source>(exec: Exec, grid: &Grid, source: &K) -> Table {
-    if grid.columns {
-        let joins_samples = grid.join == Join::Samples;
-        let Grid { samples, rows, width, tree, .. } = *grid;
-        let down = Down { samples, rows, width, leaf: tree.leaf_len() as usize, joins_samples };
-        reduce::cells_of_columns(exec, down, source)
-    } else {
-        reduce::cells_of_rows(exec, grid, source)
+/// What a forward pass works on.
+pub(crate) struct Pass<'a> {
+    pub exec: Exec,
+    pub grid: &'a Grid,
+    pub centred: bool,
+    pub eps: f32,
+    pub relu: bool,
+    pub affine: Affine<'a>,
+    /// What is normalised: x, or the sum that is written first.
+    pub x: Place<'a>,
+    /// Added after the norm.
+    pub residual: Option<Place<'a>>,
+    /// With a residual before the norm: x and residual, and where their sum goes.
+    pub sum: Option<(Place<'a>, Place<'a>, &'a Output<'a>)>,
+    /// None where only moments are wanted.
+    pub y: Option<&'a Output<'a>>,
+}
+
+/// Means (pairs) and 1/std of statistics, as kernels want them.
+pub(crate) struct StatVectors([Vec<f32>; 3]);
+
+impl StatVectors {
+    /// One a statistic; in grids of columns one a cell.
+    pub fn new(grid: &Grid, stats: &[Stat]) -> StatVectors {
+        StatVectors([|s: &Stat| s.hi, |s: &Stat| s.lo, |s: &Stat| s.rstd].map(|of| spread(grid, stats.iter().map(of))))
+    }
+
+    pub fn slices<'a>(&'a self, projection: [&'a [f32]; 2]) -> StatSlices<'a> {
+        let [hi, lo, rstd] = &self.0;
+        StatSlices { first: 0, of: [hi, lo, rstd, projection[0], projection[1]] }
     }
 }
 
-/// All samples' entries merged: one number a channel.
-pub(crate) fn join_samples<K: Kind>(exec: Exec, table: Table) -> Table {
-    match table.counts.len() {
-        1 => table,
-        entries => reduce::join::<K>(exec, &table, entries),
-    }
-}
-
-/// Moments of every statistic.
-pub(crate) fn moments<I: Lanes + Sync>(exec: Exec, grid: &Grid, x: &[I], centred: bool) -> Vec<Moments> {
-    let cells = cells(exec, grid, &MomentsOf { x, width: grid.width, centred });
+/// One number a statistic; in grids of columns one a cell.
+pub(crate) fn spread(grid: &Grid, numbers: impl Iterator<Item = f32>) -> Vec<f32> {
     match grid.join {
-        Join::Samples => reduce::moments(&join_samples::<Means>(exec, cells)),
-        Join::Channels(1) => reduce::moments(&cells),
-        Join::Channels(size) => reduce::moments(&cells)
-            .chunks(size)
-            .map(|group| merge_all(group, &Moments::merge).unwrap_or(Moments::EMPTY))
-            .collect(),
+        Join::Channels(size) if grid.columns && size > 1 => {
+            numbers.flat_map(|number| std::iter::repeat_n(number, size)).collect()
+        }
+        _ => numbers.collect(),
     }
 }
 
-/// sum = x + residual.
-pub(crate) fn add<I: Lanes + Send + Sync>(exec: Exec, x: &[I], residual: &[I], sum: &mut [I]) {
-    let step = exec.rows_of_task(1, sum.len());
-    let tasks = x.chunks(step).zip(residual.chunks(step)).zip(sum.chunks_mut(step));
-    exec.each(tasks, |((x, residual), sum)| dispatch!(exec.level, simd => add_row(simd, x, residual, sum)));
-}
+impl Pass<'_> {
+    fn source(&self) -> MomentsOf<'_> {
+        MomentsOf { x: self.x, centred: self.centred }
+    }
 
-/// y of the whole tensor.
-pub(crate) fn write<I: Lanes + Sync, O: Lanes + Send>(
-    exec: Exec,
-    grid: &Grid,
-    coefficients: &Coefficients,
-    (x, residual): (Row<I>, Row<I>),
-    relu: bool,
-    y: &mut [O],
-) {
-    let step = exec.rows_of_task(grid.width, grid.all_rows());
-    exec.each(pieces(Some(y), step * grid.width).enumerate().map_while(|(i, y)| Some((i, y?))), |(i, y)| {
-        dispatch!(exec.level, simd => write_rows(simd, grid, coefficients, (x, residual), relu, i * step, y));
-    });
-}
-
-#[inline(always)]
-fn write_rows<S: Simd, I: Lanes, O: Lanes>(
-    simd: S,
-    grid: &Grid,
-    coefficients: &Coefficients,
-    (x, residual): (Row<I>, Row<I>),
-    relu: bool,
-    first: usize,
-    y: &mut [O],
-) {
-    let width = grid.width;
-    for (k, y) in y.chunks_mut(width).enumerate() {
-        let row = first + k;
-        let part = |source| match source {
-            Row::At(all) => Row::At(&all[row * width..(row + 1) * width]),
-            other => other,
-        };
-        let sources = (part(x), part(residual));
-        if grid.columns {
-            let (stats, weights) = (coefficients.stats_each(grid, row), coefficients.weights(0, width));
-            forward_row(simd, sources, y, relu, stats, weights);
-        } else if grid.by_column {
-            let (stats, weights) = (coefficients.stats_same(simd, grid, row), coefficients.weights(0, width));
-            forward_row(simd, sources, y, relu, stats, weights);
-        } else {
-            let (stats, weights) = (coefficients.stats_same(simd, grid, row), coefficients.weight(simd, grid, row));
-            forward_row(simd, sources, y, relu, stats, weights);
+    /// Moments of every statistic, and y.
+    pub fn run(&self) -> Vec<Moments> {
+        if let Some(blocks) = Blocks::new(self.grid, self.exec).filter(|_| self.y.is_some()) {
+            return self.by_blocks(blocks);
         }
+        self.add();
+        let moments = self.moments();
+        let stats: Vec<Stat> = moments.iter().map(|m| Stat::new(m, self.eps)).collect();
+        self.write(&stats);
+        moments
+    }
+
+    /// Moments of every statistic, of what is there.
+    pub fn moments(&self) -> Vec<Moments> {
+        let cells = reduce::cells(self.exec, self.grid, &self.source());
+        match self.grid.join {
+            Join::Samples => reduce::join_samples::<Means>(self.exec, cells).moments(),
+            Join::Channels(1) => cells.moments(),
+            Join::Channels(size) => cells.moments().chunks(size).map(merged).collect(),
+        }
+    }
+
+    /// The sum of the whole tensor, if there is one.
+    pub fn add(&self) {
+        if self.sum.is_some() {
+            self.each_rows(|rows, scratch| {
+                dispatch!(self.exec.level, simd => self.add_rows(simd, rows, scratch));
+            });
+        }
+    }
+
+    /// y of the whole tensor.
+    pub fn write(&self, stats: &[Stat]) {
+        let vectors = StatVectors::new(self.grid, stats);
+        let stats = vectors.slices([&[], &[]]);
+        self.each_rows(|rows, scratch| {
+            dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, scratch));
+        });
+    }
+
+    fn each_rows(&self, run: impl Fn(Range<usize>, &mut Scratch) + Send + Sync) {
+        let all = self.grid.all_rows();
+        let step = self.exec.rows_of_task(self.grid.width, all);
+        self.exec.each(0..all.div_ceil(step), |i, scratch| run(i * step..((i + 1) * step).min(all), scratch));
+    }
+
+    /// Block by block: what has been read for the moments is still in the cache when y is made of it.
+    fn by_blocks(&self, blocks: Blocks) -> Vec<Moments> {
+        let mut moments = vec![Moments::EMPTY; self.grid.stats()];
+        self.exec.each(moments.chunks_mut(blocks.stats(self.grid)).enumerate(), |(i, moments), scratch| {
+            dispatch!(self.exec.level, simd => match blocks {
+                Blocks::Channels(len) => self.channels(simd, i * len, moments, scratch),
+                Blocks::Rows(len) => self.groups(simd, i * len, moments, scratch),
+            });
+        });
+        moments
+    }
+
+    /// A block of a few channels from `first` on.
+    #[inline(always)]
+    fn channels<S: Simd>(&self, simd: S, first: usize, moments: &mut [Moments], scratch: &mut Scratch) {
+        let (grid, len) = (self.grid, moments.len());
+        let of_samples = || (0..grid.samples).map(|n| n * grid.rows + first..n * grid.rows + first + len);
+        of_samples().for_each(|rows| self.add_rows(simd, rows, scratch));
+        let mut parts = [[0.0; LANES]; 3];
+        reduce::fill_channels(simd, grid, &self.source(), first, each_part(&mut parts, len), scratch);
+        let count = (grid.samples * grid.width) as u32;
+        for (k, moments) in moments.iter_mut().enumerate() {
+            *moments = Moments { count, mean_hi: parts[0][k], mean_lo: parts[1][k], m2: parts[2][k] };
+        }
+        let stats = BlockStats::new(moments, self.eps);
+        of_samples().for_each(|rows| self.write_rows(simd, &stats.slices(first), rows, scratch));
+    }
+
+    /// A block of whole groups of rows from row `first` on.
+    #[inline(always)]
+    fn groups<S: Simd>(&self, simd: S, first: usize, moments: &mut [Moments], scratch: &mut Scratch) {
+        let grid = self.grid;
+        let (size, batch) = (grid.group(), grid.batch());
+        let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
+        let mut cells = Vec::with_capacity(batch);
+        for (i, moments) in moments.chunks_mut(batch / size).enumerate() {
+            let first = first + i * batch;
+            let rows = first..first + moments.len() * size;
+            self.add_rows(simd, rows.clone(), scratch);
+            let [a, b, c] = &mut parts;
+            let to = [&mut a[..rows.len()], &mut b[..rows.len()], &mut c[..rows.len()]];
+            reduce::fill_rows(simd, grid, &self.source(), first, to, scratch);
+            let [hi, lo, m2] = &parts;
+            let cell = |k: usize| Moments { count: grid.width as u32, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
+            if size == 1 {
+                moments.iter_mut().enumerate().for_each(|(k, moments)| *moments = cell(k));
+            } else {
+                cells.clear();
+                cells.extend((0..size).map(cell));
+                moments[0] = merged(&cells);
+            }
+            let stats = BlockStats::new(moments, self.eps);
+            self.write_rows(simd, &stats.slices(first / size), rows, scratch);
+        }
+    }
+
+    #[inline(never)]
+    fn add_rows<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch) {
+        simd.vectorize(
+            #[inline(always)]
+            || self.add_rows_inline(simd, rows, scratch),
+        )
+    }
+
+    #[inline(always)]
+    fn add_rows_inline<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch) {
+        let Some((x, residual, sum)) = self.sum else { return };
+        each_area(self.grid.width, rows, |area| {
+            let Scratch { x: x_scratch, residual: residual_scratch, out, .. } = scratch;
+            let (x, residual) = (x.tile(simd, area, x_scratch), residual.tile(simd, area, residual_scratch));
+            for (k, out) in out.chunks_mut(area.len).take(area.rows).enumerate() {
+                add_row(simd, x.row(k), residual.row(k), out);
+            }
+            sum.put(simd, area, out);
+        });
+    }
+
+    #[inline(never)]
+    fn write_rows<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
+        simd.vectorize(
+            #[inline(always)]
+            || self.write_rows_inline(simd, stats, rows, scratch),
+        )
+    }
+
+    #[inline(always)]
+    fn write_rows_inline<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
+        let (grid, Some(y)) = (self.grid, self.y) else { return };
+        each_area(grid.width, rows, |area| {
+            let Scratch { x, residual, out, .. } = scratch;
+            let x = self.x.tile(simd, area, x);
+            let residual = self.residual.map(|r| r.tile(simd, area, residual));
+            let Area { first, at, len, .. } = area;
+            for (k, y) in out.chunks_mut(len).take(area.rows).enumerate() {
+                let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), first + k);
+                if grid.columns {
+                    let (stats, affine) = (stats.stats_each(grid, row, at, len), self.affine.each(at, len));
+                    forward_row(simd, x, residual, y, self.relu, stats, affine);
+                } else if grid.by_column {
+                    let (stats, affine) = (stats.stats_same(simd, grid, row), self.affine.each(at, len));
+                    forward_row(simd, x, residual, y, self.relu, stats, affine);
+                } else {
+                    let (stats, affine) = (stats.stats_same(simd, grid, row), self.affine.same(simd, grid, row));
+                    forward_row(simd, x, residual, y, self.relu, stats, affine);
+                }
+            }
+            y.put(simd, area, out);
+        });
+    }
+}
+
+fn merged(cells: &[Moments]) -> Moments {
+    merge_all(cells, &Moments::merge).unwrap_or(Moments::EMPTY)
+}
+
+/// The first `len` numbers of each part.
+#[inline(always)]
+pub(crate) fn each_part(parts: &mut [[f32; LANES]; 3], len: usize) -> Parts<'_> {
+    let [a, b, c] = parts;
+    [&mut a[..len], &mut b[..len], &mut c[..len]]
+}
+
+/// Statistics of a block, in the registers' order.
+struct BlockStats([[f32; LANES]; 3]);
+
+impl BlockStats {
+    #[inline(always)]
+    fn new(moments: &[Moments], eps: f32) -> BlockStats {
+        let mut of = [[0.0; LANES]; 3];
+        for (k, moments) in moments.iter().enumerate() {
+            let stat = Stat::new(moments, eps);
+            (of[0][k], of[1][k], of[2][k]) = (stat.hi, stat.lo, stat.rstd);
+        }
+        BlockStats(of)
+    }
+
+    #[inline(always)]
+    fn slices(&self, first: usize) -> StatSlices<'_> {
+        let [hi, lo, rstd] = &self.0;
+        StatSlices { first, of: [hi, lo, rstd, &[], &[]] }
+    }
+}
+
+/// Areas of rows, of as many elements as a tile holds.
+#[inline(always)]
+pub(crate) fn each_area(width: usize, rows: Range<usize>, mut run: impl FnMut(Area)) {
+    if width > TILE {
+        for first in rows {
+            for at in (0..width).step_by(TILE) {
+                run(Area { first, rows: 1, at, len: TILE.min(width - at) });
+            }
+        }
+        return;
+    }
+    let once = TILE / width;
+    for first in rows.clone().step_by(once) {
+        run(Area { first, rows: once.min(rows.end - first), at: 0, len: width });
     }
 }

@@ -1,6 +1,6 @@
 //! A layout as the CPU sees it: rows of neighbouring elements, and cells whose results make up a statistic.
 
-use crate::layout::{Layout, Walk};
+use crate::layout::{Layout, Memory, Walk};
 use crate::plan::Tree;
 use crate::profile::Profile;
 
@@ -11,6 +11,35 @@ pub(crate) enum Join {
     Samples,
     /// So many neighbouring channels' cells of a sample: a group, 1 for instance norm and for rows.
     Channels(usize),
+}
+
+/// Where rows lie in memory, in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rows {
+    /// Rows of a sample.
+    pub per_sample: usize,
+    /// Distance of two rows of a sample.
+    pub row: usize,
+    /// Distance of two samples.
+    pub sample: usize,
+    /// Distance of two elements of a row.
+    pub step: usize,
+}
+
+impl Rows {
+    /// Where a row begins.
+    #[inline(always)]
+    pub fn offset(&self, row: usize) -> usize {
+        row / self.per_sample * self.sample + row % self.per_sample * self.row
+    }
+
+    /// Distance of two of these rows, if it is the same for all of them and their elements are neighbours.
+    #[inline(always)]
+    pub fn pitch(&self, first: usize, rows: usize) -> Option<usize> {
+        let one_sample = first / self.per_sample == (first + rows - 1) / self.per_sample;
+        let uniform = one_sample || self.sample == self.per_sample * self.row;
+        (self.step == 1 && uniform).then_some(self.row)
+    }
 }
 
 /// A tensor as `samples x rows` rows of `width` neighbouring elements.
@@ -30,6 +59,8 @@ pub(crate) struct Grid {
     pub join: Join,
     /// The tree over a cell.
     pub tree: Tree,
+    /// Rows of a leaf of the trees over columns, where weights belong to columns and cells do not; otherwise 1.
+    pub leaf_down: usize,
 }
 
 impl Grid {
@@ -50,6 +81,7 @@ impl Grid {
                 by_column: true,
                 join: Join::Channels(1),
                 tree: tree(stats),
+                leaf_down: tree(&layout.affine).leaf_len() as usize,
             };
         }
         let affine = &layout.affine;
@@ -65,6 +97,52 @@ impl Grid {
             by_column: tree.side_by_side,
             join,
             tree,
+            leaf_down: 1,
+        }
+    }
+
+    /// Number of statistics.
+    pub fn stats(&self) -> usize {
+        match self.join {
+            Join::Samples => self.channels(),
+            Join::Channels(size) => self.samples * self.rows * if self.columns { self.width } else { 1 } / size,
+        }
+    }
+
+    /// Neighbouring rows that share a statistic.
+    pub fn group(&self) -> usize {
+        match self.join {
+            Join::Samples => 1,
+            Join::Channels(size) => size,
+        }
+    }
+
+    /// Rows that are reduced at a time where statistics are rows': a group, or as many as there are lanes.
+    pub fn batch(&self) -> usize {
+        if self.group() > 1 { self.group() } else { super::reduce::rows_at_once(self) }
+    }
+
+    /// Where a tensor's rows lie.
+    pub fn rows_of(&self, memory: &Memory) -> Rows {
+        let (row, sample) = (memory.row_pitch as usize, memory.sample_pitch as usize);
+        if self.by_column && !self.columns {
+            Rows { per_sample: self.rows, row: sample, sample: 0, step: 1 }
+        } else if self.columns {
+            Rows { per_sample: self.rows, row, sample, step: 1 }
+        } else if memory.rows > 1 {
+            // One channel of a channels-last tensor.
+            Rows { per_sample: self.rows, row: 0, sample, step: row }
+        } else {
+            Rows { per_sample: self.rows, row: self.width, sample, step: 1 }
+        }
+    }
+
+    /// The statistic of a row that has one.
+    #[inline(always)]
+    pub fn stat(&self, row: usize) -> usize {
+        match self.join {
+            Join::Samples => row % self.rows,
+            Join::Channels(size) => row / size,
         }
     }
 

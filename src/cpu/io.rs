@@ -1,8 +1,9 @@
 //! The slices of a call.
 
-use crate::element::Element;
 use crate::error::Error;
-use crate::op::{Fusion, Residual};
+use crate::op::Residual;
+use crate::plan::{Problem, Tensor};
+use crate::tensor::{BackwardPitches, DType, ForwardPitches};
 use bytemuck::Pod;
 
 /// Where an input is.
@@ -47,7 +48,7 @@ impl<'a, T> Source<'a, T> {
     }
 }
 
-/// Inputs and outputs of a forward pass. All slices have as many elements as the tensor.
+/// Inputs and outputs of a forward pass. All slices have as many elements as the tensor; more if it has gaps.
 #[derive(Debug)]
 pub struct Forward<'a, I, O> {
     /// The input. In place only in evaluation, because a backward pass needs it again.
@@ -59,12 +60,14 @@ pub struct Forward<'a, I, O> {
     pub y: &'a mut [O],
     /// `x + residual`, for [`Residual::Before`] only.
     pub sum: Option<&'a mut [I]>,
+    /// Gaps within the tensors. A slice begins at its tensor's first element and reaches to the last, or further.
+    pub pitches: ForwardPitches,
 }
 
 impl<'a, I, O> Forward<'a, I, O> {
     /// From x to y, without a second input.
     pub fn new(x: &'a [I], y: &'a mut [O]) -> Self {
-        Forward { x: Source::From(x), residual: None, y, sum: None }
+        Forward { x: Source::From(x), residual: None, y, sum: None, pitches: ForwardPitches::default() }
     }
 }
 
@@ -87,6 +90,8 @@ pub struct Backward<'a, I, O> {
     pub dweight: Option<&'a mut [f32]>,
     /// Gradient of the bias, as long as it.
     pub dbias: Option<&'a mut [f32]>,
+    /// Gaps within the tensors. A slice begins at its tensor's first element and reaches to the last, or further.
+    pub pitches: BackwardPitches,
 }
 
 impl<'a, I, O> Backward<'a, I, O> {
@@ -98,7 +103,17 @@ impl<'a, I, O> Backward<'a, I, O> {
     /// let io = Backward { dx: Some(&mut dx), ..Backward::new(&x, &dy) };
     /// ```
     pub fn new(x: &'a [I], dy: &'a [O]) -> Self {
-        Backward { x, residual: None, dy, dsum: None, dx: None, dresidual: None, dweight: None, dbias: None }
+        Backward {
+            x,
+            residual: None,
+            dy,
+            dsum: None,
+            dx: None,
+            dresidual: None,
+            dweight: None,
+            dbias: None,
+            pitches: BackwardPitches::default(),
+        }
     }
 }
 
@@ -110,6 +125,7 @@ impl<'a, I: Pod, O: Pod> Forward<'a, I, O> {
             residual: self.residual.map(Source::cast),
             y: bytemuck::cast_slice_mut(self.y),
             sum: self.sum.map(bytemuck::cast_slice_mut),
+            pitches: self.pitches,
         }
     }
 }
@@ -126,6 +142,7 @@ impl<'a, I: Pod, O: Pod> Backward<'a, I, O> {
             dresidual: self.dresidual.map(bytemuck::cast_slice_mut),
             dweight: self.dweight,
             dbias: self.dbias,
+            pitches: self.pitches,
         }
     }
 }
@@ -138,8 +155,20 @@ pub(super) fn check_len(name: &'static str, actual: Option<usize>, expected: u64
     }
 }
 
-impl<I: Element, O: Element> Forward<'_, I, O> {
-    pub(super) fn check(&self, elements: u64, fusion: Fusion, training: bool) -> Result<(), Error> {
+/// `Ok` if a tensor that may be absent has as many bytes as it needs; if it has gaps, or more.
+pub(super) fn check_tensor(problem: &Problem, tensor: Tensor, dtype: DType, bytes: Option<usize>) -> Result<(), Error> {
+    let Some(bytes) = bytes else { return Ok(()) };
+    let (expected, actual) = (problem.memory(tensor).span(), bytes as u64 / dtype.size());
+    let has_gaps = *problem.memory(tensor) != problem.layout.memory;
+    if actual == expected || (has_gaps && actual > expected) {
+        return Ok(());
+    }
+    Err(Error::Length { name: tensor.name(problem.op.direction()), expected, actual })
+}
+
+impl Forward<'_, u8, u8> {
+    pub(super) fn check(&self, problem: &Problem, training: bool) -> Result<(), Error> {
+        let Problem { fusion, input, output, .. } = *problem;
         let wants_residual = fusion.residual != Residual::None;
         match (&self.residual, wants_residual) {
             (None, true) => return Err(Error::Missing { name: "residual", hint: "the call fuses one" }),
@@ -155,10 +184,11 @@ impl<I: Element, O: Element> Forward<'_, I, O> {
             }
             _ => {}
         }
-        check_len("x", self.x.slice().map(<[I]>::len), elements)?;
-        check_len("residual", self.residual.as_ref().and_then(Source::slice).map(<[I]>::len), elements)?;
-        check_len("y", Some(self.y.len()), elements)?;
-        check_len("sum", self.sum.as_ref().map(|s| s.len()), elements)?;
+        let len = |source: &Source<u8>| source.slice().map(<[u8]>::len);
+        check_tensor(problem, Tensor::Input, input, len(&self.x))?;
+        check_tensor(problem, Tensor::Residual, input, self.residual.as_ref().and_then(len))?;
+        check_tensor(problem, Tensor::Output, output, Some(self.y.len()))?;
+        check_tensor(problem, Tensor::SecondOutput, input, self.sum.as_ref().map(|s| s.len()))?;
         let x_in_place = matches!(self.x, Source::InPlace);
         let residual_in_place = matches!(self.residual, Some(Source::InPlace));
         let overlap = |first, hint| Err(Error::Overlap { first, second: "y", hint });
@@ -171,15 +201,16 @@ impl<I: Element, O: Element> Forward<'_, I, O> {
         if residual_in_place && training && fusion.relu && fusion.residual == Residual::After {
             return overlap("residual", "the backward pass needs the residual to mask the ReLU: write y elsewhere");
         }
-        if (x_in_place || residual_in_place) && I::DTYPE != O::DTYPE {
-            return Err(Error::DType { name: "y", expected: I::DTYPE, actual: O::DTYPE });
+        if (x_in_place || residual_in_place) && input != output {
+            return Err(Error::DType { name: "y", expected: input, actual: output });
         }
         Ok(())
     }
 }
 
-impl<I: Element, O: Element> Backward<'_, I, O> {
-    pub(super) fn check(&self, elements: u64, fusion: Fusion, weights: u64) -> Result<(), Error> {
+impl Backward<'_, u8, u8> {
+    pub(super) fn check(&self, problem: &Problem, weights: u64) -> Result<(), Error> {
+        let Problem { fusion, input, output, .. } = *problem;
         let after = fusion.residual == Residual::After;
         let before = fusion.residual == Residual::Before;
         if after && fusion.relu && self.residual.is_none() {
@@ -195,12 +226,12 @@ impl<I: Element, O: Element> Backward<'_, I, O> {
         if self.dsum.is_some() && self.dx.is_none() {
             return Err(Error::Unexpected { name: "dsum", reason: "dx, which it is added to, is not wanted" });
         }
-        check_len("x", Some(self.x.len()), elements)?;
-        check_len("residual", self.residual.map(<[I]>::len), elements)?;
-        check_len("dy", Some(self.dy.len()), elements)?;
-        check_len("dsum", self.dsum.map(<[I]>::len), elements)?;
-        check_len("dx", self.dx.as_ref().map(|d| d.len()), elements)?;
-        check_len("dresidual", self.dresidual.as_ref().map(|d| d.len()), elements)?;
+        check_tensor(problem, Tensor::Input, input, Some(self.x.len()))?;
+        check_tensor(problem, Tensor::Residual, input, self.residual.map(<[u8]>::len))?;
+        check_tensor(problem, Tensor::Gradient, output, Some(self.dy.len()))?;
+        check_tensor(problem, Tensor::Residual, input, self.dsum.map(<[u8]>::len))?;
+        check_tensor(problem, Tensor::Output, input, self.dx.as_ref().map(|d| d.len()))?;
+        check_tensor(problem, Tensor::SecondOutput, input, self.dresidual.as_ref().map(|d| d.len()))?;
         check_len("dweight", self.dweight.as_ref().map(|d| d.len()), weights)?;
         check_len("dbias", self.dbias.as_ref().map(|d| d.len()), weights)
     }

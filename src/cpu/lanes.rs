@@ -3,32 +3,13 @@
 //! Lanes are virtual: an instruction set with narrower registers uses several. Nothing here contracts a product
 //! and a sum into one rounding, so all levels give the same bits.
 
-use fearless_simd::{Select, Simd, SimdBase, SimdMask, f32x16, mask32x16};
+use fearless_simd::{Select, Simd, SimdBase, f32x16};
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
 /// Sixteen `f32`.
 pub(crate) type V<S> = f32x16<S>;
-
-/// How elements come into lanes and out of them.
-pub trait Lanes: bytemuck::Pod {
-    /// Loads the sixteen elements of a slice.
-    fn load<S: Simd>(simd: S, from: &[Self]) -> f32x16<S>;
-    /// Stores to the sixteen elements of a slice, rounding to nearest even.
-    fn store<S: Simd>(simd: S, value: f32x16<S>, to: &mut [Self]);
-}
-
-impl Lanes for f32 {
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, from: &[f32]) -> V<S> {
-        V::from_slice(simd, from)
-    }
-    #[inline(always)]
-    fn store<S: Simd>(_: S, value: V<S>, to: &mut [f32]) {
-        value.store_slice(to);
-    }
-}
 
 /// A run of at most sixteen elements; all but the only run of a short row have sixteen.
 #[derive(Clone, Copy)]
@@ -45,33 +26,27 @@ impl Span {
 
     /// Loads the span of a row; lanes past the end are 0.
     #[inline(always)]
-    pub fn load<S: Simd, T: Lanes>(self, simd: S, row: &[T]) -> V<S> {
-        let buffer;
-        let from = if self.len == LANES {
-            &row[self.at..self.at + LANES]
-        } else {
-            buffer = padded(&row[self.at..self.at + self.len]);
-            &buffer
-        };
-        T::load(simd, from)
+    pub fn load<S: Simd>(self, simd: S, row: &[f32]) -> V<S> {
+        if self.len == LANES {
+            return V::from_slice(simd, &row[self.at..self.at + LANES]);
+        }
+        V::from_slice(simd, &padded(&row[self.at..self.at + self.len]))
     }
 
     /// Stores the span of a row.
     #[inline(always)]
-    pub fn store<S: Simd, T: Lanes>(self, simd: S, value: V<S>, row: &mut [T]) {
+    pub fn store<S: Simd>(self, value: V<S>, row: &mut [f32]) {
         if self.len == LANES {
-            return T::store(simd, value, &mut row[self.at..self.at + LANES]);
+            return value.store_slice(&mut row[self.at..self.at + LANES]);
         }
-        let mut buffer = [T::zeroed(); LANES];
-        T::store(simd, value, &mut buffer);
-        row[self.at..self.at + self.len].copy_from_slice(&buffer[..self.len]);
+        row[self.at..self.at + self.len].copy_from_slice(&value.as_array()[..self.len]);
     }
 }
 
 /// Out of line, because it is rare and loads are everywhere.
 #[inline(never)]
-fn padded<T: Lanes>(short: &[T]) -> [T; LANES] {
-    let mut buffer = [T::zeroed(); LANES];
+fn padded(short: &[f32]) -> [f32; LANES] {
+    let mut buffer = [0.0; LANES];
     buffer[..short.len()].copy_from_slice(short);
     buffer
 }
@@ -100,28 +75,33 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(simd: S, len: usize, mut f: impl 
     let zero = V::splat(simd, 0.0);
     let mut a = [[zero; N]; TURNS];
     let (full, rest) = (len / LANES, len % LANES);
-    let mut i = 0;
-    while i + TURNS <= full {
+    for i in (0..full / TURNS * TURNS).step_by(TURNS) {
         for (u, a) in a.iter_mut().enumerate() {
             let term = f(Span::full((i + u) * LANES));
             for k in 0..N {
                 a[k] += term[k];
             }
         }
-        i += TURNS;
     }
-    // What is left, once each: a last span that overlaps the one before counts its new elements alone.
-    let (last, width) = (len.saturating_sub(LANES), len.min(LANES));
-    for at in (i * LANES..len).step_by(LANES) {
-        let new = if at <= last || full == 0 { (1 << width) - 1 } else { 0xffff << (LANES - rest) & 0xffff };
-        let term = f(Span { at: at.min(last), len: width });
-        let mask = mask32x16::from_bitmask(simd, new);
+    for (u, a) in a.iter_mut().enumerate().take(full % TURNS) {
+        let term = f(Span::full((full / TURNS * TURNS + u) * LANES));
         for k in 0..N {
-            a[0][k] += mask.select(term[k], zero);
+            a[k] += term[k];
+        }
+    }
+    if rest > 0 {
+        // A last span that overlaps the one before counts its new elements alone.
+        let term = f(Span { at: len.saturating_sub(LANES), len: len.min(LANES) });
+        let lane = V::from_slice(simd, &LANE);
+        let new = if full > 0 { lane.simd_ge((LANES - rest) as f32) } else { lane.simd_lt(rest as f32) };
+        for k in 0..N {
+            a[TURNS - 1][k] += new.select(term[k], zero);
         }
     }
     add_turns(a)
 }
+
+const LANE: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
 /// Sums `N` terms over rows, each lane a column of its own.
 #[inline(always)]

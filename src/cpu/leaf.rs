@@ -1,6 +1,6 @@
 //! Leaves: moments and sums of short runs, two passes over what the first-level cache holds.
 
-use super::lanes::{LANES, Lanes, Span, V, fold, sum_column, sum_row};
+use super::lanes::{LANES, Span, V, fold, sum_column, sum_row};
 use super::partial::{Mean, Sums, two_sum};
 use fearless_simd::{Select, Simd, SimdBase};
 
@@ -61,26 +61,15 @@ pub(crate) fn normalise<S: Simd>(
 
 /// What a row's gradient is made of.
 #[derive(Clone, Copy)]
-pub(crate) struct Gradient<'a, I, O> {
-    pub x: &'a [I],
-    pub dy: &'a [O],
+pub(crate) struct Gradient<'a> {
+    pub x: &'a [f32],
+    pub dy: &'a [f32],
     /// With a ReLU: it was where `norm(x) + residual` is not positive that nothing came through.
     pub relu: bool,
-    pub residual: Option<&'a [I]>,
+    pub residual: Option<&'a [f32]>,
 }
 
-impl<'a, I: Lanes, O: Lanes> Gradient<'a, I, O> {
-    /// Part of each slice.
-    #[inline(always)]
-    pub fn slice(&self, at: usize, len: usize) -> Self {
-        Gradient {
-            x: &self.x[at..at + len],
-            dy: &self.dy[at..at + len],
-            relu: self.relu,
-            residual: self.residual.map(|r| &r[at..at + len]),
-        }
-    }
-
+impl<'a> Gradient<'a> {
     /// dy behind the mask.
     #[inline(always)]
     pub fn masked<S: Simd>(
@@ -111,12 +100,12 @@ impl<'a, I: Lanes, O: Lanes> Gradient<'a, I, O> {
 
 /// Moments of up to sixteen runs of one length: those of run k in lane k. Without `centred`, mean squares.
 #[inline(always)]
-pub(crate) fn moments_of_rows<'a, S: Simd, I: Lanes>(
+pub(crate) fn moments_of_rows<'a, S: Simd>(
     simd: S,
     runs: usize,
     len: usize,
     centred: bool,
-    run: impl Fn(usize) -> &'a [I],
+    run: impl Fn(usize) -> &'a [f32],
 ) -> Mean<S> {
     let zero = V::splat(simd, 0.0);
     let mut sums = [zero; LANES];
@@ -133,7 +122,7 @@ pub(crate) fn moments_of_rows<'a, S: Simd, I: Lanes>(
     let mut pivots = [0.0; LANES];
     for k in 0..runs {
         let run = run(k);
-        pivots[k] = Span { at: 0, len: 1 }.load(simd, run).as_array()[0];
+        pivots[k] = run[0];
         let pivot = V::splat(simd, pivots[k]);
         [sums[k]] = sum_row(simd, len, |span| [span.load(simd, run) - pivot]);
     }
@@ -179,12 +168,12 @@ pub(crate) fn moments_of_columns<S: Simd>(
 
 /// Sums of g and of g times the normalised input, times the weight if `weighted`, of up to sixteen runs.
 #[inline(always)]
-pub(crate) fn sums_of_rows<'a, S: Simd, I: Lanes + 'a, O: Lanes + 'a, P: Param<S>, Q: Param<S>>(
+pub(crate) fn sums_of_rows<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     simd: S,
     runs: usize,
     len: usize,
     weighted: bool,
-    run: impl Fn(usize) -> (Gradient<'a, I, O>, Stats<P>, Weights<Q>),
+    run: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
 ) -> Sums<S> {
     let (mut g_sums, mut gx_sums) = ([V::splat(simd, 0.0); LANES], [V::splat(simd, 0.0); LANES]);
     for (k, (g_sum, gx_sum)) in g_sums.iter_mut().zip(&mut gx_sums).enumerate().take(runs) {
@@ -202,11 +191,11 @@ pub(crate) fn sums_of_rows<'a, S: Simd, I: Lanes + 'a, O: Lanes + 'a, P: Param<S
 
 /// The same of sixteen columns over a few rows, without weights.
 #[inline(always)]
-pub(crate) fn sums_of_columns<'a, S: Simd, I: Lanes + 'a, O: Lanes + 'a, P: Param<S>, Q: Param<S>>(
+pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     simd: S,
     rows: usize,
     span: Span,
-    row: impl Fn(usize) -> (Gradient<'a, I, O>, Stats<P>, Weights<Q>),
+    row: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
 ) -> Sums<S> {
     Sums(sum_column(simd, rows, |r| {
         let (gradient, stats, affine) = row(r);

@@ -3,12 +3,14 @@
 //! Results do not depend on the number of threads or on the instruction set, to the bit: sums follow a fixed
 //! tree over leaves that the shape alone decides, sixteen virtual lanes wide on every machine.
 //!
-//! One chain of files: `norm` and `io` are the public face; `forward` and `backward` go over the tensor in the
-//! terms of `grid`; `reduce` walks the tree over the leaves of `source`; `leaf` and `apply` are the loops over
-//! elements; `lanes` and `half` bring elements into registers; `exec` deals tasks out to threads.
+//! One chain of files: `norm`, `call`, `sync` and `io` are the calls; `forward` and `backward` go over the tensor, by
+//! `blocks` that fit the caches or twice as a whole, in the terms of `grid`; `reduce` walks the tree over the leaves
+//! of `source`; `leaf` and `apply` are the loops over elements, all of them `f32` by `lanes`; `memory` brings tiles of
+//! tensors of any type and pitch in and out; `exec` deals tasks out to threads.
 
 mod apply;
 mod backward;
+mod blocks;
 mod call;
 mod exec;
 mod forward;
@@ -17,7 +19,7 @@ mod half;
 mod io;
 mod lanes;
 mod leaf;
-mod mixed;
+mod memory;
 mod norm;
 mod partial;
 mod reduce;
@@ -27,7 +29,6 @@ mod source;
 mod sync;
 
 pub use io::{Backward, Forward, Source};
-pub(crate) use lanes::Lanes;
 pub use norm::Norm;
 pub use saved::Saved;
 

@@ -1,24 +1,16 @@
-//! The layer.
+//! The layer, and its calls on slices of elements. What they do is in `call` and `sync`, on bytes: compiled once, in
+//! this crate, whatever the element types.
 
-use super::apply::Row;
-use super::backward::{self, Outputs, Projects};
-use super::exec::Exec;
-use super::forward::{self, Stat};
-use super::grid::Grid;
-use super::io::{Backward, Forward, Source};
-use super::leaf::Gradient;
-use super::running;
+use super::io::{Backward, Forward};
 use super::saved::Saved;
-use super::source::{Coefficients, SumsOf};
 use crate::element::Element;
 use crate::error::Error;
 use crate::moments::Moments;
 use crate::norm::NormDescriptor;
-use crate::op::{Commit, Fusion, Gradients, Op, Residual, Statistics};
-use crate::plan::{Plan, Problem, Tensor, Tree};
-use crate::profile::Profile;
+use crate::op::{Commit, Fusion};
 use crate::state::State;
-use crate::tensor::TensorDescriptor;
+use crate::sums::GradientSums;
+use crate::tensor::{ForwardPitches, TensorDescriptor};
 use fearless_simd::Level;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -53,15 +45,6 @@ pub struct Norm {
     pub(super) state: State,
     pub(super) id: u64,
     pub(super) level: Level,
-}
-
-/// A call that has been checked.
-pub(super) struct Call {
-    pub problem: Problem,
-    /// Which sums are made and which tensors written; how they are dealt out is the grid's.
-    pub plan: Plan,
-    pub grid: Grid,
-    pub exec: Exec,
 }
 
 impl Norm {
@@ -99,207 +82,118 @@ impl Norm {
         &mut self.state
     }
 
-    pub(super) fn typed_forward_train<I: Element, O: Element>(
+    /// Training: normalises with the batch's own statistics, takes them into the running ones if `commit` says
+    /// so, and keeps what [`Norm::backward`] needs.
+    ///
+    /// `tensor` describes x; all slices have its length. [`Error::TooFewValues`] for batch and instance norm if
+    /// there is one value per statistic; [`Error::Length`], [`Error::Missing`], [`Error::Unexpected`],
+    /// [`Error::Overlap`] and [`Error::DType`] if the slices are not what shape and fusion ask for. Then nothing
+    /// has been written.
+    pub fn forward_train<I: Element, O: Element>(
         &mut self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
-        mut io: Forward<'_, I, O>,
+        io: Forward<'_, I, O>,
         commit: Commit,
     ) -> Result<Saved, Error> {
-        let call = self.call::<I, O>(tensor, fusion, Statistics::Batch, Op::Forward)?;
-        io.check(call.problem.layout.elements, fusion, true)?;
-        add_residual(&call, &mut io);
-        let moments = self.moments(&call, &io);
-        let stats = self.stats(&moments);
-        self.write(&call, &stats, io);
-        if let (Commit::Update, Some(how), Some(running)) =
-            (commit, self.descriptor.running_stats(), &mut self.state.running)
-        {
-            running::update(running, how, &moments);
-        }
-        Ok(self.keep(&call, stats))
+        self.any_forward_train(tensor, fusion, io.cast(), commit, (I::DTYPE, O::DTYPE))
     }
 
-    pub(super) fn typed_forward_eval<I: Element, O: Element>(
+    /// Evaluation: normalises with the running statistics if the layer tracks them, otherwise with the input's
+    /// own. x or the residual may be where y goes.
+    ///
+    /// Errors as [`Norm::forward_train`]; [`Error::TooFewValues`] only if statistics are the input's own.
+    pub fn forward_eval<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
         io: Forward<'_, I, O>,
     ) -> Result<(), Error> {
-        self.evaluate(tensor, fusion, io, false).map(|_| ())
+        self.any_forward_eval(tensor, fusion, io.cast(), (I::DTYPE, O::DTYPE))
     }
 
-    pub(super) fn typed_forward_frozen<I: Element, O: Element>(
+    /// Evaluation that keeps what [`Norm::backward`] needs: a frozen layer inside a network that trains.
+    ///
+    /// Errors as [`Norm::forward_eval`], and x must not be where y goes.
+    pub fn forward_frozen<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
         io: Forward<'_, I, O>,
     ) -> Result<Saved, Error> {
-        let (call, stats) = self.evaluate(tensor, fusion, io, true)?;
-        Ok(self.keep(&call, stats))
+        self.any_forward_frozen(tensor, fusion, io.cast(), (I::DTYPE, O::DTYPE))
     }
 
-    pub(super) fn typed_backward<I: Element, O: Element>(
+    /// Gradients of the pass that returned `saved`, with PyTorch's meaning.
+    ///
+    /// Where nothing came through the ReLU, nothing goes back. Gradients of statistics are included where the
+    /// statistics were the batch's own. [`Error::Foreign`] if `saved` is another layer's; [`Error::Length`],
+    /// [`Error::Missing`] and [`Error::Unexpected`] if the slices are not what shape and fusion ask for,
+    /// [`Error::DType`] if their element types are not those of the forward pass. Then nothing has been written.
+    ///
+    /// A saved state is used up, so it cannot be used twice:
+    ///
+    /// ```compile_fail
+    /// # use wgpu_norm::{cpu::*, *};
+    /// # fn f(layer: &Norm, saved: Saved, x: &[f32], dy: &[f32]) {
+    /// layer.backward(saved, Backward::new(x, dy)).unwrap();
+    /// layer.backward(saved, Backward::new(x, dy)).unwrap();
+    /// # }
+    /// ```
+    pub fn backward<I: Element, O: Element>(&self, saved: Saved, io: Backward<'_, I, O>) -> Result<(), Error> {
+        self.any_backward(saved, io.cast(), (I::DTYPE, O::DTYPE))
+    }
+
+    /// First step, forward: moments of this shard, one a channel. An empty shard (N = 0) has moments of count 0.
+    ///
+    /// With [`Residual::Before`](crate::Residual::Before) `residual` is added to x, rounded to its type. Only batch norm has this
+    /// ([`Error::Unexpected`] for the others).
+    pub fn local_moments<I: Element>(
+        &self,
+        tensor: &TensorDescriptor,
+        fusion: Fusion,
+        x: &[I],
+        residual: Option<&[I]>,
+        pitches: &ForwardPitches,
+    ) -> Result<Vec<Moments>, Error> {
+        let residual = residual.map(bytemuck::cast_slice);
+        self.any_local_moments(tensor, fusion, (bytemuck::cast_slice(x), residual), pitches, I::DTYPE)
+    }
+
+    /// Last step, forward: as [`Norm::forward_train`], with the moments of the whole group.
+    ///
+    /// [`Error::TooFewValues`] is for the caller to raise, who knows the counts: running statistics are left
+    /// alone for a count of 0, and `running_var` for a count of 1.
+    pub fn forward_train_with<I: Element, O: Element>(
+        &mut self,
+        tensor: &TensorDescriptor,
+        fusion: Fusion,
+        io: Forward<'_, I, O>,
+        moments: &[Moments],
+        commit: Commit,
+    ) -> Result<Saved, Error> {
+        self.any_forward_train_with(tensor, fusion, io.cast(), moments, commit, (I::DTYPE, O::DTYPE))
+    }
+
+    /// First step, backward: sums of this shard, which are also its own dbias and dweight.
+    ///
+    /// Those stay local, as in PyTorch: the optimiser of data-parallel training sums them over the members with
+    /// all other gradients. Gradients that `io` asks for are left to the last step.
+    pub fn local_gradient_sums<I: Element, O: Element>(
+        &self,
+        saved: &Saved,
+        io: Backward<'_, I, O>,
+    ) -> Result<Vec<GradientSums>, Error> {
+        self.any_local_gradient_sums(saved, io.cast(), (I::DTYPE, O::DTYPE))
+    }
+
+    /// Last step, backward: dx (and dresidual) from the sums of the whole group.
+    pub fn backward_with<I: Element, O: Element>(
         &self,
         saved: Saved,
         io: Backward<'_, I, O>,
+        sums: &[GradientSums],
     ) -> Result<(), Error> {
-        let wanted = Gradients {
-            dx: io.dx.is_some(),
-            dresidual: io.dresidual.is_some(),
-            affine: io.dweight.is_some() || io.dbias.is_some(),
-        };
-        let call = self.check_backward(&saved, &io, Op::Backward(wanted))?;
-        let plan = &call.plan;
-        let projects = plan.writes(Tensor::Output) && call.problem.statistics == Statistics::Batch;
-        let mut coefficients = self.coefficients(&call.grid, &saved.stats);
-        let gradient = Gradient { x: io.x, dy: io.dy, relu: call.problem.fusion.relu, residual: io.residual };
-        if plan.reduces() {
-            let down = Tree::new(&call.problem.layout.affine, &Profile::CPU).leaf_len() as usize;
-            let source = SumsOf { gradient, grid: &call.grid, coefficients: &coefficients };
-            let reduced = backward::reduce(call.exec, source, (projects, wanted.affine), down);
-            copy(io.dweight, &reduced.weight);
-            copy(io.dbias, &reduced.bias);
-            coefficients.project(&call.grid, &reduced.stats, call.problem.layout.stats.count());
-        }
-        if plan.writes(Tensor::Output) || plan.writes(Tensor::SecondOutput) {
-            let source = SumsOf { gradient, grid: &call.grid, coefficients: &coefficients };
-            let projects = Projects { g: projects && call.problem.centred, gx: projects };
-            backward::write(call.exec, source, io.dsum, projects, Outputs { dx: io.dx, dresidual: io.dresidual });
-        }
-        Ok(())
-    }
-
-    fn evaluate<I: Element, O: Element>(
-        &self,
-        tensor: &TensorDescriptor,
-        fusion: Fusion,
-        mut io: Forward<'_, I, O>,
-        backward_follows: bool,
-    ) -> Result<(Call, Vec<Stat>), Error> {
-        let running = self.state.running.as_ref().filter(|_| self.descriptor.running_stats().is_some());
-        let statistics = if running.is_some() { Statistics::Running } else { Statistics::Batch };
-        let call = self.call::<I, O>(tensor, fusion, statistics, Op::Forward)?;
-        io.check(call.problem.layout.elements, fusion, backward_follows)?;
-        add_residual(&call, &mut io);
-        let stats = match running.filter(|_| !call.plan.reduces()) {
-            Some(running) => {
-                let eps = self.descriptor.eps();
-                let channels = running.running_mean.iter().zip(&running.running_var);
-                channels.map(|(&mean, &var)| Stat::given(mean, var, eps)).collect()
-            }
-            None => self.stats(&self.moments(&call, &io)),
-        };
-        self.write(&call, &stats, io);
-        Ok((call, stats))
-    }
-
-    pub(super) fn call<I: Element, O: Element>(
-        &self,
-        tensor: &TensorDescriptor,
-        fusion: Fusion,
-        statistics: Statistics,
-        op: Op,
-    ) -> Result<Call, Error> {
-        if tensor.dtype != I::DTYPE {
-            return Err(Error::DType { name: "x", expected: tensor.dtype, actual: I::DTYPE });
-        }
-        let mut problem = Problem::new(&self.descriptor, tensor, statistics, fusion, op)?;
-        problem.output = O::DTYPE;
-        self.state.check(&self.descriptor)?;
-        let elements = problem.layout.elements;
-        let limit = isize::MAX as u64;
-        if elements > limit {
-            return Err(Error::TooLarge { what: "elements of a slice", required: elements, limit });
-        }
-        let exec = Exec::new(self.level, elements as usize);
-        let plan = Plan::new(problem, &Profile::CPU)?;
-        Ok(Call { problem, plan, grid: Grid::new(&problem.layout), exec })
-    }
-
-    pub(super) fn check_backward<I: Element, O: Element>(
-        &self,
-        saved: &Saved,
-        io: &Backward<'_, I, O>,
-        op: Op,
-    ) -> Result<Call, Error> {
-        if saved.layer != self.id {
-            return Err(Error::Foreign { what: "layer" });
-        }
-        if saved.problem.op.is_synchronised() != op.is_synchronised() {
-            return Err(Error::Foreign { what: "kind of pass (synchronised or not)" });
-        }
-        self.state.check(&self.descriptor)?;
-        let problem = Problem { op, ..saved.problem };
-        if I::DTYPE != problem.input {
-            return Err(Error::DType { name: "x", expected: problem.input, actual: I::DTYPE });
-        }
-        if O::DTYPE != problem.output {
-            return Err(Error::DType { name: "dy", expected: problem.output, actual: O::DTYPE });
-        }
-        if io.dweight.is_some() && !problem.affine.weight {
-            return Err(Error::Unexpected { name: "dweight", reason: "the layer has no weight" });
-        }
-        if io.dbias.is_some() && !problem.affine.bias {
-            return Err(Error::Unexpected { name: "dbias", reason: "the layer has no bias" });
-        }
-        io.check(problem.layout.elements, problem.fusion, self.descriptor.affine_len())?;
-        let exec = Exec::new(self.level, problem.layout.elements as usize);
-        Ok(Call { problem, plan: Plan::new(problem, &Profile::CPU)?, grid: saved.grid, exec })
-    }
-
-    /// Moments of what is normalised: x, or the sum that has been written.
-    pub(super) fn moments<I: Element, O: Element>(&self, call: &Call, io: &Forward<'_, I, O>) -> Vec<Moments> {
-        let x = match (&io.sum, io.x) {
-            (Some(sum), _) => sum,
-            (None, Source::From(x)) => x,
-            (None, Source::InPlace) => bytemuck::cast_slice(io.y),
-        };
-        forward::moments(call.exec, &call.grid, x, call.problem.centred)
-    }
-
-    pub(super) fn keep(&self, call: &Call, stats: Vec<Stat>) -> Saved {
-        Saved::new(self.id, call.problem, call.grid, stats)
-    }
-
-    pub(super) fn stats(&self, moments: &[Moments]) -> Vec<Stat> {
-        moments.iter().map(|m| Stat::new(m, self.descriptor.eps())).collect()
-    }
-
-    pub(super) fn coefficients<'a>(&'a self, grid: &Grid, stats: &[Stat]) -> Coefficients<'a> {
-        Coefficients::new(grid, stats, self.state.weight.as_deref(), self.state.bias.as_deref())
-    }
-
-    pub(super) fn write<I: Element, O: Element>(&self, call: &Call, stats: &[Stat], io: Forward<'_, I, O>) {
-        let row = |source| match source {
-            Source::From(slice) => Row::At(slice),
-            Source::InPlace => Row::InPlace,
-        };
-        let sources = match io.sum {
-            Some(sum) => (Row::At(&*sum), Row::None),
-            None => (row(io.x), io.residual.map_or(Row::None, row)),
-        };
-        let coefficients = self.coefficients(&call.grid, stats);
-        forward::write(call.exec, &call.grid, &coefficients, sources, call.problem.fusion.relu, io.y);
-    }
-}
-
-/// Writes x + residual where the norm is of the sum.
-pub(super) fn add_residual<I: Element, O: Element>(call: &Call, io: &mut Forward<'_, I, O>) {
-    if call.problem.fusion.residual != Residual::Before {
-        return;
-    }
-    if let (Some(residual), Some(sum)) = (io.residual, &mut io.sum) {
-        let slice = |source| match source {
-            Source::From(slice) => slice,
-            Source::InPlace => bytemuck::cast_slice(io.y),
-        };
-        forward::add(call.exec, slice(io.x), slice(residual), sum);
-    }
-}
-
-fn copy(to: Option<&mut [f32]>, from: &[f32]) {
-    if let Some(to) = to {
-        to.copy_from_slice(from);
+        self.any_backward_with(saved, io.cast(), sums, (I::DTYPE, O::DTYPE))
     }
 }

@@ -3,6 +3,7 @@
 use super::exec::Exec;
 use super::grid::Grid;
 use super::lanes::{LANES, Span, each_span};
+use super::memory::{Area, Scratch, TILE};
 use super::partial::{Partial, Stack};
 use super::source::{Kind, PartialOf, Source};
 use crate::moments::Moments;
@@ -17,10 +18,19 @@ pub(crate) struct Table {
     pub counts: Vec<u32>,
 }
 
+/// Some numbers of a table, to be filled by a task.
+pub(crate) type Parts<'a> = [&'a mut [f32]; 3];
+
 impl Table {
-    fn new(channels: usize, counts: Vec<u32>) -> Table {
+    pub fn new(channels: usize, counts: Vec<u32>) -> Table {
         let part = || vec![0.0; counts.len() * channels];
         Table { channels, parts: [part(), part(), part()], counts }
+    }
+
+    /// In pieces of `len` numbers.
+    pub fn pieces(&mut self, len: usize) -> impl Iterator<Item = Parts<'_>> {
+        let [a, b, c] = &mut self.parts;
+        a.chunks_mut(len).zip(b.chunks_mut(len)).zip(c.chunks_mut(len)).map(|((a, b), c)| [a, b, c])
     }
 
     #[inline(always)]
@@ -28,62 +38,117 @@ impl Table {
         let row = entry * self.channels..(entry + 1) * self.channels;
         P::from_parts(core::array::from_fn(|k| span.load(simd, &self.parts[k][row.clone()])))
     }
-}
 
-#[inline(always)]
-fn store<S: Simd, P: Partial<S>>(simd: S, partial: P, span: Span, to: &mut [&mut [f32]; 3]) {
-    for (part, to) in partial.parts(simd).into_iter().zip(to) {
-        span.store(simd, part, to);
+    /// The numbers of an entry, as moments.
+    pub fn moments(&self) -> Vec<Moments> {
+        let [hi, lo, m2] = &self.parts;
+        let all = hi.iter().zip(lo).zip(m2).enumerate();
+        all.map(|(i, ((&mean_hi, &mean_lo), &m2))| Moments {
+            count: self.counts[i / self.channels],
+            mean_hi,
+            mean_lo,
+            m2,
+        })
+        .collect()
     }
 }
 
-/// The tree over up to sixteen rows, each a cell.
 #[inline(always)]
-pub(crate) fn rows<S: Simd, K: Source>(
+pub(crate) fn store<S: Simd, P: Partial<S>>(simd: S, partial: P, span: Span, to: &mut Parts) {
+    for (part, to) in partial.parts(simd).into_iter().zip(to) {
+        span.store(part, to);
+    }
+}
+
+/// The tree over up to sixteen rows, each a cell. Out of line, so that it is compiled once.
+#[inline(never)]
+fn rows<S: Simd, K: Source>(
     simd: S,
     source: &K,
-    width: usize,
-    leaf: usize,
-    first: usize,
-    rows: usize,
+    grid: &Grid,
+    rows: (usize, usize),
+    scratch: &mut Scratch,
 ) -> PartialOf<K::Kind, S> {
-    if width <= leaf {
-        return source.rows(simd, first, rows, 0, width);
-    }
+    simd.vectorize(
+        #[inline(always)]
+        || rows_inline(simd, source, grid, rows, scratch),
+    )
+}
+
+#[inline(always)]
+fn rows_inline<S: Simd, K: Source>(
+    simd: S,
+    source: &K,
+    grid: &Grid,
+    (first, rows): (usize, usize),
+    scratch: &mut Scratch,
+) -> PartialOf<K::Kind, S> {
+    let (width, leaf) = (grid.width, grid.tree.leaf_len() as usize);
     let mut stack = Stack::new(simd);
-    for at in (0..width).step_by(leaf) {
+    let mut at = 0;
+    loop {
         let len = leaf.min(width - at);
-        stack.push(source.rows(simd, first, rows, at, len), len as u32);
+        let partial = source.rows(simd, Area { first, rows, at, len }, scratch);
+        if len == width {
+            return partial;
+        }
+        stack.push(partial, len as u32);
+        at += len;
+        if at == width {
+            return stack.finish(simd).0;
+        }
     }
-    stack.finish(simd).0
 }
 
 /// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache.
-pub(crate) fn rows_at_once(leaf: usize) -> usize {
-    (4096 / leaf.max(1)).clamp(1, LANES)
+pub(crate) fn rows_at_once(grid: &Grid) -> usize {
+    (TILE / grid.width.min(grid.tree.leaf_len() as usize)).clamp(1, LANES)
+}
+
+/// Every row a cell, of rows from `first` on.
+#[inline(always)]
+pub(crate) fn fill_rows<S: Simd, K: Source>(
+    simd: S,
+    grid: &Grid,
+    source: &K,
+    first: usize,
+    mut to: Parts,
+    scratch: &mut Scratch,
+) {
+    let once = rows_at_once(grid);
+    for at in (0..to[0].len()).step_by(once) {
+        let len = once.min(to[0].len() - at);
+        let partial = rows(simd, source, grid, (first + at, len), scratch);
+        store(simd, partial, Span { at, len }, &mut to);
+    }
+}
+
+/// All samples' rows of a few channels, no more than [`rows_at_once`], which are merged.
+#[inline(always)]
+pub(crate) fn fill_channels<S: Simd, K: Source>(
+    simd: S,
+    grid: &Grid,
+    source: &K,
+    first: usize,
+    mut to: Parts,
+    scratch: &mut Scratch,
+) {
+    let len = to[0].len();
+    let mut stack = Stack::new(simd);
+    for sample in 0..grid.samples {
+        stack.push(rows(simd, source, grid, (sample * grid.rows + first, len), scratch), grid.width as u32);
+    }
+    store(simd, stack.finish(simd).0, Span { at: 0, len }, &mut to);
 }
 
 /// Every row a cell: one entry a sample.
 pub(crate) fn cells_of_rows<K: Source>(exec: Exec, grid: &Grid, source: &K) -> Table {
     let mut table = Table::new(grid.rows, vec![grid.width as u32; grid.samples]);
     let step = exec.rows_of_task(grid.width, grid.all_rows());
-    let [a, b, c] = &mut table.parts;
-    let parts = a.chunks_mut(step).zip(b.chunks_mut(step)).zip(c.chunks_mut(step));
-    exec.each(parts.enumerate(), |(i, ((a, b), c))| {
-        dispatch!(exec.level, simd => fill_rows(simd, grid, source, i * step, [a, b, c]));
+    exec.each(table.pieces(step).enumerate(), |(i, to), scratch| {
+        dispatch!(exec.level, simd => fill_rows(simd, grid, source, i * step, to, scratch));
     });
     table
-}
-
-#[inline(always)]
-fn fill_rows<S: Simd, K: Source>(simd: S, grid: &Grid, source: &K, first: usize, mut to: [&mut [f32]; 3]) {
-    let leaf = grid.tree.leaf_len() as usize;
-    let once = rows_at_once(leaf.min(grid.width));
-    for at in (0..to[0].len()).step_by(once) {
-        let len = once.min(to[0].len() - at);
-        let partial = rows(simd, source, grid.width, leaf, first + at, len);
-        store(simd, partial, Span { at, len }, &mut to);
-    }
 }
 
 /// How the rows of a grid of columns are cut into entries: by samples, or samples by leaves.
@@ -131,42 +196,53 @@ pub(crate) fn cells_of_columns<K: Source>(exec: Exec, down: Down, source: &K) ->
         (samples * cut.rows.min(down.rows - e % cut.chunks * cut.rows)) as u32
     });
     let mut table = Table::new(down.width, counts.collect());
-    let [a, b, c] = &mut table.parts;
-    let chunks = |part| <[f32]>::chunks_mut(part, down.width);
-    exec.each(chunks(a).zip(chunks(b)).zip(chunks(c)).enumerate(), |(e, ((a, b), c))| {
+    exec.each(table.pieces(down.width).enumerate(), |(e, to), scratch| {
         let first = e / cut.chunks * cut.samples * down.rows + e % cut.chunks * cut.rows;
         let rows = cut.rows.min(down.rows - e % cut.chunks * cut.rows);
         let samples = cut.samples.min(down.samples - e / cut.chunks * cut.samples);
-        dispatch!(exec.level, simd => fill_columns(simd, down, source, first, (samples, rows), [a, b, c]));
+        dispatch!(exec.level, simd => fill_columns(simd, down, source, first, (samples, rows), to, scratch));
     });
     if cut.chunks == 1 { table } else { join::<K::Kind>(exec, &table, cut.chunks) }
 }
 
-/// One entry: `rows` rows of each of some samples. If there are several samples, each is a leaf.
+/// One entry: `rows` rows of each of some samples. If there are several samples, each is a leaf. Out of line, so that
+/// it is compiled once.
+#[inline(never)]
+pub(crate) fn fill_columns<S: Simd, K: Source>(
+    simd: S,
+    down: Down,
+    source: &K,
+    first: usize,
+    of: (usize, usize),
+    to: Parts,
+    scratch: &mut Scratch,
+) {
+    simd.vectorize(
+        #[inline(always)]
+        || fill_columns_inline(simd, down, source, first, of, to, scratch),
+    )
+}
+
 #[inline(always)]
-fn fill_columns<S: Simd, K: Source>(
+fn fill_columns_inline<S: Simd, K: Source>(
     simd: S,
     down: Down,
     source: &K,
     first: usize,
     (samples, rows): (usize, usize),
-    mut to: [&mut [f32]; 3],
+    mut to: Parts,
+    scratch: &mut Scratch,
 ) {
     each_span(down.width, |span| {
-        let partial = if samples == 1 && rows <= down.leaf {
-            source.columns(simd, first, rows, span)
-        } else {
-            let mut stack = Stack::new(simd);
-            for sample in 0..samples {
-                for at in (0..rows).step_by(down.leaf) {
-                    let len = down.leaf.min(rows - at);
-                    let row = first + sample * down.rows + at;
-                    stack.push(source.columns(simd, row, len, span), len as u32);
-                }
+        let mut stack = Stack::new(simd);
+        for sample in 0..samples {
+            for at in (0..rows).step_by(down.leaf) {
+                let len = down.leaf.min(rows - at);
+                let area = Area { first: first + sample * down.rows + at, rows: len, at: span.at, len: span.len };
+                stack.push(source.columns(simd, area, scratch), len as u32);
             }
-            stack.finish(simd).0
-        };
-        store(simd, partial, span, &mut to);
+        }
+        store(simd, stack.finish(simd).0, span, &mut to);
     });
 }
 
@@ -174,17 +250,15 @@ fn fill_columns<S: Simd, K: Source>(
 pub(crate) fn join<K: Kind>(exec: Exec, table: &Table, of: usize) -> Table {
     let counts = table.counts.chunks(of).map(|c| c.iter().fold(0u32, |a, &b| a.saturating_add(b))).collect();
     let mut joined = Table::new(table.channels, counts);
-    let [a, b, c] = &mut joined.parts;
-    let chunks = |part| <[f32]>::chunks_mut(part, table.channels);
-    exec.each(chunks(a).zip(chunks(b)).zip(chunks(c)).enumerate(), |(e, ((a, b), c))| {
+    exec.each(joined.pieces(table.channels).enumerate(), |(e, to), _| {
         let entries = e * of..((e + 1) * of).min(table.counts.len());
-        dispatch!(exec.level, simd => fill_joined::<_, K>(simd, table, entries, [a, b, c]));
+        dispatch!(exec.level, simd => fill_joined::<_, K>(simd, table, entries, to));
     });
     joined
 }
 
 #[inline(always)]
-fn fill_joined<S: Simd, K: Kind>(simd: S, table: &Table, entries: Range<usize>, mut to: [&mut [f32]; 3]) {
+fn fill_joined<S: Simd, K: Kind>(simd: S, table: &Table, entries: Range<usize>, mut to: Parts) {
     each_span(table.channels, |span| {
         let mut stack = Stack::new(simd);
         for entry in entries.clone() {
@@ -194,10 +268,22 @@ fn fill_joined<S: Simd, K: Kind>(simd: S, table: &Table, entries: Range<usize>, 
     });
 }
 
-/// Moments of every cell.
-pub(crate) fn moments(table: &Table) -> Vec<Moments> {
-    let [hi, lo, m2] = &table.parts;
-    (0..hi.len())
-        .map(|i| Moments { count: table.counts[i / table.channels], mean_hi: hi[i], mean_lo: lo[i], m2: m2[i] })
-        .collect()
+/// All samples' entries merged: one number a channel.
+pub(crate) fn join_samples<K: Kind>(exec: Exec, table: Table) -> Table {
+    match table.counts.len() {
+        1 => table,
+        entries => join::<K>(exec, &table, entries),
+    }
+}
+
+/// Cells of a tensor: rows, or columns of samples. One entry a sample, unless samples are merged anyway.
+pub(crate) fn cells<K: Source>(exec: Exec, grid: &Grid, source: &K) -> Table {
+    if grid.columns {
+        let joins_samples = grid.join == super::grid::Join::Samples;
+        let Grid { samples, rows, width, tree, .. } = *grid;
+        let down = Down { samples, rows, width, leaf: tree.leaf_len() as usize, joins_samples };
+        cells_of_columns(exec, down, source)
+    } else {
+        cells_of_rows(exec, grid, source)
+    }
 }

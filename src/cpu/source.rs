@@ -1,125 +1,94 @@
-//! What is reduced: moments of x, or sums of dy.
+//! What is summed up: moments of x, or sums of the gradient.
 
-use super::forward::Stat;
 use super::grid::{Grid, Join};
-use super::lanes::{Lanes, Span, V};
+use super::lanes::{Span, V};
 use super::leaf::{self, Each, Gradient, Same, Stats, Weights};
+use super::memory::{Area, Buffer, Input, Place, Scratch, Tile};
 use super::partial::{Mean, Partial, Sums};
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;
 
-/// What partial results are.
-pub(crate) trait Kind {
+/// Which partial results, whatever the instruction set.
+pub(crate) trait Kind: Sync {
     type Partial<S: Simd>: Partial<S>;
 }
 
-/// [`Mean`].
+/// Moments.
 pub(crate) struct Means;
+/// Sums of the gradient.
+pub(crate) struct SumPairs;
 
 impl Kind for Means {
     type Partial<S: Simd> = Mean<S>;
 }
 
-/// [`Sums`].
-pub(crate) struct SumPairs;
-
 impl Kind for SumPairs {
     type Partial<S: Simd> = Sums<S>;
 }
 
-/// The partial results of a kind.
 pub(crate) type PartialOf<K, S> = <K as Kind>::Partial<S>;
 
 /// Leaves of a reduction over a tensor's rows.
 pub(crate) trait Source: Sync {
     type Kind: Kind;
 
-    /// Elements `at..at + len` of up to sixteen rows, each row a lane.
-    fn rows<S: Simd>(&self, simd: S, first: usize, rows: usize, at: usize, len: usize) -> PartialOf<Self::Kind, S>;
+    /// Of an area of up to sixteen rows, each row a lane.
+    fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
 
-    /// Sixteen columns of some rows, each column a lane.
-    fn columns<S: Simd>(&self, simd: S, first: usize, rows: usize, span: Span) -> PartialOf<Self::Kind, S>;
+    /// Of an area of up to sixteen columns, each column a lane.
+    fn columns<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
 }
 
 /// Moments of x.
 #[derive(Clone, Copy)]
-pub(crate) struct MomentsOf<'a, I> {
-    pub x: &'a [I],
-    pub width: usize,
+pub(crate) struct MomentsOf<'a> {
+    pub x: Place<'a>,
     pub centred: bool,
 }
 
-impl<I: Lanes + Sync> Source for MomentsOf<'_, I> {
+impl Source for MomentsOf<'_> {
     type Kind = Means;
 
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, first: usize, rows: usize, at: usize, len: usize) -> Mean<S> {
-        leaf::moments_of_rows(simd, rows, len, self.centred, |k| &self.x[(first + k) * self.width + at..][..len])
+    fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Mean<S> {
+        let tile = self.x.tile(simd, area, &mut scratch.x);
+        leaf::moments_of_rows(simd, area.rows, area.len, self.centred, |k| tile.row(k))
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, first: usize, rows: usize, span: Span) -> Mean<S> {
-        leaf::moments_of_columns(simd, rows, self.centred, |k| {
-            span.load(simd, &self.x[(first + k) * self.width..][..self.width])
-        })
+    fn columns<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Mean<S> {
+        let tile = self.x.tile(simd, area, &mut scratch.x);
+        let span = Span { at: 0, len: area.len };
+        leaf::moments_of_columns(simd, area.rows, self.centred, |k| span.load(simd, tile.row(k)))
     }
 }
 
-/// Numbers of statistics, and weights, as the kernels read them.
-pub(crate) struct Coefficients<'a> {
-    /// Mean, its rounding error, 1/std, and the two of [`super::apply::Projection`]; one a statistic, but in
-    /// grids of columns one a cell.
-    pub stats: [Vec<f32>; 5],
-    pub weight: Cow<'a, [f32]>,
-    pub bias: Cow<'a, [f32]>,
+/// Numbers of statistics, one after the other from statistic `first`; in grids of columns one a cell.
+#[derive(Clone, Copy)]
+pub(crate) struct StatSlices<'a> {
+    pub first: usize,
+    /// Mean, its rounding error, 1/std, and the two of [`super::apply::Projection`].
+    pub of: [&'a [f32]; 5],
 }
 
-impl<'a> Coefficients<'a> {
-    pub fn new(grid: &Grid, stats: &[Stat], weight: Option<&'a [f32]>, bias: Option<&'a [f32]>) -> Self {
-        let all = |value| Cow::Owned(vec![value; grid.weights()]);
-        let part = |f: fn(&Stat) -> f32| spread(grid, stats.iter().map(f));
-        Coefficients {
-            stats: [part(|s| s.hi), part(|s| s.lo), part(|s| s.rstd), Vec::new(), Vec::new()],
-            weight: weight.map_or_else(|| all(1.0), Cow::Borrowed),
-            bias: bias.map_or_else(|| all(0.0), Cow::Borrowed),
-        }
+impl<'a> StatSlices<'a> {
+    /// Those of `len` statistics from `first` on, with a projection of their own.
+    #[inline(always)]
+    pub fn from(&self, first: usize, len: usize, [g, gx]: [&'a [f32]; 2]) -> StatSlices<'a> {
+        let part = |k: usize| &self.of[k][first - self.first..][..len];
+        StatSlices { first, of: [part(0), part(1), part(2), g, gx] }
     }
 
-    /// Sums over statistics of `count` elements become what is taken out of the gradient.
-    pub fn project(&mut self, grid: &Grid, sums: &[[f32; 2]], count: u64) {
-        let count = count as f32;
-        self.stats[3] = spread(grid, sums.iter().map(|s| s[0] / count));
-        self.stats[4] = spread(grid, sums.iter().map(|s| s[1] / count));
-    }
-
-    /// Statistics `k` of a row that has one.
     #[inline(always)]
     pub fn same<S: Simd>(&self, simd: S, grid: &Grid, row: usize, k: usize) -> Same<S> {
-        let stat = match grid.join {
-            Join::Samples => row % grid.rows,
-            Join::Channels(size) => row / size,
-        };
-        Same(V::splat(simd, self.stats[k][stat]))
+        Same(V::splat(simd, self.of[k][grid.stat(row) - self.first]))
     }
 
-    /// Statistics `k` of a row's columns.
+    /// Those of a row's columns `at..at + len`.
     #[inline(always)]
-    pub fn each(&self, grid: &Grid, row: usize, k: usize) -> Each<'_> {
+    pub fn each(&self, grid: &Grid, row: usize, k: usize, at: usize, len: usize) -> Each<'a> {
         let first = if grid.join == Join::Samples { 0 } else { row / grid.rows * grid.width };
-        Each(&self.stats[k][first..first + grid.width])
-    }
-
-    /// Weights of a row that has one.
-    #[inline(always)]
-    pub fn weight<S: Simd>(&self, simd: S, grid: &Grid, row: usize) -> Weights<Same<S>> {
-        let channel = row % grid.rows;
-        Weights { weight: Same(V::splat(simd, self.weight[channel])), bias: Same(V::splat(simd, self.bias[channel])) }
-    }
-
-    /// Weights of a row's columns `at..at + len`.
-    #[inline(always)]
-    pub fn weights(&self, at: usize, len: usize) -> Weights<Each<'_>> {
-        Weights { weight: Each(&self.weight[at..at + len]), bias: Each(&self.bias[at..at + len]) }
+        Each(&self.of[k][first + at..][..len])
     }
 
     #[inline(always)]
@@ -129,67 +98,125 @@ impl<'a> Coefficients<'a> {
     }
 
     #[inline(always)]
-    pub fn stats_each(&self, grid: &Grid, row: usize) -> Stats<Each<'_>> {
-        let each = |k| self.each(grid, row, k);
+    pub fn stats_each(&self, grid: &Grid, row: usize, at: usize, len: usize) -> Stats<Each<'a>> {
+        let each = |k| self.each(grid, row, k, at, len);
         Stats { hi: each(0), lo: each(1), rstd: each(2) }
     }
 }
 
-/// One number a statistic; in grids of columns one a cell.
-fn spread(grid: &Grid, numbers: impl Iterator<Item = f32>) -> Vec<f32> {
-    match grid.join {
-        Join::Channels(size) if grid.columns && size > 1 => {
-            numbers.flat_map(|number| std::iter::repeat_n(number, size)).collect()
+/// Weight and bias; 1 and 0 where the layer has none.
+pub(crate) struct Affine<'a> {
+    pub weight: Cow<'a, [f32]>,
+    pub bias: Cow<'a, [f32]>,
+}
+
+impl<'a> Affine<'a> {
+    pub fn new(grid: &Grid, weight: Option<&'a [f32]>, bias: Option<&'a [f32]>) -> Affine<'a> {
+        let all = |value| Cow::Owned(vec![value; grid.weights()]);
+        Affine {
+            weight: weight.map_or_else(|| all(1.0), Cow::Borrowed),
+            bias: bias.map_or_else(|| all(0.0), Cow::Borrowed),
         }
-        _ => numbers.collect(),
     }
+
+    /// Of a row that has one of each.
+    #[inline(always)]
+    pub fn same<S: Simd>(&self, simd: S, grid: &Grid, row: usize) -> Weights<Same<S>> {
+        let channel = row % grid.rows;
+        Weights { weight: Same(V::splat(simd, self.weight[channel])), bias: Same(V::splat(simd, self.bias[channel])) }
+    }
+
+    /// Of a row's columns `at..at + len`.
+    #[inline(always)]
+    pub fn each(&self, at: usize, len: usize) -> Weights<Each<'_>> {
+        Weights { weight: Each(&self.weight[at..at + len]), bias: Each(&self.bias[at..at + len]) }
+    }
+}
+
+/// The tensors that a gradient is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct GradientOf<'a> {
+    pub grid: &'a Grid,
+    pub x: Input<'a>,
+    pub dy: Input<'a>,
+    pub residual: Option<Input<'a>>,
+    pub relu: bool,
+    pub affine: &'a Affine<'a>,
 }
 
 /// Sums of g and of g times the normalised input; by rows of a grid with weights by column, of g times weight.
 #[derive(Clone, Copy)]
-pub(crate) struct SumsOf<'a, I, O> {
-    pub gradient: Gradient<'a, I, O>,
-    pub grid: &'a Grid,
-    pub coefficients: &'a Coefficients<'a>,
+pub(crate) struct SumsOf<'a> {
+    pub gradient: GradientOf<'a>,
+    pub stats: StatSlices<'a>,
 }
 
-impl<I: Lanes + Sync, O: Lanes + Sync> Source for SumsOf<'_, I, O> {
+/// An area of those tensors.
+pub(crate) struct GradientTile<'a> {
+    x: Tile<'a>,
+    dy: Tile<'a>,
+    residual: Option<Tile<'a>>,
+    relu: bool,
+}
+
+impl<'a> GradientOf<'a> {
+    #[inline(always)]
+    pub fn tile<'t, S: Simd>(
+        &self,
+        simd: S,
+        area: Area,
+        (x, dy, residual): (&'t mut Buffer, &'t mut Buffer, &'t mut Buffer),
+    ) -> GradientTile<'t>
+    where
+        'a: 't,
+    {
+        GradientTile {
+            x: self.x.tile(simd, area, x),
+            dy: self.dy.tile(simd, area, dy),
+            residual: self.residual.map(|r| r.tile(simd, area, residual)),
+            relu: self.relu,
+        }
+    }
+}
+
+impl<'a> GradientTile<'a> {
+    #[inline(always)]
+    pub fn row(&self, k: usize) -> Gradient<'a> {
+        let residual = self.residual.as_ref().map(|r| r.row(k));
+        Gradient { x: self.x.row(k), dy: self.dy.row(k), relu: self.relu, residual }
+    }
+}
+
+impl Source for SumsOf<'_> {
     type Kind = SumPairs;
 
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, first: usize, rows: usize, at: usize, len: usize) -> Sums<S> {
-        let Grid { width, by_column, .. } = *self.grid;
-        let run = |k| {
-            let row = first + k;
-            (self.gradient.slice(row * width + at, len), self.coefficients.stats_same(simd, self.grid, row), row)
-        };
-        if by_column {
-            let weights = self.coefficients.weights(at, len);
-            leaf::sums_of_rows(simd, rows, len, true, |k| {
-                let (gradient, stats, _) = run(k);
-                (gradient, stats, weights)
-            })
+    fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Sums<S> {
+        let (of, Area { first, rows, at, len }) = (&self.gradient, area);
+        let stats = |k| self.stats.stats_same(simd, of.grid, first + k);
+        let Scratch { x, dy, residual, .. } = scratch;
+        let gradient = of.tile(simd, area, (x, dy, residual));
+        if of.grid.by_column {
+            let weights = of.affine.each(at, len);
+            leaf::sums_of_rows(simd, rows, len, true, |k| (gradient.row(k), stats(k), weights))
         } else {
-            leaf::sums_of_rows(simd, rows, len, false, |k| {
-                let (gradient, stats, row) = run(k);
-                (gradient, stats, self.coefficients.weight(simd, self.grid, row))
-            })
+            let weights = |k| of.affine.same(simd, of.grid, first + k);
+            leaf::sums_of_rows(simd, rows, len, false, |k| (gradient.row(k), stats(k), weights(k)))
         }
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, first: usize, rows: usize, span: Span) -> Sums<S> {
-        let Grid { width, columns, .. } = *self.grid;
-        let weights = self.coefficients.weights(0, width);
-        let gradient = |row: usize| self.gradient.slice(row * width, width);
-        if columns {
-            leaf::sums_of_columns(simd, rows, span, |k| {
-                (gradient(first + k), self.coefficients.stats_each(self.grid, first + k), weights)
-            })
+    fn columns<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Sums<S> {
+        let (of, Area { first, rows, at, len }) = (&self.gradient, area);
+        let (weights, span) = (of.affine.each(at, len), Span { at: 0, len });
+        let Scratch { x, dy, residual, .. } = scratch;
+        let gradient = of.tile(simd, area, (x, dy, residual));
+        if of.grid.columns {
+            let stats = |k| self.stats.stats_each(of.grid, first + k, at, len);
+            leaf::sums_of_columns(simd, rows, span, |k| (gradient.row(k), stats(k), weights))
         } else {
-            leaf::sums_of_columns(simd, rows, span, |k| {
-                (gradient(first + k), self.coefficients.stats_same(simd, self.grid, first + k), weights)
-            })
+            let stats = |k| self.stats.stats_same(simd, of.grid, first + k);
+            leaf::sums_of_columns(simd, rows, span, |k| (gradient.row(k), stats(k), weights))
         }
     }
 }

@@ -1,118 +1,123 @@
 //! The steps of a synchronised batch norm: local sums, and the passes with those of the group.
 
-use super::backward::{self, Outputs, Projects};
+use super::call::{From, Types};
 use super::forward;
 use super::io::{Backward, Forward, check_len};
-use super::leaf::Gradient;
-use super::norm::{Norm, add_residual};
-use super::running;
+use super::memory::Place;
+use super::norm::Norm;
 use super::saved::Saved;
-use super::source::SumsOf;
-use crate::element::Element;
+use super::source::Affine;
 use crate::error::Error;
 use crate::moments::Moments;
 use crate::norm::NormDescriptor;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
-use crate::plan::Tree;
-use crate::profile::Profile;
+use crate::plan::Tensor;
 use crate::sums::GradientSums;
-use crate::tensor::TensorDescriptor;
+use crate::tensor::{DType, ForwardPitches, TensorDescriptor};
 
 impl Norm {
-    pub(super) fn typed_local_moments<I: Element>(
+    pub(super) fn any_local_moments(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
-        x: &[I],
-        residual: Option<&[I]>,
+        (x, residual): (&[u8], Option<&[u8]>),
+        pitches: &ForwardPitches,
+        dtype: DType,
     ) -> Result<Vec<Moments>, Error> {
         self.check_batch()?;
         let op = Op::LocalSums(Direction::Forward);
-        let call = self.call::<I, I>(tensor, fusion, Statistics::Batch, op)?;
-        check_len("x", Some(x.len()), call.problem.layout.elements)?;
-        if x.is_empty() {
+        let call = self.forward_call(tensor, fusion, Statistics::Batch, op, pitches, (dtype, dtype))?;
+        let before = fusion.residual == Residual::Before;
+        let residual = match residual {
+            None if before => return Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" }),
+            residual => residual.filter(|_| before),
+        };
+        super::io::check_tensor(&call.problem, Tensor::Input, dtype, Some(x.len()))?;
+        super::io::check_tensor(&call.problem, Tensor::Residual, dtype, residual.map(<[u8]>::len))?;
+        if call.problem.layout.elements == 0 {
             return Ok(vec![Moments::EMPTY; self.descriptor().affine_len() as usize]);
         }
-        if fusion.residual != Residual::Before {
-            return Ok(forward::moments(call.exec, &call.grid, x, true));
-        }
-        let Some(residual) = residual else {
-            return Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" });
+        // Words, which are aligned for every element type.
+        let words = if before { (call.problem.layout.elements * dtype.size()).div_ceil(4) } else { 0 };
+        let mut memory = vec![0u32; words as usize];
+        // SAFETY: `Pass` has tasks with rows of their own.
+        let sum = unsafe { call.output(Tensor::SecondOutput, bytemuck::cast_slice_mut(&mut memory), false) };
+        let x = Place::In(call.input(Tensor::Input, x));
+        let residual = residual.map(|bytes| Place::In(call.input(Tensor::Residual, bytes)));
+        let pass = forward::Pass {
+            exec: call.exec,
+            grid: &call.grid,
+            centred: true,
+            eps: self.descriptor().eps(),
+            relu: false,
+            affine: Affine::new(&call.grid, None, None),
+            x: if before { Place::Own(&sum) } else { x },
+            residual: None,
+            sum: residual.map(|residual| (x, residual, &sum)),
+            y: None,
         };
-        check_len("residual", Some(residual.len()), call.problem.layout.elements)?;
-        let mut sum = x.to_vec();
-        forward::add(call.exec, x, residual, &mut sum);
-        Ok(forward::moments(call.exec, &call.grid, &sum, true))
+        pass.add();
+        Ok(pass.moments())
     }
 
-    pub(super) fn typed_forward_train_with<I: Element, O: Element>(
+    pub(super) fn any_forward_train_with(
         &mut self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
-        mut io: Forward<'_, I, O>,
+        io: Forward<'_, u8, u8>,
         moments: &[Moments],
         commit: Commit,
+        types: Types,
     ) -> Result<Saved, Error> {
         self.check_batch()?;
         check_len("the group's sums", Some(moments.len()), self.descriptor().affine_len())?;
-        let call = self.call::<I, O>(tensor, fusion, Statistics::Batch, Op::ApplyMoments)?;
-        io.check(call.problem.layout.elements, fusion, true)?;
+        let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::ApplyMoments, &io.pitches, types)?;
+        io.check(&call.problem, true)?;
         let stats = self.stats(moments);
         if call.problem.layout.elements > 0 {
-            add_residual(&call, &mut io);
-            self.write(&call, &stats, io);
+            self.run(&call, io, From::Given(&stats));
         }
-        let how = self.descriptor().running_stats();
-        if let (Commit::Update, Some(how), Some(running)) = (commit, how, &mut self.state_mut().running) {
-            running::update(running, how, moments);
-        }
+        self.commit(moments, commit);
         Ok(self.keep(&call, stats))
     }
 
-    pub(super) fn typed_local_gradient_sums<I: Element, O: Element>(
+    pub(super) fn any_local_gradient_sums(
         &self,
         saved: &Saved,
-        io: &Backward<'_, I, O>,
+        io: Backward<'_, u8, u8>,
+        types: Types,
     ) -> Result<Vec<GradientSums>, Error> {
-        let call = self.check_backward(saved, io, Op::LocalSums(Direction::Backward))?;
+        let call = self.backward_call(saved, &io, Op::LocalSums(Direction::Backward), types)?;
         if call.problem.layout.elements == 0 {
             return Ok(vec![GradientSums::default(); self.descriptor().affine_len() as usize]);
         }
-        let coefficients = self.coefficients(&call.grid, &saved.stats);
-        let fusion = call.problem.fusion;
-        let gradient = Gradient { x: io.x, dy: io.dy, relu: fusion.relu, residual: io.residual };
-        let source = SumsOf { gradient, grid: &call.grid, coefficients: &coefficients };
-        let walk = &call.problem.layout.affine;
-        let down = Tree::new(walk, &Profile::CPU).leaf_len() as usize;
-        let reduced = backward::reduce(call.exec, source, (false, true), down);
-        let count = walk.count() as u32;
-        let sums = |(&sum_dy, &sum_dy_xhat)| GradientSums { count, sum_dy, sum_dy_xhat, reserved: 0.0 };
-        Ok(reduced.bias.iter().zip(&reduced.weight).map(sums).collect())
+        let sums = self.run_backward(&call, saved, (io.x, io.dy, io.residual, None), (None, None), true, None);
+        let count = call.problem.layout.affine.count() as u32;
+        let sums_of = |(&sum_dy, &sum_dy_xhat)| GradientSums { count, sum_dy, sum_dy_xhat, reserved: 0.0 };
+        Ok(sums.bias.iter().zip(&sums.weight).map(sums_of).collect())
     }
 
-    pub(super) fn typed_backward_with<I: Element, O: Element>(
+    pub(super) fn any_backward_with(
         &self,
         saved: Saved,
-        io: Backward<'_, I, O>,
+        io: Backward<'_, u8, u8>,
         sums: &[GradientSums],
+        types: Types,
     ) -> Result<(), Error> {
         check_len("the group's sums", Some(sums.len()), self.descriptor().affine_len())?;
         let wanted = Gradients { dx: io.dx.is_some(), dresidual: io.dresidual.is_some(), affine: false };
-        let call = self.check_backward(&saved, &io, Op::ApplyGradientSums(wanted))?;
+        let call = self.backward_call(&saved, &io, Op::ApplyGradientSums(wanted), types)?;
         if call.problem.layout.elements == 0 {
             return Ok(());
         }
-        let mut coefficients = self.coefficients(&call.grid, &saved.stats);
-        let weighted: Vec<[f32; 2]> = sums
-            .iter()
-            .zip(coefficients.weight.iter())
-            .map(|(s, &weight)| [s.sum_dy * weight, s.sum_dy_xhat * weight])
-            .collect();
-        coefficients.project(&call.grid, &weighted, sums.first().map_or(1, |s| s.count.max(1)).into());
-        let gradient = Gradient { x: io.x, dy: io.dy, relu: call.problem.fusion.relu, residual: io.residual };
-        let source = SumsOf { gradient, grid: &call.grid, coefficients: &coefficients };
-        let projects = Projects { g: true, gx: true };
-        backward::write(call.exec, source, io.dsum, projects, Outputs { dx: io.dx, dresidual: io.dresidual });
+        let count = sums.first().map_or(1, |s| s.count.max(1)) as f32;
+        let weights = Affine::new(&call.grid, self.state.weight.as_deref(), None).weight;
+        let mean = |of: fn(&GradientSums) -> f32| -> Vec<f32> {
+            sums.iter().zip(weights.iter()).map(|(s, weight)| of(s) * weight / count).collect()
+        };
+        let given = [&mean(|s| s.sum_dy)[..], &mean(|s| s.sum_dy_xhat)];
+        let Backward { x, dy, residual, dsum, dx, dresidual, .. } = io;
+        self.run_backward(&call, &saved, (x, dy, residual, dsum), (dx, dresidual), false, Some(given));
         Ok(())
     }
 

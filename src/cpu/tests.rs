@@ -1,6 +1,7 @@
 //! The CPU path against loops in double precision, and against itself on fewer threads and older instruction sets.
 
 use super::*;
+use crate::layout::Memory;
 use crate::*;
 use ::half::{bf16, f16};
 use fearless_simd::Level;
@@ -170,7 +171,58 @@ struct Results {
     var: Vec<f32>,
 }
 
+/// A tensor with gaps: rows `by` elements longer, samples as much again.
+#[derive(Clone, Copy)]
+struct Gaps {
+    memory: Memory,
+    by: u64,
+}
+
+impl Gaps {
+    fn pitch(&self) -> Pitch {
+        if self.by == 0 {
+            return Pitch::default();
+        }
+        let row = self.memory.width + self.by;
+        Pitch { row: Some(row), sample: Some(self.memory.rows * row + self.by) }
+    }
+
+    /// For each row where it begins.
+    fn rows(&self) -> Vec<usize> {
+        let Memory { samples, rows, width, .. } = self.memory;
+        let row = width + self.by;
+        let sample = rows * row + self.by;
+        (0..samples).flat_map(|n| (0..rows).map(move |r| (n * sample + r * row) as usize)).collect()
+    }
+
+    fn put<T: Element>(&self, dense: &[T]) -> Vec<T> {
+        let (rows, width) = (self.rows(), self.memory.width as usize);
+        let mut all = vec![T::from_f32(GAP); rows.last().unwrap() + width + self.by as usize];
+        for (at, row) in rows.into_iter().zip(dense.chunks(width)) {
+            all[at..at + width].copy_from_slice(row);
+        }
+        all
+    }
+
+    /// Without the gaps, which nobody must have written.
+    fn take<T: Element>(&self, mut all: Vec<T>) -> Vec<T> {
+        let width = self.memory.width as usize;
+        let dense: Vec<T> = self.rows().into_iter().flat_map(|at| all[at..at + width].to_vec()).collect();
+        for at in self.rows() {
+            all[at..at + width].fill(T::from_f32(GAP));
+        }
+        assert!(all.iter().all(|v| v.to_f32() == GAP), "a gap was written");
+        dense
+    }
+}
+
+const GAP: f32 = -77.0;
+
 fn run<I: Element, O: Element>(case: &Case, level: Level, check: bool) -> Results {
+    run_with_gaps::<I, O>(case, level, check, 0)
+}
+
+fn run_with_gaps<I: Element, O: Element>(case: &Case, level: Level, check: bool, by: u64) -> Results {
     let Case { shape, format, fusion, .. } = *case;
     let len = shape.iter().product();
     let tensor = TensorDescriptor { dtype: I::DTYPE, format, ..TensorDescriptor::new(&shape) };
@@ -211,18 +263,33 @@ fn run<I: Element, O: Element>(case: &Case, level: Level, check: bool) -> Result
     let open: Vec<bool> = expected.iter().map(|&y| !fusion.relu || y > 0.0).collect();
     expected.iter_mut().for_each(|y| *y = if fusion.relu { y.max(0.0) } else { *y });
 
-    let mut y = vec![O::from_f32(f32::NAN); len];
+    // Each tensor with gaps of its own.
+    let memory = case.descriptor().layout(&tensor).unwrap().memory;
+    let [of_x, of_residual, of_y, of_sum, of_dy, of_dsum, of_dx, of_dresidual] =
+        [1, 2, 3, 4, 5, 6, 7, 8].map(|k| Gaps { memory, by: k * by });
+    let poison = vec![f32::NAN; len];
+    let mut y = of_y.put(&elements::<O>(floats(&poison)));
+    let (x_at, residual_at) = (of_x.put(&x), of_residual.put(&residual));
+    let mut sum_at = sum.as_deref().map(|sum| of_sum.put(sum));
     let old = layer.state().clone();
     let io = Forward {
-        x: Source::From(&x),
-        residual: (before || after).then_some(Source::From(&residual)),
+        x: Source::From(&x_at),
+        residual: (before || after).then_some(Source::From(&residual_at)),
         y: &mut y,
-        sum: sum.as_deref_mut(),
+        sum: sum_at.as_deref_mut(),
+        pitches: ForwardPitches {
+            x: of_x.pitch(),
+            residual: of_residual.pitch(),
+            y: of_y.pitch(),
+            sum: of_sum.pitch(),
+        },
     };
     let saved = match case.running {
         true => layer.forward_frozen(&tensor, fusion, io).unwrap(),
         false => layer.forward_train(&tensor, fusion, io, Commit::Update).unwrap(),
     };
+    let y = of_y.take(y);
+    sum = sum_at.clone().map(|sum| of_sum.take(sum));
     let (mean, var, rstd) = (saved.mean(), saved.var(), saved.rstd());
 
     // Expected, backward.
@@ -232,20 +299,31 @@ fn run<I: Element, O: Element>(case: &Case, level: Level, check: bool) -> Result
     if before {
         expected_dx.iter_mut().zip(&dsum).for_each(|(dx, d)| *dx += f64::from(d.to_f32()));
     }
-    let (mut dx, mut dresidual) = (vec![I::from_f32(f32::NAN); len], vec![I::from_f32(f32::NAN); len]);
+    let poison: Vec<I> = elements(floats(&poison));
+    let (mut dx, mut dresidual) = (of_dx.put(&poison), of_dresidual.put(&poison));
+    let (dy_at, dsum_at) = (of_dy.put(&dy), of_dsum.put(&dsum));
     let (mut dweight, mut dbias) = (vec![0f32; weights], vec![0f32; weights]);
     let has_bias = layer.state().bias.is_some();
     let io = Backward {
-        x: sum.as_deref().unwrap_or(&x),
-        residual: after.then_some(&residual[..]),
-        dy: &dy,
-        dsum: before.then_some(&dsum[..]),
+        x: sum_at.as_deref().unwrap_or(&x_at),
+        residual: after.then_some(&residual_at[..]),
+        dy: &dy_at,
+        dsum: before.then_some(&dsum_at[..]),
         dx: Some(&mut dx),
         dresidual: after.then_some(&mut dresidual[..]),
         dweight: Some(&mut dweight),
         dbias: has_bias.then_some(&mut dbias[..]),
+        pitches: BackwardPitches {
+            x: if before { of_sum.pitch() } else { of_x.pitch() },
+            residual: of_residual.pitch(),
+            dy: of_dy.pitch(),
+            dsum: of_dsum.pitch(),
+            dx: of_dx.pitch(),
+            dresidual: of_dresidual.pitch(),
+        },
     };
     layer.backward(saved, io).unwrap();
+    let (dx, dresidual) = (of_dx.take(dx), of_dresidual.take(dresidual));
 
     if check {
         let half = |d: DType| if d == DType::F32 { 0.0 } else { d.epsilon() / 2.0 };
@@ -380,6 +458,18 @@ fn every_instruction_set_gives_the_same_bits() {
         let expected = run::<f32, f32>(case, Level::new(), false);
         for level in levels() {
             assert_eq!(run::<f32, f32>(case, level, false), expected, "{level:?} {case:?}");
+        }
+    }
+}
+
+#[test]
+fn any_pitch_gives_the_same_bits() {
+    for case in &cases() {
+        let (dense, level) = (run::<f32, f32>(case, Level::new(), false), Level::new());
+        assert_eq!(run_with_gaps::<f32, f32>(case, level, false, 3), dense, "{case:?}");
+        if case.offset < 10.0 {
+            let dense = run::<f16, bf16>(case, level, false);
+            assert_eq!(run_with_gaps::<f16, bf16>(case, level, false, 1), dense, "{case:?}");
         }
     }
 }

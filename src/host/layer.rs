@@ -231,6 +231,7 @@ impl Norm {
                     residual: residual.map(cpu::Source::From),
                     y: &mut y,
                     sum: sum.as_deref_mut(),
+                    pitches: ForwardPitches::default(),
                 };
                 let saved = match mode {
                     Mode::Train(commit) => Some(norm.forward_train(tensor, fusion, io, commit)?),
@@ -327,6 +328,7 @@ impl Norm {
                     dresidual: result.dresidual.as_deref_mut(),
                     dweight: result.dweight.as_deref_mut(),
                     dbias: result.dbias.as_deref_mut(),
+                    pitches: BackwardPitches::default(),
                 };
                 match sums {
                     None => norm.backward(saved, io)?,

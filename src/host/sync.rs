@@ -24,7 +24,7 @@ impl Norm {
     ) -> Result<Vec<Moments>, Error> {
         check_slices(tensor, &[("x", Some(x)), ("residual", residual)])?;
         match &self.0 {
-            Layer::Cpu(norm) => norm.local_moments(tensor, fusion, x, residual),
+            Layer::Cpu(norm) => norm.local_moments(tensor, fusion, x, residual, &ForwardPitches::default()),
             Layer::Gpu { norm, queue } => {
                 let device = norm.context().device();
                 let x = upload(device, "x", x)?;

@@ -1,0 +1,288 @@
+//! Tensors in memory, of any element type and pitch, as tiles of `f32`.
+
+use super::grid::Rows;
+use super::half::{narrow, widen};
+use crate::tensor::DType;
+use fearless_simd::Simd;
+use std::marker::PhantomData;
+
+/// Most elements of a tile.
+pub(crate) const TILE: usize = 2048;
+
+/// Room for a tile.
+pub(crate) type Buffer = [f32; TILE];
+
+/// Where tiles are put that do not lie in memory as they are needed.
+pub(crate) struct Scratch {
+    pub x: Buffer,
+    pub residual: Buffer,
+    pub dy: Buffer,
+    pub dsum: Buffer,
+    pub out: Buffer,
+}
+
+impl Scratch {
+    pub fn new() -> Box<Scratch> {
+        let empty = [0.0; TILE];
+        Box::new(Scratch { x: empty, residual: empty, dy: empty, dsum: empty, out: empty })
+    }
+}
+
+/// Elements `at..at + len` of `rows` rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Area {
+    pub first: usize,
+    pub rows: usize,
+    pub at: usize,
+    pub len: usize,
+}
+
+/// An area's values.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    values: &'a [f32],
+    pitch: usize,
+    len: usize,
+}
+
+impl<'a> Tile<'a> {
+    #[inline(always)]
+    pub fn row(&self, k: usize) -> &'a [f32] {
+        &self.values[k * self.pitch..][..self.len]
+    }
+}
+
+/// A tensor that is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Input<'a> {
+    pub dtype: DType,
+    pub bytes: &'a [u8],
+    pub rows: Rows,
+}
+
+impl<'a> Input<'a> {
+    /// An area: in place where it lies in memory as `f32`, otherwise in `scratch`.
+    #[inline(always)]
+    pub fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut Buffer) -> Tile<'t>
+    where
+        'a: 't,
+    {
+        let Area { first, rows, at, len } = area;
+        if self.dtype == DType::F32
+            && let Some(pitch) = self.rows.pitch(first, rows)
+        {
+            let floats: &[f32] = bytemuck::cast_slice(self.bytes);
+            let start = self.rows.offset(first) + at;
+            return Tile { values: &floats[start..][..(rows - 1) * pitch + len], pitch, len };
+        }
+        self.copy(simd, area, &mut scratch[..rows * len]);
+        Tile { values: &scratch[..rows * len], pitch: len, len }
+    }
+
+    /// Copies an area row by row.
+    #[inline(never)]
+    fn copy<S: Simd>(&self, simd: S, Area { first, at, len, .. }: Area, to: &mut [f32]) {
+        let (size, step) = (self.dtype.size() as usize, self.rows.step);
+        for (k, to) in to.chunks_mut(len).enumerate() {
+            let start = self.rows.offset(first + k) + at * step;
+            if step == 1 {
+                widen(simd, self.dtype, &self.bytes[start * size..][..len * size], to);
+                continue;
+            }
+            for (i, to) in to.iter_mut().enumerate() {
+                let element = &self.bytes[(start + i * step) * size..][..size];
+                widen(simd, self.dtype, element, std::slice::from_mut(to));
+            }
+        }
+    }
+}
+
+/// A tensor that tasks write, each an area of its own.
+pub(crate) struct Output<'a> {
+    dtype: DType,
+    start: *mut u8,
+    /// In bytes.
+    len: usize,
+    rows: Rows,
+    /// Whether what is written will not be read soon, so that it need not pass through the caches.
+    stream: bool,
+    of: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: it stands for a `&mut [u8]`, of which every thread gets parts that no other has: see `put`.
+unsafe impl Send for Output<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    /// # Safety
+    ///
+    /// Threads that write at the same time, or read as [`Place::Own`], do so in areas that do not overlap.
+    pub unsafe fn new(dtype: DType, bytes: &'a mut [u8], rows: Rows, stream: bool) -> Output<'a> {
+        Output { dtype, start: bytes.as_mut_ptr(), len: bytes.len(), rows, stream, of: PhantomData }
+    }
+
+    /// Elements `at..at + len` as bytes. Results of one thread must not be used at the same time.
+    #[expect(clippy::mut_from_ref, reason = "parts are disjoint, as who made this promised")]
+    fn part(&self, at: usize, len: usize) -> &mut [u8] {
+        let size = self.dtype.size() as usize;
+        assert!((at + len) * size <= self.len, "an element outside of the tensor");
+        // SAFETY: within the slice that `new` was given; no other thread has it, as who called `new` promised, and
+        // the functions below have one part at a time.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at * size), len * size) }
+    }
+
+    /// Writes an area, whose values follow each other.
+    #[inline(never)]
+    pub fn put<S: Simd>(&self, simd: S, area: Area, values: &[f32]) {
+        let Area { first, rows, at, len } = area;
+        let start = self.rows.offset(first) + at;
+        if self.rows.pitch(first, rows) == Some(len) {
+            return self.write(simd, self.part(start, rows * len), &values[..rows * len]);
+        }
+        for (k, values) in values.chunks(len).take(rows).enumerate() {
+            let start = self.rows.offset(first + k) + at * self.rows.step;
+            if self.rows.step == 1 {
+                self.write(simd, self.part(start, len), values);
+                continue;
+            }
+            for (i, value) in values.iter().enumerate() {
+                let element = self.part(start + i * self.rows.step, 1);
+                narrow(simd, self.dtype, std::slice::from_ref(value), element);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn write<S: Simd>(&self, simd: S, to: &mut [u8], values: &[f32]) {
+        if self.stream && self.dtype == DType::F32 {
+            stream(values, bytemuck::cast_slice_mut(to));
+        } else {
+            narrow(simd, self.dtype, values, to);
+        }
+    }
+
+    /// Copies an area out of memory that is written.
+    #[inline(never)]
+    fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut Buffer) -> Tile<'t> {
+        let Area { first, rows, at, len } = area;
+        for k in 0..rows {
+            let start = self.rows.offset(first + k) + at * self.rows.step;
+            let row = Rows { per_sample: usize::MAX, row: 0, sample: 0, ..self.rows };
+            let span = (len - 1) * self.rows.step + 1;
+            let input = Input { dtype: self.dtype, bytes: self.part(start, span), rows: row };
+            input.copy(simd, Area { first: 0, rows: 1, at: 0, len }, &mut scratch[k * len..][..len]);
+        }
+        Tile { values: &scratch[..rows * len], pitch: len, len }
+    }
+}
+
+/// Where an input is.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
+    /// In memory that nobody writes.
+    In(Input<'a>),
+    /// Where the call writes, too: a task reads what it alone writes.
+    Own(&'a Output<'a>),
+}
+
+impl<'a> Place<'a> {
+    /// See [`Input::tile`].
+    #[inline(always)]
+    pub fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut Buffer) -> Tile<'t>
+    where
+        'a: 't,
+    {
+        match self {
+            Place::In(input) => input.tile(simd, area, scratch),
+            Place::Own(output) => output.tile(simd, area, scratch),
+        }
+    }
+}
+
+/// Writes around the caches: what is written is not read first, which plain stores do.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+fn stream(values: &[f32], to: &mut [f32]) {
+    use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
+    // Up to where a cache line begins, and what is left over at the end.
+    let head = (to.as_ptr().align_offset(64)).min(to.len());
+    let (first, to) = to.split_at_mut(head);
+    let (first_values, values) = values.split_at(head);
+    first.copy_from_slice(first_values);
+    let (lines, rest) = to.as_chunks_mut::<16>();
+    let (line_values, rest_values) = values.as_chunks::<16>();
+    for (line, values) in lines.iter_mut().zip(line_values) {
+        for i in (0..16).step_by(4) {
+            // SAFETY: SSE is there on every x86-64; four elements are left in both, and `to` is aligned to 64 bytes
+            // at each line.
+            unsafe { _mm_stream_ps(line.as_mut_ptr().add(i), _mm_loadu_ps(values.as_ptr().add(i))) };
+        }
+    }
+    rest.copy_from_slice(rest_values);
+}
+
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[inline(always)]
+fn stream(values: &[f32], to: &mut [f32]) {
+    to.copy_from_slice(values);
+}
+
+/// Makes streamed stores visible to other threads: at the end of each task.
+#[inline(always)]
+pub(crate) fn fence() {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: SSE is there on every x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_sfence()
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fearless_simd::{Level, dispatch};
+
+    /// Two samples of two rows of five, with gaps everywhere.
+    const ROWS: Rows = Rows { per_sample: 2, row: 7, sample: 20, step: 1 };
+
+    fn written(dtype: DType, rows: Rows, stream: bool) -> Vec<u8> {
+        let mut bytes = vec![0xa5; 40 * dtype.size() as usize];
+        let bytes_of = bytemuck::cast_slice_mut::<u8, u8>(&mut bytes);
+        // SAFETY: each thread has rows of its own.
+        let output = unsafe { Output::new(dtype, bytes_of, rows, stream) };
+        let values: Vec<f32> = (0..20).map(|i| i as f32).collect();
+        let run = |first: usize, values: &[f32]| {
+            dispatch!(Level::new(), simd => output.put(simd, Area { first, rows: 2, at: 0, len: 5 }, values));
+            fence();
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| run(0, &values[..10]));
+            scope.spawn(|| run(2, &values[10..]));
+        });
+        bytes
+    }
+
+    #[test]
+    fn areas_are_read_as_they_were_written() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for (step, stream) in [(1, false), (1, true), (2, false)] {
+                let rows = if step == 1 { ROWS } else { Rows { per_sample: 1, row: 0, sample: 10, step } };
+                let bytes = written(dtype, rows, stream);
+                let input = Input { dtype, bytes: &bytes, rows };
+                let mut scratch = Scratch::new();
+                let mut read = Vec::new();
+                for first in [0, 2] {
+                    let area = Area { first, rows: 2, at: 1, len: 4 };
+                    let tile = dispatch!(Level::new(), simd => input.tile(simd, area, &mut scratch.x));
+                    read.extend((0..2).flat_map(|k| tile.row(k).to_vec()));
+                }
+                let expected: Vec<f32> = (0..20).filter(|i| i % 5 != 0).map(|i| i as f32).collect();
+                assert_eq!(read, expected, "{dtype:?} step {step}");
+                // Four rows of five elements: the rest is as it was.
+                let untouched = bytes.iter().filter(|&&b| b == 0xa5).count();
+                assert_eq!(untouched, 20 * dtype.size() as usize, "{dtype:?} step {step}");
+            }
+        }
+    }
+}
