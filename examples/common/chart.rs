@@ -6,6 +6,7 @@ use std::path::Path;
 
 /// Distinguishable with any colour vision (Okabe and Ito, 2008).
 pub const BLUE: RGBColor = RGBColor(0, 114, 178);
+#[allow(dead_code)] // used by one of the programs
 pub const SKY: RGBColor = RGBColor(86, 180, 233);
 pub const VERMILION: RGBColor = RGBColor(213, 94, 0);
 pub const ORANGE: RGBColor = RGBColor(230, 159, 0);

@@ -1,6 +1,6 @@
 //! Element by element: y from x, dx from dy.
 
-use super::lanes::{V, each_span};
+use super::lanes::{LANES, Span, V, for_spans};
 use super::leaf::{Gradient, Param, Stats, Weights, normalise};
 use fearless_simd::{Select, Simd, SimdBase};
 
@@ -15,7 +15,7 @@ pub(crate) fn forward_row<S: Simd>(
     stats: Stats<impl Param<S>>,
     affine: Weights<impl Param<S>>,
 ) {
-    each_span(y.len(), |span| {
+    for_spans!(y.len(), span => {
         let mut v = normalise(simd, span.load(simd, x), span, stats, affine);
         if let Some(residual) = residual {
             v += span.load(simd, residual);
@@ -30,7 +30,9 @@ pub(crate) fn forward_row<S: Simd>(
 /// x + residual of a row.
 #[inline(always)]
 pub(crate) fn add_row<S: Simd>(simd: S, x: &[f32], residual: &[f32], sum: &mut [f32]) {
-    each_span(sum.len(), |span| span.store(span.load(simd, x) + span.load(simd, residual), sum));
+    for_spans!(sum.len(), span => {
+        span.store(span.load(simd, x) + span.load(simd, residual), sum);
+    });
 }
 
 /// Sums over a statistic's elements, divided by their number: what is taken out of the gradient again.
@@ -51,7 +53,9 @@ pub(crate) fn masked_row<S: Simd>(
     stats: Stats<impl Param<S>>,
     affine: Weights<impl Param<S>>,
 ) {
-    each_span(dresidual.len(), |span| span.store(gradient.masked(simd, span, stats, affine), dresidual));
+    for_spans!(dresidual.len(), span => {
+        span.store(gradient.masked(simd, span, stats, affine), dresidual);
+    });
 }
 
 /// dx of one row. `projection`: `None` for statistics that do not depend on x. `dsum`: a gradient that is added.
@@ -65,7 +69,7 @@ pub(crate) fn backward_row<S: Simd, P: Param<S>>(
     affine: Weights<impl Param<S>>,
     projection: Option<Projection<P>>,
 ) {
-    each_span(dx.len(), |span| {
+    for_spans!(dx.len(), span => {
         let mut v = gradient.masked(simd, span, stats, affine) * affine.weight.at(simd, span);
         if let Some(Projection { g, gx }) = projection {
             let mut taken = gradient.xhat(simd, span, stats) * gx.at(simd, span);

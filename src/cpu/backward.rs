@@ -3,8 +3,8 @@
 use super::apply::{Projection, backward_row, masked_row};
 use super::blocks::Blocks;
 use super::exec::Exec;
-use super::forward::{StatVectors, each_area, each_part, spread};
-use super::grid::{Grid, Join};
+use super::forward::{StatVectors, areas, each_part, spread};
+use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
 use super::memory::{Area, Input, Output, Scratch};
 use super::partial::merge_all;
@@ -220,30 +220,33 @@ impl Pass<'_> {
     fn write_rows_inline<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
         let (grid, of) = (self.grid, &self.gradient);
         let projects = self.projects && self.dx.is_some();
-        each_area(grid.width, rows, |area| {
+        for area in areas(grid.width, rows) {
             let Area { first, at, len, .. } = area;
             let Scratch { x, dy, residual, dsum, out } = scratch;
             let gradient = of.tile(simd, area, (x, dy, residual));
             let dsum = self.dsum.map(|d| d.tile(simd, area, dsum));
             if let Some(dresidual) = self.dresidual {
-                for (k, to) in out.chunks_mut(len).take(area.rows).enumerate() {
-                    let (row, gradient) = (first + k, gradient.row(k));
+                let mut cursor = Cursor::new(grid, first);
+                for k in 0..area.rows {
+                    let (row, gradient, to) = (cursor.next(), gradient.row(k), dresidual.row(area, k, out));
                     if grid.columns {
                         let (stats, affine) = (stats.stats_each(grid, row, at, len), of.affine.each(at, len));
                         masked_row(simd, gradient, to, stats, affine);
                     } else if grid.by_column {
-                        let (stats, affine) = (stats.stats_same(simd, grid, row), of.affine.each(at, len));
+                        let (stats, affine) = (stats.stats_same(simd, row), of.affine.each(at, len));
                         masked_row(simd, gradient, to, stats, affine);
                     } else {
-                        let (stats, affine) = (stats.stats_same(simd, grid, row), of.affine.same(simd, grid, row));
+                        let (stats, affine) = (stats.stats_same(simd, row), of.affine.same(simd, row));
                         masked_row(simd, gradient, to, stats, affine);
                     }
                 }
                 dresidual.put(simd, area, out);
             }
-            let Some(dx) = self.dx else { return };
-            for (k, to) in out.chunks_mut(len).take(area.rows).enumerate() {
-                let (row, gradient, dsum) = (first + k, gradient.row(k), dsum.as_ref().map(|d| d.row(k)));
+            let Some(dx) = self.dx else { continue };
+            let mut cursor = Cursor::new(grid, first);
+            for k in 0..area.rows {
+                let (row, gradient, dsum) = (cursor.next(), gradient.row(k), dsum.as_ref().map(|d| d.row(k)));
+                let to = dx.row(area, k, out);
                 if grid.columns {
                     let part = |k| stats.each(grid, row, k, at, len);
                     let projection = projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
@@ -251,17 +254,17 @@ impl Pass<'_> {
                     backward_row(simd, gradient, dsum, to, stats, affine, projection);
                     continue;
                 }
-                let part = |k| stats.same(simd, grid, row, k);
+                let part = |k| stats.same(simd, row, k);
                 let projection = projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
-                let stats = stats.stats_same(simd, grid, row);
+                let stats = stats.stats_same(simd, row);
                 if grid.by_column {
                     backward_row(simd, gradient, dsum, to, stats, of.affine.each(at, len), projection);
                 } else {
-                    backward_row(simd, gradient, dsum, to, stats, of.affine.same(simd, grid, row), projection);
+                    backward_row(simd, gradient, dsum, to, stats, of.affine.same(simd, row), projection);
                 }
             }
             dx.put(simd, area, out);
-        });
+        }
     }
 }
 

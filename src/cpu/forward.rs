@@ -3,7 +3,7 @@
 use super::apply::{add_row, forward_row};
 use super::blocks::Blocks;
 use super::exec::Exec;
-use super::grid::{Grid, Join};
+use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
 use super::memory::{Area, Output, Place, Scratch, TILE};
 use super::partial::merge_all;
@@ -144,7 +144,9 @@ impl Pass<'_> {
     fn channels<S: Simd>(&self, simd: S, first: usize, moments: &mut [Moments], scratch: &mut Scratch) {
         let (grid, len) = (self.grid, moments.len());
         let of_samples = || (0..grid.samples).map(|n| n * grid.rows + first..n * grid.rows + first + len);
-        of_samples().for_each(|rows| self.add_rows(simd, rows, scratch));
+        for rows in of_samples() {
+            self.add_rows(simd, rows, scratch);
+        }
         let mut parts = [[0.0; LANES]; 3];
         reduce::fill_channels(simd, grid, &self.source(), first, each_part(&mut parts, len), scratch);
         let count = (grid.samples * grid.width) as u32;
@@ -152,7 +154,9 @@ impl Pass<'_> {
             *moments = Moments { count, mean_hi: parts[0][k], mean_lo: parts[1][k], m2: parts[2][k] };
         }
         let stats = BlockStats::new(moments, self.eps);
-        of_samples().for_each(|rows| self.write_rows(simd, &stats.slices(first), rows, scratch));
+        for rows in of_samples() {
+            self.write_rows(simd, &stats.slices(first), rows, scratch);
+        }
     }
 
     /// A block of whole groups of rows from row `first` on.
@@ -194,14 +198,14 @@ impl Pass<'_> {
     #[inline(always)]
     fn add_rows_inline<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch) {
         let Some((x, residual, sum)) = self.sum else { return };
-        each_area(self.grid.width, rows, |area| {
+        for area in areas(self.grid.width, rows) {
             let Scratch { x: x_scratch, residual: residual_scratch, out, .. } = scratch;
             let (x, residual) = (x.tile(simd, area, x_scratch), residual.tile(simd, area, residual_scratch));
-            for (k, out) in out.chunks_mut(area.len).take(area.rows).enumerate() {
-                add_row(simd, x.row(k), residual.row(k), out);
+            for k in 0..area.rows {
+                add_row(simd, x.row(k), residual.row(k), sum.row(area, k, out));
             }
             sum.put(simd, area, out);
-        });
+        }
     }
 
     #[inline(never)]
@@ -215,26 +219,28 @@ impl Pass<'_> {
     #[inline(always)]
     fn write_rows_inline<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
         let (grid, Some(y)) = (self.grid, self.y) else { return };
-        each_area(grid.width, rows, |area| {
+        for area in areas(grid.width, rows) {
             let Scratch { x, residual, out, .. } = scratch;
             let x = self.x.tile(simd, area, x);
             let residual = self.residual.map(|r| r.tile(simd, area, residual));
             let Area { first, at, len, .. } = area;
-            for (k, y) in out.chunks_mut(len).take(area.rows).enumerate() {
-                let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), first + k);
+            let mut cursor = Cursor::new(grid, first);
+            for k in 0..area.rows {
+                let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), cursor.next());
+                let y = y.row(area, k, out);
                 if grid.columns {
                     let (stats, affine) = (stats.stats_each(grid, row, at, len), self.affine.each(at, len));
                     forward_row(simd, x, residual, y, self.relu, stats, affine);
                 } else if grid.by_column {
-                    let (stats, affine) = (stats.stats_same(simd, grid, row), self.affine.each(at, len));
+                    let (stats, affine) = (stats.stats_same(simd, row), self.affine.each(at, len));
                     forward_row(simd, x, residual, y, self.relu, stats, affine);
                 } else {
-                    let (stats, affine) = (stats.stats_same(simd, grid, row), self.affine.same(simd, grid, row));
+                    let (stats, affine) = (stats.stats_same(simd, row), self.affine.same(simd, row));
                     forward_row(simd, x, residual, y, self.relu, stats, affine);
                 }
             }
             y.put(simd, area, out);
-        });
+        }
     }
 }
 
@@ -272,17 +278,12 @@ impl BlockStats {
 
 /// Areas of rows, of as many elements as a tile holds.
 #[inline(always)]
-pub(crate) fn each_area(width: usize, rows: Range<usize>, mut run: impl FnMut(Area)) {
-    if width > TILE {
-        for first in rows {
-            for at in (0..width).step_by(TILE) {
-                run(Area { first, rows: 1, at, len: TILE.min(width - at) });
-            }
-        }
-        return;
-    }
-    let once = TILE / width;
-    for first in rows.clone().step_by(once) {
-        run(Area { first, rows: once.min(rows.end - first), at: 0, len: width });
-    }
+pub(crate) fn areas(width: usize, rows: Range<usize>) -> impl Iterator<Item = Area> {
+    // Several rows, or a part of one.
+    let (once, pieces) = if width > TILE { (1, width.div_ceil(TILE)) } else { (TILE / width, 1) };
+    let first = rows.start;
+    (0..rows.len().div_ceil(once) * pieces).map(move |i| {
+        let (first, at) = (first + i / pieces * once, i % pieces * TILE);
+        Area { first, rows: once.min(rows.end - first), at, len: TILE.min(width - at) }
+    })
 }

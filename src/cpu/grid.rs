@@ -42,6 +42,51 @@ impl Rows {
     }
 }
 
+/// Goes over rows without a division for each.
+#[derive(Clone, Copy)]
+pub(crate) struct Cursor {
+    rows: usize,
+    size: usize,
+    by_channel: bool,
+    channel: usize,
+    group: usize,
+    in_group: usize,
+}
+
+/// What belongs to a row.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Row {
+    /// Its number within its sample: its channel, if it is one's.
+    pub channel: usize,
+    /// Its statistic, if it has one; in grids of columns its sample.
+    pub stat: usize,
+}
+
+impl Cursor {
+    #[inline(always)]
+    pub fn new(grid: &Grid, row: usize) -> Cursor {
+        let (size, by_channel) = match grid.join {
+            _ if grid.columns => (grid.rows, false),
+            Join::Samples => (1, true),
+            Join::Channels(size) => (size, false),
+        };
+        let channel = row % grid.rows;
+        Cursor { rows: grid.rows, size, by_channel, channel, group: row / size, in_group: row % size }
+    }
+
+    /// The row that it is at; it goes on to the next.
+    #[inline(always)]
+    pub fn next(&mut self) -> Row {
+        let row = Row { channel: self.channel, stat: if self.by_channel { self.channel } else { self.group } };
+        self.channel = if self.channel + 1 == self.rows { 0 } else { self.channel + 1 };
+        self.in_group += 1;
+        if self.in_group == self.size {
+            (self.in_group, self.group) = (0, self.group + 1);
+        }
+        row
+    }
+}
+
 /// A tensor as `samples x rows` rows of `width` neighbouring elements.
 ///
 /// A *cell* is one channel of one sample. In channels-first tensors a cell is a row; in channels-last tensors
@@ -134,15 +179,6 @@ impl Grid {
             Rows { per_sample: self.rows, row: 0, sample, step: row }
         } else {
             Rows { per_sample: self.rows, row: self.width, sample, step: 1 }
-        }
-    }
-
-    /// The statistic of a row that has one.
-    #[inline(always)]
-    pub fn stat(&self, row: usize) -> usize {
-        match self.join {
-            Join::Samples => row % self.rows,
-            Join::Channels(size) => row / size,
         }
     }
 

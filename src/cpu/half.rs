@@ -13,11 +13,25 @@ pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32])
         DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
         DType::F16 => simd.vectorize(
             #[inline(always)]
-            || each(halves(), to, |from, to| of_f16(simd, from).store_slice(to)),
+            || {
+                each(
+                    halves(),
+                    to,
+                    #[inline(always)]
+                    |from, to| of_f16(simd, from).store_slice(to),
+                )
+            },
         ),
         DType::BF16 => simd.vectorize(
             #[inline(always)]
-            || each(halves(), to, |from, to| of_bf16(simd, from).store_slice(to)),
+            || {
+                each(
+                    halves(),
+                    to,
+                    #[inline(always)]
+                    |from, to| of_bf16(simd, from).store_slice(to),
+                )
+            },
         ),
     }
 }
@@ -25,16 +39,29 @@ pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32])
 /// Elements from `f32`, rounded to nearest even.
 #[inline(never)]
 pub(crate) fn narrow<S: Simd>(simd: S, dtype: DType, from: &[f32], to: &mut [u8]) {
-    let load = |from: &[f32]| V::from_slice(simd, from);
     match dtype {
         DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
         DType::F16 => simd.vectorize(
             #[inline(always)]
-            || each(from, bytemuck::cast_slice_mut(to), |from, to| to_f16(simd, load(from), to)),
+            || {
+                each(
+                    from,
+                    bytemuck::cast_slice_mut(to),
+                    #[inline(always)]
+                    |from, to| to_f16(simd, V::from_slice(simd, from), to),
+                )
+            },
         ),
         DType::BF16 => simd.vectorize(
             #[inline(always)]
-            || each(from, bytemuck::cast_slice_mut(to), |from, to| to_bf16(simd, load(from), to)),
+            || {
+                each(
+                    from,
+                    bytemuck::cast_slice_mut(to),
+                    #[inline(always)]
+                    |from, to| to_bf16(simd, V::from_slice(simd, from), to),
+                )
+            },
         ),
     }
 }

@@ -51,22 +51,39 @@ fn padded(short: &[f32]) -> [f32; LANES] {
     buffer
 }
 
-/// Every element of a row, in spans. The last span of a row that is no multiple of sixteen overlaps the one
-/// before, so what is done to an element may be done twice.
-#[inline(always)]
-pub(crate) fn each_span(len: usize, mut f: impl FnMut(Span)) {
-    let (last, width) = (len.saturating_sub(LANES), len.min(LANES));
-    for at in (0..len).step_by(LANES) {
-        f(Span { at: at.min(last), len: width });
-    }
+/// Runs a block for every element of a row, in spans. The last span of a row that is no multiple of sixteen overlaps
+/// the one before, so what is done to an element may be done twice.
+///
+/// Not a function that takes a closure, which would lose the instruction set if it were not inlined; and two copies of
+/// the block, so that the one for full spans knows that they are.
+macro_rules! for_spans {
+    ($len:expr, $span:ident => $body:block) => {
+        let len: usize = $len;
+        if len >= LANES {
+            let mut at = 0;
+            while at < len {
+                let $span = Span::full(at.min(len - LANES));
+                $body
+                at += LANES;
+            }
+        } else if len > 0 {
+            let $span = Span { at: 0, len };
+            $body
+        }
+    };
 }
+pub(crate) use for_spans;
 
 /// Accumulators that take turns, so that additions need not wait for each other.
 const TURNS: usize = 4;
 
 #[inline(always)]
 fn add_turns<S: Simd, const N: usize>(a: [[V<S>; N]; TURNS]) -> [V<S>; N] {
-    core::array::from_fn(|k| (a[0][k] + a[1][k]) + (a[2][k] + a[3][k]))
+    let mut sum = a[0];
+    for k in 0..N {
+        sum[k] = (a[0][k] + a[1][k]) + (a[2][k] + a[3][k]);
+    }
+    sum
 }
 
 /// Sums `N` terms of every element of a row, once each, lane by lane in a fixed order.
@@ -135,7 +152,21 @@ pub(crate) fn fold<S: Simd>(v: &[V<S>; LANES], used: usize) -> V<S> {
         let a = pairs(a, a);
         return pairs(a, a);
     }
-    let b: [V<S>; 8] = core::array::from_fn(|i| pairs(v[2 * i], v[2 * i + 1]));
-    let c: [V<S>; 4] = core::array::from_fn(|i| pairs(b[2 * i], b[2 * i + 1]));
+    if used <= 2 {
+        let a = pairs(v[0], v[1]);
+        let a = pairs(a, a);
+        let a = pairs(a, a);
+        return pairs(a, a);
+    }
+    if used <= 4 {
+        let a = pairs(pairs(v[0], v[1]), pairs(v[2], v[3]));
+        let a = pairs(a, a);
+        return pairs(a, a);
+    }
+    // Not from_fn: its closure would lose the instruction set.
+    let mut c = [v[0]; 4];
+    for (i, c) in c.iter_mut().enumerate() {
+        *c = pairs(pairs(v[4 * i], v[4 * i + 1]), pairs(v[4 * i + 2], v[4 * i + 3]));
+    }
     pairs(pairs(c[0], c[1]), pairs(c[2], c[3]))
 }

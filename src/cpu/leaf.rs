@@ -112,10 +112,15 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     if !centred {
         for (k, sum) in sums.iter_mut().enumerate().take(runs) {
             let run = run(k);
-            [*sum] = sum_row(simd, len, |span| {
-                let x = span.load(simd, run);
-                [x * x]
-            });
+            [*sum] = sum_row(
+                simd,
+                len,
+                #[inline(always)]
+                |span| {
+                    let x = span.load(simd, run);
+                    [x * x]
+                },
+            );
         }
         return Mean { hi: zero, lo: zero, m2: fold(&sums, runs) };
     }
@@ -124,16 +129,26 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
         let run = run(k);
         pivots[k] = run[0];
         let pivot = V::splat(simd, pivots[k]);
-        [sums[k]] = sum_row(simd, len, |span| [span.load(simd, run) - pivot]);
+        [sums[k]] = sum_row(
+            simd,
+            len,
+            #[inline(always)]
+            |span| [span.load(simd, run) - pivot],
+        );
     }
     let mean = fold(&sums, runs) / len as f32;
     let means = mean.to_array();
     for k in 0..runs {
         let (run, pivot, mean) = (run(k), V::splat(simd, pivots[k]), V::splat(simd, means[k]));
-        [sums[k]] = sum_row(simd, len, |span| {
-            let deviation = (span.load(simd, run) - pivot) - mean;
-            [deviation * deviation]
-        });
+        [sums[k]] = sum_row(
+            simd,
+            len,
+            #[inline(always)]
+            |span| {
+                let deviation = (span.load(simd, run) - pivot) - mean;
+                [deviation * deviation]
+            },
+        );
     }
     let (hi, lo) = two_sum(V::from_slice(simd, &pivots), mean);
     Mean { hi, lo, m2: fold(&sums, runs) }
@@ -149,19 +164,34 @@ pub(crate) fn moments_of_columns<S: Simd>(
 ) -> Mean<S> {
     let zero = V::splat(simd, 0.0);
     if !centred {
-        let [m2] = sum_column(simd, rows, |row| {
-            let x = load(row);
-            [x * x]
-        });
+        let [m2] = sum_column(
+            simd,
+            rows,
+            #[inline(always)]
+            |row| {
+                let x = load(row);
+                [x * x]
+            },
+        );
         return Mean { hi: zero, lo: zero, m2 };
     }
     let pivot = load(0);
-    let [sum] = sum_column(simd, rows, |row| [load(row) - pivot]);
+    let [sum] = sum_column(
+        simd,
+        rows,
+        #[inline(always)]
+        |row| [load(row) - pivot],
+    );
     let mean = sum / rows as f32;
-    let [m2] = sum_column(simd, rows, |row| {
-        let deviation = (load(row) - pivot) - mean;
-        [deviation * deviation]
-    });
+    let [m2] = sum_column(
+        simd,
+        rows,
+        #[inline(always)]
+        |row| {
+            let deviation = (load(row) - pivot) - mean;
+            [deviation * deviation]
+        },
+    );
     let (hi, lo) = two_sum(pivot, mean);
     Mean { hi, lo, m2 }
 }
@@ -178,13 +208,18 @@ pub(crate) fn sums_of_rows<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     let (mut g_sums, mut gx_sums) = ([V::splat(simd, 0.0); LANES], [V::splat(simd, 0.0); LANES]);
     for (k, (g_sum, gx_sum)) in g_sums.iter_mut().zip(&mut gx_sums).enumerate().take(runs) {
         let (gradient, stats, affine) = run(k);
-        [*g_sum, *gx_sum] = sum_row(simd, len, |span| {
-            let mut g = gradient.masked(simd, span, stats, affine);
-            if weighted {
-                g *= affine.weight.at(simd, span);
-            }
-            [g, g * gradient.xhat(simd, span, stats)]
-        });
+        [*g_sum, *gx_sum] = sum_row(
+            simd,
+            len,
+            #[inline(always)]
+            |span| {
+                let mut g = gradient.masked(simd, span, stats, affine);
+                if weighted {
+                    g *= affine.weight.at(simd, span);
+                }
+                [g, g * gradient.xhat(simd, span, stats)]
+            },
+        );
     }
     Sums([fold(&g_sums, runs), fold(&gx_sums, runs)])
 }
@@ -197,9 +232,14 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     span: Span,
     row: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
 ) -> Sums<S> {
-    Sums(sum_column(simd, rows, |r| {
-        let (gradient, stats, affine) = row(r);
-        let g = gradient.masked(simd, span, stats, affine);
-        [g, g * gradient.xhat(simd, span, stats)]
-    }))
+    Sums(sum_column(
+        simd,
+        rows,
+        #[inline(always)]
+        |r| {
+            let (gradient, stats, affine) = row(r);
+            let g = gradient.masked(simd, span, stats, affine);
+            [g, g * gradient.xhat(simd, span, stats)]
+        },
+    ))
 }

@@ -132,9 +132,32 @@ impl<'a> Output<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at * size), len * size) }
     }
 
-    /// Writes an area, whose values follow each other.
+    /// Where row k of an area is to be written: in place if it can be, otherwise in `scratch`. Then comes
+    /// [`Output::put`].
+    #[inline(always)]
+    pub fn row<'t>(&'t self, Area { first, at, len, .. }: Area, k: usize, scratch: &'t mut Buffer) -> &'t mut [f32] {
+        if self.is_direct() {
+            bytemuck::cast_slice_mut(self.part(self.rows.offset(first + k) + at, len))
+        } else {
+            &mut scratch[k * len..][..len]
+        }
+    }
+
+    #[inline(always)]
+    fn is_direct(&self) -> bool {
+        self.dtype == DType::F32 && !self.stream && self.rows.step == 1
+    }
+
+    /// Writes an area that [`Output::row`] had in `scratch`, where values follow each other.
+    #[inline(always)]
+    pub fn put<S: Simd>(&self, simd: S, area: Area, scratch: &Buffer) {
+        if !self.is_direct() {
+            self.write_area(simd, area, scratch);
+        }
+    }
+
     #[inline(never)]
-    pub fn put<S: Simd>(&self, simd: S, area: Area, values: &[f32]) {
+    fn write_area<S: Simd>(&self, simd: S, area: Area, values: &[f32]) {
         let Area { first, rows, at, len } = area;
         let start = self.rows.offset(first) + at;
         if self.rows.pitch(first, rows) == Some(len) {
@@ -202,24 +225,51 @@ impl<'a> Place<'a> {
 
 /// Writes around the caches: what is written is not read first, which plain stores do.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline(always)]
 fn stream(values: &[f32], to: &mut [f32]) {
-    use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
     // Up to where a cache line begins, and what is left over at the end.
-    let head = (to.as_ptr().align_offset(64)).min(to.len());
+    let head = to.as_ptr().align_offset(64).min(to.len());
     let (first, to) = to.split_at_mut(head);
     let (first_values, values) = values.split_at(head);
     first.copy_from_slice(first_values);
     let (lines, rest) = to.as_chunks_mut::<16>();
     let (line_values, rest_values) = values.as_chunks::<16>();
-    for (line, values) in lines.iter_mut().zip(line_values) {
-        for i in (0..16).step_by(4) {
-            // SAFETY: SSE is there on every x86-64; four elements are left in both, and `to` is aligned to 64 bytes
-            // at each line.
+    if is_x86_feature_detected!("avx") {
+        // SAFETY: AVX is there; lines begin at multiples of 64 bytes.
+        unsafe { stream_lines_avx(line_values, lines) };
+    } else {
+        // SAFETY: lines begin at multiples of 64 bytes.
+        unsafe { stream_lines(line_values, lines) };
+    }
+    rest.copy_from_slice(rest_values);
+}
+
+/// # Safety
+///
+/// `lines` is aligned to 32 bytes, and the machine has AVX.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx")]
+unsafe fn stream_lines_avx(values: &[[f32; 16]], lines: &mut [[f32; 16]]) {
+    use std::arch::x86_64::{_mm256_loadu_ps, _mm256_stream_ps};
+    for (line, values) in lines.iter_mut().zip(values) {
+        for i in [0, 8] {
+            // SAFETY: eight elements are left in both, and `line` is aligned, as the caller promises.
+            unsafe { _mm256_stream_ps(line.as_mut_ptr().add(i), _mm256_loadu_ps(values.as_ptr().add(i))) };
+        }
+    }
+}
+
+/// # Safety
+///
+/// `lines` is aligned to 16 bytes. (Every x86-64 has SSE.)
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn stream_lines(values: &[[f32; 16]], lines: &mut [[f32; 16]]) {
+    use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
+    for (line, values) in lines.iter_mut().zip(values) {
+        for i in [0, 4, 8, 12] {
+            // SAFETY: four elements are left in both, and `line` is aligned, as the caller promises.
             unsafe { _mm_stream_ps(line.as_mut_ptr().add(i), _mm_loadu_ps(values.as_ptr().add(i))) };
         }
     }
-    rest.copy_from_slice(rest_values);
 }
 
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
@@ -253,7 +303,7 @@ mod tests {
         let output = unsafe { Output::new(dtype, bytes_of, rows, stream) };
         let values: Vec<f32> = (0..20).map(|i| i as f32).collect();
         let run = |first: usize, values: &[f32]| {
-            dispatch!(Level::new(), simd => output.put(simd, Area { first, rows: 2, at: 0, len: 5 }, values));
+            dispatch!(Level::new(), simd => output.write_area(simd, Area { first, rows: 2, at: 0, len: 5 }, values));
             fence();
         };
         std::thread::scope(|scope| {

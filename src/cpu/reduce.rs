@@ -2,7 +2,7 @@
 
 use super::exec::Exec;
 use super::grid::Grid;
-use super::lanes::{LANES, Span, each_span};
+use super::lanes::{LANES, Span, for_spans};
 use super::memory::{Area, Scratch, TILE};
 use super::partial::{Partial, Stack};
 use super::source::{Kind, PartialOf, Source};
@@ -36,7 +36,9 @@ impl Table {
     #[inline(always)]
     fn load<S: Simd, P: Partial<S>>(&self, simd: S, entry: usize, span: Span) -> P {
         let row = entry * self.channels..(entry + 1) * self.channels;
-        P::from_parts(core::array::from_fn(|k| span.load(simd, &self.parts[k][row.clone()])))
+        let [a, b, c] = &self.parts;
+        let [a, b, c] = [&a[row.clone()], &b[row.clone()], &c[row]];
+        P::from_parts([span.load(simd, a), span.load(simd, b), span.load(simd, c)])
     }
 
     /// The numbers of an entry, as moments.
@@ -60,23 +62,9 @@ pub(crate) fn store<S: Simd, P: Partial<S>>(simd: S, partial: P, span: Span, to:
     }
 }
 
-/// The tree over up to sixteen rows, each a cell. Out of line, so that it is compiled once.
-#[inline(never)]
-fn rows<S: Simd, K: Source>(
-    simd: S,
-    source: &K,
-    grid: &Grid,
-    rows: (usize, usize),
-    scratch: &mut Scratch,
-) -> PartialOf<K::Kind, S> {
-    simd.vectorize(
-        #[inline(always)]
-        || rows_inline(simd, source, grid, rows, scratch),
-    )
-}
-
+/// The tree over up to sixteen rows, each a cell.
 #[inline(always)]
-fn rows_inline<S: Simd, K: Source>(
+fn rows<S: Simd, K: Source>(
     simd: S,
     source: &K,
     grid: &Grid,
@@ -84,20 +72,24 @@ fn rows_inline<S: Simd, K: Source>(
     scratch: &mut Scratch,
 ) -> PartialOf<K::Kind, S> {
     let (width, leaf) = (grid.width, grid.tree.leaf_len() as usize);
-    let mut stack = Stack::new(simd);
-    let mut at = 0;
-    loop {
-        let len = leaf.min(width - at);
-        let partial = source.rows(simd, Area { first, rows, at, len }, scratch);
-        if len == width {
-            return partial;
-        }
-        stack.push(partial, len as u32);
-        at += len;
-        if at == width {
-            return stack.finish(simd).0;
-        }
+    if width <= leaf {
+        return leaf_of_rows(simd, source, Area { first, rows, at: 0, len: width }, scratch);
     }
+    let mut stack = Stack::new(simd);
+    for at in (0..width).step_by(leaf) {
+        let len = leaf.min(width - at);
+        stack.push(leaf_of_rows(simd, source, Area { first, rows, at, len }, scratch), len as u32);
+    }
+    stack.finish(simd).0
+}
+
+/// Out of line, so that it is compiled once.
+#[inline(never)]
+fn leaf_of_rows<S: Simd, K: Source>(simd: S, source: &K, area: Area, scratch: &mut Scratch) -> PartialOf<K::Kind, S> {
+    simd.vectorize(
+        #[inline(always)]
+        || source.rows(simd, area, scratch),
+    )
 }
 
 /// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache.
@@ -233,7 +225,7 @@ fn fill_columns_inline<S: Simd, K: Source>(
     mut to: Parts,
     scratch: &mut Scratch,
 ) {
-    each_span(down.width, |span| {
+    for_spans!(down.width, span => {
         let mut stack = Stack::new(simd);
         for sample in 0..samples {
             for at in (0..rows).step_by(down.leaf) {
@@ -259,7 +251,7 @@ pub(crate) fn join<K: Kind>(exec: Exec, table: &Table, of: usize) -> Table {
 
 #[inline(always)]
 fn fill_joined<S: Simd, K: Kind>(simd: S, table: &Table, entries: Range<usize>, mut to: Parts) {
-    each_span(table.channels, |span| {
+    for_spans!(table.channels, span => {
         let mut stack = Stack::new(simd);
         for entry in entries.clone() {
             stack.push(table.load::<_, PartialOf<K, S>>(simd, entry, span), table.counts[entry]);

@@ -1,7 +1,7 @@
 //! What is summed up: moments of x, or sums of the gradient.
 
-use super::grid::{Grid, Join};
-use super::lanes::{Span, V};
+use super::grid::{Cursor, Grid, Join, Row};
+use super::lanes::{LANES, Span, V};
 use super::leaf::{self, Each, Gradient, Same, Stats, Weights};
 use super::memory::{Area, Buffer, Input, Place, Scratch, Tile};
 use super::partial::{Mean, Partial, Sums};
@@ -52,14 +52,27 @@ impl Source for MomentsOf<'_> {
     #[inline(always)]
     fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Mean<S> {
         let tile = self.x.tile(simd, area, &mut scratch.x);
-        leaf::moments_of_rows(simd, area.rows, area.len, self.centred, |k| tile.row(k))
+        leaf::moments_of_rows(
+            simd,
+            area.rows,
+            area.len,
+            self.centred,
+            #[inline(always)]
+            |k| tile.row(k),
+        )
     }
 
     #[inline(always)]
     fn columns<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Mean<S> {
         let tile = self.x.tile(simd, area, &mut scratch.x);
         let span = Span { at: 0, len: area.len };
-        leaf::moments_of_columns(simd, area.rows, self.centred, |k| span.load(simd, tile.row(k)))
+        leaf::moments_of_columns(
+            simd,
+            area.rows,
+            self.centred,
+            #[inline(always)]
+            |k| span.load(simd, tile.row(k)),
+        )
     }
 }
 
@@ -80,27 +93,27 @@ impl<'a> StatSlices<'a> {
     }
 
     #[inline(always)]
-    pub fn same<S: Simd>(&self, simd: S, grid: &Grid, row: usize, k: usize) -> Same<S> {
-        Same(V::splat(simd, self.of[k][grid.stat(row) - self.first]))
+    pub fn same<S: Simd>(&self, simd: S, row: Row, k: usize) -> Same<S> {
+        Same(V::splat(simd, self.of[k][row.stat - self.first]))
     }
 
     /// Those of a row's columns `at..at + len`.
     #[inline(always)]
-    pub fn each(&self, grid: &Grid, row: usize, k: usize, at: usize, len: usize) -> Each<'a> {
-        let first = if grid.join == Join::Samples { 0 } else { row / grid.rows * grid.width };
+    pub fn each(&self, grid: &Grid, row: Row, k: usize, at: usize, len: usize) -> Each<'a> {
+        let first = if grid.join == Join::Samples { 0 } else { row.stat * grid.width };
         Each(&self.of[k][first + at..][..len])
     }
 
     #[inline(always)]
-    pub fn stats_same<S: Simd>(&self, simd: S, grid: &Grid, row: usize) -> Stats<Same<S>> {
-        let same = |k| self.same(simd, grid, row, k);
-        Stats { hi: same(0), lo: same(1), rstd: same(2) }
+    pub fn stats_same<S: Simd>(&self, simd: S, row: Row) -> Stats<Same<S>> {
+        Stats { hi: self.same(simd, row, 0), lo: self.same(simd, row, 1), rstd: self.same(simd, row, 2) }
     }
 
     #[inline(always)]
-    pub fn stats_each(&self, grid: &Grid, row: usize, at: usize, len: usize) -> Stats<Each<'a>> {
-        let each = |k| self.each(grid, row, k, at, len);
-        Stats { hi: each(0), lo: each(1), rstd: each(2) }
+    pub fn stats_each(&self, grid: &Grid, row: Row, at: usize, len: usize) -> Stats<Each<'a>> {
+        let [hi, lo, rstd] =
+            [self.each(grid, row, 0, at, len), self.each(grid, row, 1, at, len), self.each(grid, row, 2, at, len)];
+        Stats { hi, lo, rstd }
     }
 }
 
@@ -121,9 +134,9 @@ impl<'a> Affine<'a> {
 
     /// Of a row that has one of each.
     #[inline(always)]
-    pub fn same<S: Simd>(&self, simd: S, grid: &Grid, row: usize) -> Weights<Same<S>> {
-        let channel = row % grid.rows;
-        Weights { weight: Same(V::splat(simd, self.weight[channel])), bias: Same(V::splat(simd, self.bias[channel])) }
+    pub fn same<S: Simd>(&self, simd: S, row: Row) -> Weights<Same<S>> {
+        let (weight, bias) = (self.weight[row.channel], self.bias[row.channel]);
+        Weights { weight: Same(V::splat(simd, weight)), bias: Same(V::splat(simd, bias)) }
     }
 
     /// Of a row's columns `at..at + len`.
@@ -187,36 +200,69 @@ impl<'a> GradientTile<'a> {
     }
 }
 
+/// What belongs to each row of an area of up to sixteen.
+#[inline(always)]
+fn rows_of(grid: &Grid, area: Area) -> [Row; LANES] {
+    let mut cursor = Cursor::new(grid, area.first);
+    let mut rows = [Row::default(); LANES];
+    for row in rows.iter_mut().take(area.rows) {
+        *row = cursor.next();
+    }
+    rows
+}
+
 impl Source for SumsOf<'_> {
     type Kind = SumPairs;
 
     #[inline(always)]
     fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Sums<S> {
-        let (of, Area { first, rows, at, len }) = (&self.gradient, area);
-        let stats = |k| self.stats.stats_same(simd, of.grid, first + k);
+        let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
         let Scratch { x, dy, residual, .. } = scratch;
         let gradient = of.tile(simd, area, (x, dy, residual));
-        if of.grid.by_column {
-            let weights = of.affine.each(at, len);
-            leaf::sums_of_rows(simd, rows, len, true, |k| (gradient.row(k), stats(k), weights))
-        } else {
-            let weights = |k| of.affine.same(simd, of.grid, first + k);
-            leaf::sums_of_rows(simd, rows, len, false, |k| (gradient.row(k), stats(k), weights(k)))
+        let all = rows_of(of.grid, area);
+        match of.grid.by_column.then(|| of.affine.each(at, len)) {
+            Some(weights) => leaf::sums_of_rows(
+                simd,
+                rows,
+                len,
+                true,
+                #[inline(always)]
+                |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
+            ),
+            None => leaf::sums_of_rows(
+                simd,
+                rows,
+                len,
+                false,
+                #[inline(always)]
+                |k| (gradient.row(k), stats.stats_same(simd, all[k]), of.affine.same(simd, all[k])),
+            ),
         }
     }
 
     #[inline(always)]
     fn columns<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Sums<S> {
-        let (of, Area { first, rows, at, len }) = (&self.gradient, area);
+        let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
         let (weights, span) = (of.affine.each(at, len), Span { at: 0, len });
         let Scratch { x, dy, residual, .. } = scratch;
         let gradient = of.tile(simd, area, (x, dy, residual));
+        let all = rows_of(of.grid, area);
         if of.grid.columns {
-            let stats = |k| self.stats.stats_each(of.grid, first + k, at, len);
-            leaf::sums_of_columns(simd, rows, span, |k| (gradient.row(k), stats(k), weights))
+            leaf::sums_of_columns(
+                simd,
+                rows,
+                span,
+                #[inline(always)]
+                |k| (gradient.row(k), stats.stats_each(of.grid, all[k], at, len), weights),
+            )
         } else {
-            let stats = |k| self.stats.stats_same(simd, of.grid, first + k);
-            leaf::sums_of_columns(simd, rows, span, |k| (gradient.row(k), stats(k), weights))
+            leaf::sums_of_columns(
+                simd,
+                rows,
+                span,
+                #[inline(always)]
+                |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
+            )
         }
     }
 }

@@ -1,0 +1,258 @@
+//! Runs a case on a device, with a copy kernel beside it.
+
+use super::adapters::Gpu;
+use super::cases::{Call, Case};
+use super::data::Data;
+use super::measure::{Runner, median};
+use std::time::Instant;
+use wgpu::util::DeviceExt;
+use wgpu_norm::{Commit, DType, Element, Error, Fusion, gpu, half, wgpu};
+
+/// What exact times want.
+pub const TIMESTAMPS: wgpu::Features =
+    wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
+
+/// Bytes that one copy dispatch takes.
+const WINDOW: u64 = 64 << 20;
+
+pub struct Runs<'a> {
+    gpu: &'a Gpu,
+    case: Case,
+    norm: gpu::Norm,
+    x: wgpu::Buffer,
+    dy: wgpu::Buffer,
+    out: wgpu::Buffer,
+    affine: [wgpu::Buffer; 2],
+    copies: Vec<(wgpu::ComputePipeline, u32)>,
+    fastest: Option<usize>,
+    stamps: Option<(wgpu::QuerySet, wgpu::Buffer)>,
+}
+
+pub fn runner<'a>(gpu: &'a Gpu, context: &gpu::Context, case: &Case, data: &Data) -> Result<Runs<'a>, Error> {
+    let device = &gpu.device;
+    let buffer = |contents: &[u8]| {
+        device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+            label: Some("roofline"),
+            contents,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+        })
+    };
+    // Whole blocks of the copy kernel.
+    let bytes = |values: &[f32]| {
+        let mut bytes = narrow(case.dtype, values);
+        bytes.resize(bytes.len().next_multiple_of(256), 0xff);
+        bytes
+    };
+    let vector = vec![0xff; case.norm.affine_len() as usize * 4];
+    let stamps = device.features().contains(TIMESTAMPS).then(|| {
+        let set = device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("roofline"),
+            ty: wgpu::QueryType::Timestamp,
+            count: 2,
+        });
+        let resolved = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("timestamps"),
+            size: 16,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        (set, resolved)
+    });
+    let x = bytes(&data.x);
+    Ok(Runs {
+        gpu,
+        case: case.clone(),
+        norm: gpu::Norm::with_state(context, case.norm.clone(), &data.state)?,
+        out: buffer(&vec![0xff; x.len()]),
+        x: buffer(&x),
+        dy: buffer(&bytes(&data.dy)),
+        affine: [buffer(&vector), buffer(&vector)],
+        copies: [(32, 1), (64, 1), (256, 1), (32, 8), (256, 4)].map(|(w, n)| (copy_kernel(device, w, n), w * n)).into(),
+        fastest: None,
+        stamps,
+    })
+}
+
+fn narrow(dtype: DType, values: &[f32]) -> Vec<u8> {
+    fn of<T: Element>(values: &[f32]) -> Vec<u8> {
+        bytemuck::cast_slice(&values.iter().map(|&v| T::from_f32(v)).collect::<Vec<T>>()).to_vec()
+    }
+    match dtype {
+        DType::F16 => of::<half::f16>(values),
+        DType::BF16 => of::<half::bf16>(values),
+        _ => of::<f32>(values),
+    }
+}
+
+/// Copies `each` vectors of four words an invocation.
+fn copy_kernel(device: &wgpu::Device, workgroup: u32, each: u32) -> wgpu::ComputePipeline {
+    let lines: String = (0..each).map(|i| format!("    copy(first + {}u);\n", i * workgroup)).collect();
+    let text = format!(
+        "@group(0) @binding(0) var<storage, read> from_here: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read_write> to_here: array<vec4<u32>>;
+fn copy(i: u32) {{
+    if (i < arrayLength(&from_here)) {{
+        to_here[i] = from_here[i];
+    }}
+}}
+@compute @workgroup_size({workgroup})
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
+    let first = (id.x + id.y * n.x) * {}u + lane;
+{lines}}}",
+        workgroup * each
+    );
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some("copy"),
+        source: wgpu::ShaderSource::Wgsl(text.into()),
+    });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some("copy"),
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: Default::default(),
+        cache: None,
+    })
+}
+
+impl Runs<'_> {
+    /// Seconds that the device, or where it cannot tell the host, takes for what is recorded.
+    fn time(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<(), Error>) -> Result<f64, Error> {
+        let device = &self.gpu.device;
+        let mut encoder = device.create_command_encoder(&Default::default());
+        if let Some((set, _)) = &self.stamps {
+            encoder.write_timestamp(set, 0);
+        }
+        record(&mut encoder)?;
+        if let Some((set, resolved)) = &self.stamps {
+            encoder.write_timestamp(set, 1);
+            encoder.resolve_query_set(set, 0..2, resolved, 0);
+        }
+        let commands = encoder.finish();
+        let start = Instant::now();
+        self.gpu.queue.submit([commands]);
+        self.wait()?;
+        let wall = start.elapsed().as_secs_f64();
+        let Some((_, resolved)) = &self.stamps else { return Ok(wall) };
+        let bytes = self.read(resolved, 16)?;
+        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+        Ok(ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(self.gpu.queue.get_timestamp_period()) * 1e-9)
+    }
+
+    fn wait(&self) -> Result<(), Error> {
+        self.gpu.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| Error::Readback(e.to_string()))?;
+        Ok(())
+    }
+
+    fn read(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>, Error> {
+        let device = &self.gpu.device;
+        let staging = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size: bytes,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes);
+        self.gpu.queue.submit([encoder.finish()]);
+        staging.map_async(wgpu::MapMode::Read, .., |_| {});
+        self.wait()?;
+        let view = staging.get_mapped_range(..).map_err(|e| Error::Readback(e.to_string()))?;
+        Ok(view.to_vec())
+    }
+
+    fn copy_with(&self, kernel: usize) -> Result<f64, Error> {
+        let (pipeline, vectors) = &self.copies[kernel];
+        self.time(|encoder| {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(pipeline);
+            for start in (0..self.x.size()).step_by(WINDOW as usize) {
+                let size = WINDOW.min(self.x.size() - start);
+                let binding = |binding, buffer| wgpu::BindGroupEntry {
+                    binding,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer,
+                        offset: start,
+                        size: std::num::NonZero::new(size),
+                    }),
+                };
+                let group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some("copy"),
+                    layout: &pipeline.get_bind_group_layout(0),
+                    entries: &[binding(0, &self.x), binding(1, &self.out)],
+                });
+                pass.set_bind_group(0, &group, &[]);
+                let groups = (size / 16).div_ceil(u64::from(*vectors)) as u32;
+                let x = groups.min(32768);
+                pass.dispatch_workgroups(x, groups.div_ceil(x), 1);
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Runner for Runs<'_> {
+    fn copy(&mut self) -> Result<f64, Error> {
+        if self.fastest.is_none() {
+            // The best of several, each timed a few times.
+            let mut best = (f64::INFINITY, 0);
+            for kernel in 0..self.copies.len() {
+                self.copy_with(kernel)?;
+                let mut times = [self.copy_with(kernel)?, self.copy_with(kernel)?, self.copy_with(kernel)?];
+                let time = median(&mut times);
+                if time < best.0 {
+                    best = (time, kernel);
+                }
+            }
+            self.fastest = Some(best.1);
+        }
+        self.copy_with(self.fastest.unwrap_or(0))
+    }
+
+    fn run(&mut self) -> Result<f64, Error> {
+        let (tensor, fusion) = (self.case.tensor(), Fusion::default());
+        let io = gpu::Forward::new(self.x.as_entire_buffer_binding(), self.out.as_entire_buffer_binding());
+        match self.case.call {
+            Call::Train => {
+                self.time(|encoder| self.norm.forward_train(encoder, &tensor, fusion, &io, Commit::Skip).map(drop))
+            }
+            Call::Eval => self.time(|encoder| self.norm.forward_eval(encoder, &tensor, fusion, &io)),
+            Call::Backward => {
+                let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+                let saved = self.norm.forward_train(&mut encoder, &tensor, fusion, &io, Commit::Skip)?;
+                self.gpu.queue.submit([encoder.finish()]);
+                self.wait()?;
+                let affine = self.case.norm.affine();
+                let [dweight, dbias] = self.affine.each_ref().map(|b| b.as_entire_buffer_binding());
+                let io = gpu::Backward {
+                    dx: Some(self.out.as_entire_buffer_binding()),
+                    dweight: affine.weight.then_some(dweight),
+                    dbias: affine.bias.then_some(dbias),
+                    ..gpu::Backward::new(self.x.as_entire_buffer_binding(), self.dy.as_entire_buffer_binding())
+                };
+                self.time(|encoder| self.norm.backward(encoder, saved, &io))
+            }
+        }
+    }
+
+    fn output(&mut self) -> Result<Vec<f32>, Error> {
+        fn of<T: Element>(bytes: &[u8]) -> Vec<f32> {
+            bytemuck::pod_collect_to_vec::<u8, T>(bytes).into_iter().map(T::to_f32).collect()
+        }
+        let bytes = self.read(&self.out, self.out.size())?;
+        let bytes = &bytes[..self.case.tensor_bytes() as usize];
+        Ok(match self.case.dtype {
+            DType::F16 => of::<half::f16>(bytes),
+            DType::BF16 => of::<half::bf16>(bytes),
+            _ => of::<f32>(bytes),
+        })
+    }
+
+    fn clock(&self) -> &'static str {
+        if self.stamps.is_some() { "timestamps" } else { "wall clock" }
+    }
+
+    fn tolerance(&self) -> f64 {
+        1e-6
+    }
+}
