@@ -32,6 +32,7 @@ Times every norm against a copy of the same memory, on the same device and in th
     --backend NAME   cpu, or an adapter's name; may be given again. Without it: the CPU and every real GPU
                      (software drivers only by name: lavapipe, swiftshader, gl)
     --op OP          train, eval or backward; may be given again. Without it: all three
+    --only TEXT      cases whose line has this in it: 7x7, LayerNorm, channels-last
     --quick          small tensors, seconds instead of minutes
     --json OUT       every number, for scripts
     --plot OUT       the chart (default target/roofline.svg)
@@ -43,6 +44,7 @@ call must move is 1 copy (train, eval) or 1.5 (backward). Results are checked ag
 struct Args {
     backends: Vec<String>,
     calls: Vec<Call>,
+    only: String,
     quick: bool,
     json: Option<PathBuf>,
     plot: Option<PathBuf>,
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
             "op" => args.calls.push(parser.value()?.parse_with(|name| {
                 Call::ALL.into_iter().find(|c| c.name() == name).ok_or("it is train, eval or backward")
             })?),
+            "only" => args.only = parser.value()?.string()?,
             "quick" => args.quick = true,
             "json" => args.json = Some(parser.value()?.into()),
             "plot" => args.plot = Some(parser.value()?.into()),
@@ -70,6 +73,7 @@ fn run(args: &Args) -> Result<(), String> {
     let devices = devices(args)?;
     let mut cases = cases::cases(args.quick);
     cases.retain(|case| args.calls.is_empty() || args.calls.contains(&case.call));
+    cases.retain(|case| case.name().contains(&args.only));
     let bar = cli::progress((devices.len() * cases.len()) as u64);
     let mut rows = Vec::new();
     for device in &devices {

@@ -8,7 +8,7 @@ use super::reduce::rows_at_once;
 const BLOCK: usize = 1 << 20;
 
 /// Bytes of neighbouring rows that are worth having together.
-const RUN: usize = 1 << 13;
+const RUN: usize = 1 << 14;
 
 /// How a tensor is cut into blocks that hold whole statistics.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,7 +7,7 @@ use fearless_simd::Simd;
 use std::marker::PhantomData;
 
 /// Most elements of a tile.
-pub(crate) const TILE: usize = 2048;
+pub(crate) const TILE: usize = 4096;
 
 /// Room for a tile.
 pub(crate) type Buffer = [f32; TILE];

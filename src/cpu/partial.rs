@@ -85,17 +85,16 @@ impl<S: Simd> Partial<S> for Sums<S> {
     }
 }
 
-/// Levels of the deepest tree: 2^32 leaves.
-const LEVELS: usize = 33;
-
-/// The binary tree over leaves that are pushed in order: level k holds the result of 2^k of them.
-pub(crate) struct Stack<P> {
+/// The binary tree over leaves that are pushed in order: level k holds the result of 2^k of them. Deepest by default
+/// for 2^32 leaves.
+#[derive(Clone, Copy)]
+pub(crate) struct Stack<P, const LEVELS: usize = 33> {
     levels: [P; LEVELS],
     counts: [u32; LEVELS],
     pushed: u64,
 }
 
-impl<P: Copy> Stack<P> {
+impl<P: Copy, const LEVELS: usize> Stack<P, LEVELS> {
     #[inline(always)]
     pub fn new<S: Simd>(simd: S) -> Self
     where

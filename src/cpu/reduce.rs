@@ -5,7 +5,7 @@ use super::grid::Grid;
 use super::lanes::{LANES, Span, for_spans};
 use super::memory::{Area, Scratch, TILE};
 use super::partial::{Partial, Stack};
-use super::source::{Kind, PartialOf, Source};
+use super::source::{Kind, PartialOf, Source, WIDE};
 use crate::moments::Moments;
 use fearless_simd::{Simd, dispatch};
 use std::ops::Range;
@@ -75,7 +75,7 @@ fn rows<S: Simd, K: Source>(
     if width <= leaf {
         return leaf_of_rows(simd, source, Area { first, rows, at: 0, len: width }, scratch);
     }
-    let mut stack = Stack::new(simd);
+    let mut stack: Stack<_> = Stack::new(simd);
     for at in (0..width).step_by(leaf) {
         let len = leaf.min(width - at);
         stack.push(leaf_of_rows(simd, source, Area { first, rows, at, len }, scratch), len as u32);
@@ -126,7 +126,7 @@ pub(crate) fn fill_channels<S: Simd, K: Source>(
     scratch: &mut Scratch,
 ) {
     let len = to[0].len();
-    let mut stack = Stack::new(simd);
+    let mut stack: Stack<_> = Stack::new(simd);
     for sample in 0..grid.samples {
         stack.push(rows(simd, source, grid, (sample * grid.rows + first, len), scratch), grid.width as u32);
     }
@@ -154,7 +154,11 @@ struct Cut {
 }
 
 /// Elements that an entry has at least, unless its sample has fewer.
-const ENTRY: usize = 1 << 15;
+const ENTRY: usize = 1 << 16;
+
+/// Leaves that an entry has at most, and levels of a tree of them.
+const MOST_LEAVES: usize = 1 << 12;
+const LEVELS: usize = MOST_LEAVES.ilog2() as usize + 1;
 
 /// A tree over columns, as [`crate::plan::Tree`] of a walk with so many rows.
 #[derive(Clone, Copy)]
@@ -170,10 +174,10 @@ pub(crate) struct Down {
 impl Down {
     fn cut(&self) -> Cut {
         if self.rows <= self.leaf && self.joins_samples {
-            let samples = (ENTRY / (self.rows * self.width)).max(1).next_power_of_two();
+            let samples = (ENTRY / (self.rows * self.width)).clamp(1, MOST_LEAVES).next_power_of_two();
             return Cut { samples, chunks: 1, rows: self.rows };
         }
-        let leaves = (ENTRY / (self.leaf * self.width)).max(1).next_power_of_two();
+        let leaves = (ENTRY / (self.leaf * self.width)).clamp(1, MOST_LEAVES).next_power_of_two();
         let rows = self.rows.min(leaves * self.leaf);
         Cut { samples: 1, chunks: self.rows.div_ceil(rows), rows }
     }
@@ -197,64 +201,93 @@ pub(crate) fn cells_of_columns<K: Source>(exec: Exec, down: Down, source: &K) ->
     if cut.chunks == 1 { table } else { join::<K::Kind>(exec, &table, cut.chunks) }
 }
 
-/// One entry: `rows` rows of each of some samples. If there are several samples, each is a leaf. Out of line, so that
-/// it is compiled once.
-#[inline(never)]
+/// One entry: `rows` rows of each of some samples. If there are several samples, each is a leaf.
+#[inline(always)]
 pub(crate) fn fill_columns<S: Simd, K: Source>(
     simd: S,
     down: Down,
     source: &K,
     first: usize,
     of: (usize, usize),
-    to: Parts,
+    mut to: Parts,
     scratch: &mut Scratch,
 ) {
-    simd.vectorize(
-        #[inline(always)]
-        || fill_columns_inline(simd, down, source, first, of, to, scratch),
-    )
+    for at in (0..down.width).step_by(WIDE) {
+        let columns = (at, WIDE.min(down.width - at));
+        let [a, b, c] = &mut to;
+        let to = [&mut a[at..at + columns.1], &mut b[at..at + columns.1], &mut c[at..at + columns.1]];
+        fill_wide(simd, down, source, first, of, columns, to, scratch);
+    }
 }
 
-#[inline(always)]
-fn fill_columns_inline<S: Simd, K: Source>(
+/// Out of line, so that it is compiled once.
+#[inline(never)]
+#[expect(clippy::too_many_arguments, reason = "an area of many samples, and where its sums go")]
+fn fill_wide<S: Simd, K: Source>(
     simd: S,
     down: Down,
     source: &K,
     first: usize,
     (samples, rows): (usize, usize),
+    (at, len): (usize, usize),
     mut to: Parts,
     scratch: &mut Scratch,
 ) {
-    for_spans!(down.width, span => {
-        let mut stack = Stack::new(simd);
-        for sample in 0..samples {
-            for at in (0..rows).step_by(down.leaf) {
-                let len = down.leaf.min(rows - at);
-                let area = Area { first: first + sample * down.rows + at, rows: len, at: span.at, len: span.len };
-                stack.push(source.columns(simd, area, scratch), len as u32);
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            // No entry has more leaves: see `MOST_LEAVES`.
+            let mut stacks = [Stack::<PartialOf<K::Kind, S>, LEVELS>::new(simd); WIDE / LANES];
+            let mut leaf = [[0.0; WIDE]; 3];
+            for sample in 0..samples {
+                for row in (0..rows).step_by(down.leaf) {
+                    let rows = down.leaf.min(rows - row);
+                    let area = Area { first: first + sample * down.rows + row, rows, at, len };
+                    source.columns(simd, area, &mut leaf, scratch);
+                    for (i, stack) in stacks.iter_mut().enumerate().take(len.div_ceil(LANES)) {
+                        let span = stack_span(i, len);
+                        let [a, b, c] = &leaf;
+                        let parts = [span.load(simd, a), span.load(simd, b), span.load(simd, c)];
+                        stack.push(PartialOf::<K::Kind, S>::from_parts(parts), rows as u32);
+                    }
+                }
             }
-        }
-        store(simd, stack.finish(simd).0, span, &mut to);
-    });
+            for (i, stack) in stacks.iter().enumerate().take(len.div_ceil(LANES)) {
+                store(simd, stack.finish(simd).0, stack_span(i, len), &mut to);
+            }
+        },
+    )
+}
+
+/// Columns of stack `i`; the last ones may overlap those of the one before.
+#[inline(always)]
+fn stack_span(i: usize, len: usize) -> Span {
+    Span { at: (i * LANES).min(len.saturating_sub(LANES)), len: len.min(LANES) }
 }
 
 /// Merges every `of` neighbouring entries into one.
 pub(crate) fn join<K: Kind>(exec: Exec, table: &Table, of: usize) -> Table {
-    let counts = table.counts.chunks(of).map(|c| c.iter().fold(0u32, |a, &b| a.saturating_add(b))).collect();
-    let mut joined = Table::new(table.channels, counts);
-    exec.each(joined.pieces(table.channels).enumerate(), |(e, to), _| {
-        let entries = e * of..((e + 1) * of).min(table.counts.len());
-        dispatch!(exec.level, simd => fill_joined::<_, K>(simd, table, entries, to));
+    let counts: Vec<u32> = table.counts.chunks(of).map(|c| c.iter().fold(0u32, |a, &b| a.saturating_add(b))).collect();
+    let (channels, entries) = (table.channels, counts.len());
+    let mut joined = Table::new(channels, counts);
+    // One entry is shared out by channels.
+    let piece = if entries > 1 { channels } else { WIDE };
+    exec.each(joined.pieces(piece).enumerate(), |(i, to), _| {
+        let (entry, at) = if entries > 1 { (i, 0) } else { (0, i * WIDE) };
+        let entries = entry * of..((entry + 1) * of).min(table.counts.len());
+        dispatch!(exec.level, simd => fill_joined::<_, K>(simd, table, entries, at, to));
     });
     joined
 }
 
+/// Channels from `at` on.
 #[inline(always)]
-fn fill_joined<S: Simd, K: Kind>(simd: S, table: &Table, entries: Range<usize>, mut to: Parts) {
-    for_spans!(table.channels, span => {
-        let mut stack = Stack::new(simd);
+fn fill_joined<S: Simd, K: Kind>(simd: S, table: &Table, entries: Range<usize>, at: usize, mut to: Parts) {
+    let len = to[0].len();
+    for_spans!(len, span => {
+        let mut stack = Stack::<PartialOf<K, S>>::new(simd);
         for entry in entries.clone() {
-            stack.push(table.load::<_, PartialOf<K, S>>(simd, entry, span), table.counts[entry]);
+            stack.push(table.load(simd, entry, Span { at: at + span.at, len: span.len }), table.counts[entry]);
         }
         store(simd, stack.finish(simd).0, span, &mut to);
     });

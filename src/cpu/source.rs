@@ -1,12 +1,24 @@
 //! What is summed up: moments of x, or sums of the gradient.
 
 use super::grid::{Cursor, Grid, Join, Row};
-use super::lanes::{LANES, Span, V};
+use super::lanes::{LANES, Span, V, for_spans};
 use super::leaf::{self, Each, Gradient, Same, Stats, Weights};
 use super::memory::{Area, Buffer, Input, Place, Scratch, Tile};
 use super::partial::{Mean, Partial, Sums};
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;
+
+/// Columns that are reduced side by side.
+pub(crate) const WIDE: usize = 128;
+
+#[inline(always)]
+fn store<S: Simd, P: Partial<S>>(simd: S, partial: P, span: Span, to: &mut [[f32; WIDE]; 3]) {
+    let [a, b, c] = to;
+    let parts = partial.parts(simd);
+    span.store(parts[0], a);
+    span.store(parts[1], b);
+    span.store(parts[2], c);
+}
 
 /// Which partial results, whatever the instruction set.
 pub(crate) trait Kind: Sync {
@@ -35,8 +47,8 @@ pub(crate) trait Source: Sync {
     /// Of an area of up to sixteen rows, each row a lane.
     fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
 
-    /// Of an area of up to sixteen columns, each column a lane.
-    fn columns<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
+    /// Of an area of up to [`WIDE`] columns, each column one number of every part.
+    fn columns<S: Simd>(&self, simd: S, area: Area, to: &mut [[f32; WIDE]; 3], scratch: &mut Scratch);
 }
 
 /// Moments of x.
@@ -63,16 +75,18 @@ impl Source for MomentsOf<'_> {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Mean<S> {
+    fn columns<S: Simd>(&self, simd: S, area: Area, to: &mut [[f32; WIDE]; 3], scratch: &mut Scratch) {
         let tile = self.x.tile(simd, area, &mut scratch.x);
-        let span = Span { at: 0, len: area.len };
-        leaf::moments_of_columns(
-            simd,
-            area.rows,
-            self.centred,
-            #[inline(always)]
-            |k| span.load(simd, tile.row(k)),
-        )
+        for_spans!(area.len, span => {
+            let leaf = leaf::moments_of_columns(
+                simd,
+                area.rows,
+                self.centred,
+                #[inline(always)]
+                |k| span.load(simd, tile.row(k)),
+            );
+            store(simd, leaf, span, to);
+        });
     }
 }
 
@@ -241,28 +255,34 @@ impl Source for SumsOf<'_> {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Sums<S> {
+    fn columns<S: Simd>(&self, simd: S, area: Area, to: &mut [[f32; WIDE]; 3], scratch: &mut Scratch) {
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
-        let (weights, span) = (of.affine.each(at, len), Span { at: 0, len });
+        let weights = of.affine.each(at, len);
         let Scratch { x, dy, residual, .. } = scratch;
         let gradient = of.tile(simd, area, (x, dy, residual));
         let all = rows_of(of.grid, area);
         if of.grid.columns {
-            leaf::sums_of_columns(
-                simd,
-                rows,
-                span,
-                #[inline(always)]
-                |k| (gradient.row(k), stats.stats_each(of.grid, all[k], at, len), weights),
-            )
+            for_spans!(len, span => {
+                let sums = leaf::sums_of_columns(
+                    simd,
+                    rows,
+                    span,
+                    #[inline(always)]
+                    |k| (gradient.row(k), stats.stats_each(of.grid, all[k], at, len), weights),
+                );
+                store(simd, sums, span, to);
+            });
         } else {
-            leaf::sums_of_columns(
-                simd,
-                rows,
-                span,
-                #[inline(always)]
-                |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
-            )
+            for_spans!(len, span => {
+                let sums = leaf::sums_of_columns(
+                    simd,
+                    rows,
+                    span,
+                    #[inline(always)]
+                    |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
+                );
+                store(simd, sums, span, to);
+            });
         }
     }
 }
