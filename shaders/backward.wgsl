@@ -15,7 +15,7 @@ fn stat_of(p: Place) -> Stat {
 }
 
 //#if GRADIENT
-// Gradient behind the ReLU, and the normalised input.
+// Gradient behind the ReLU, and the normalised input before `shift` is taken off.
 struct Tile {
     n: array<u32, UNITS>,
     g: array<vec4<f32>, UNITS>,
@@ -32,7 +32,14 @@ fn normalise(p: Place, j: u32, x: vec4<f32>, stat: Stat) -> vec4<f32> {
         return ((x - vec4<f32>(a.hi, b.hi, c.hi, d.hi)) - vec4<f32>(a.lo, b.lo, c.lo, d.lo))
             * vec4<f32>(a.rstd, b.rstd, c.rstd, d.rstd);
     }
-    return ((x - stat.hi) - stat.lo) * stat.rstd;
+    return (x - stat.hi) * stat.rstd;
+}
+
+// What the mean's low part takes off every normalised input of a target: taken off the sums, not off each element,
+// where it would be lost in the rounding, always to the same side.
+fn shift(p: Place) -> f32 {
+    let stat = stat_of(p);
+    return select(stat.lo * stat.rstd, 0.0, OVER_AFFINE && MAP != 0u);
 }
 
 // dy where the ReLU let the value through. The sum is the forward pass's.
@@ -99,12 +106,8 @@ fn leaf(p: Place, tile: Tile) -> Partial {
     sums += g$u;
     products += select(vec4<f32>(0.0), g$u * tile.xhat[$u], mask(tile.n[$u]));
 //#end
-    return Partial(
-        count,
-        (sums.x + sums.y) + (sums.z + sums.w),
-        (products.x + products.y) + (products.z + products.w),
-        0.0,
-    );
+    let sum = (sums.x + sums.y) + (sums.z + sums.w);
+    return Partial(count, sum, ((products.x + products.y) + (products.z + products.w)) - shift(p) * sum, 0.0);
 }
 //#end
 
@@ -127,12 +130,14 @@ fn given(p: Place) -> Coefficients {
 //#if GRADIENT
 fn transform(p: Place, tile: Tile, c: Coefficients) {
     let weight = weight_of(p);
+    let shift = shift(p);
 //#for u
     {
         let j = position(p, $uu);
         let n = tile.n[$u];
 //#if OUTPUT
-        var dx = (tile.g[$u] * weights(p, j, weight) - (c.mean_g + tile.xhat[$u] * c.mean_g_xhat)) * c.rstd;
+        let xhat = tile.xhat[$u] - shift;
+        var dx = (tile.g[$u] * weights(p, j, weight) - (c.mean_g + xhat * c.mean_g_xhat)) * c.rstd;
 //#if RESIDUAL_BEFORE
         dx += load_residual(p, j, n);
 //#end

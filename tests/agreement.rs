@@ -10,7 +10,10 @@ mod cases;
 mod golden;
 
 use cases::{Case, Data, compare, norms, run};
-use wgpu_norm::{DType, Format, Fusion, Residual, Statistics, host};
+use wgpu_norm::{
+    BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor,
+    Residual, RmsNormDescriptor, Statistics, TensorDescriptor, host,
+};
 
 /// Runs a list of cases on a backend and fails with all that is wrong.
 fn check(name: &str, backend: &host::Backend, base: f64, cases: &[Case]) {
@@ -81,31 +84,49 @@ fn channels_last() -> Vec<Case> {
         .collect()
 }
 
-fn element_types() -> Vec<Case> {
-    let pairs =
-        [(DType::F16, DType::F16), (DType::BF16, DType::BF16), (DType::F16, DType::F32), (DType::F32, DType::BF16)];
-    let fusion = Fusion { residual: Residual::Before, relu: false };
-    pairs
-        .into_iter()
-        .flat_map(|(input, output)| {
-            let some = norms().into_iter().enumerate().skip(input.size() as usize).step_by(5);
-            some.map(move |(i, case)| Case {
-                input,
-                output,
-                fusion: if i % 2 == 0 { fusion } else { Fusion { residual: Residual::After, relu: true } },
-                format: if i % 3 == 0 && case.descriptor.layout(&channels_last_of(&case)).is_ok() {
-                    Format::ChannelsLast
-                } else {
-                    Format::ChannelsFirst
-                },
-                ..case
-            })
-        })
-        .collect()
+/// Element types by formats by norms by modes, each combination with the next of the fusions.
+fn every_combination() -> Vec<Case> {
+    const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+    let residuals = [Residual::None, Residual::After, Residual::Before];
+    let fusions = residuals.into_iter().flat_map(|residual| [false, true].map(|relu| Fusion { residual, relu }));
+    let mut fusions = fusions.collect::<Vec<Fusion>>().into_iter().cycle();
+    let mut cases = Vec::new();
+    // An odd number of elements a channel, so that halves share words; and one that takes wide loads.
+    for positions in [35, 64] {
+        let images = [3, 6, positions];
+        let instance =
+            InstanceNormDescriptor { affine: true, track_running_stats: true, ..InstanceNormDescriptor::new(6) };
+        for case in [
+            Case::new(BatchNormDescriptor::new(6), &images),
+            Case::new(instance, &images),
+            Case::new(GroupNormDescriptor::new(2, 6), &images),
+            Case::new(LayerNormDescriptor::new(&[positions]), &images),
+            Case::new(RmsNormDescriptor::new(&[positions]), &images),
+        ] {
+            for (input, output) in TYPES.into_iter().flat_map(|input| TYPES.map(|output| (input, output))) {
+                for format in [Format::ChannelsFirst, Format::ChannelsLast] {
+                    let tensor = TensorDescriptor { format, ..case.tensor() };
+                    if case.descriptor.layout(&tensor).is_err() {
+                        continue;
+                    }
+                    for statistics in [Statistics::Batch, Statistics::Running] {
+                        if statistics == Statistics::Batch || case.descriptor.running_stats().is_some() {
+                            let fusion = fusions.next().unwrap_or_default();
+                            cases.push(Case { input, output, format, statistics, fusion, ..case.clone() });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    cases
 }
 
-fn channels_last_of(case: &Case) -> wgpu_norm::TensorDescriptor<'_> {
-    wgpu_norm::TensorDescriptor { format: Format::ChannelsLast, ..case.tensor() }
+#[test]
+fn every_combination_is_one() {
+    let cases = every_combination();
+    // 9 pairs of types, 2 widths; 3 norms in 2 formats and 2 in one; 2 of the 3 also with running statistics.
+    assert_eq!(cases.len(), 9 * 2 * (3 * 2 + 2 + 2 * 2));
 }
 
 /// One test a table and implementation; an adapter that is not here is printed as skipped by `adapters`.
@@ -128,4 +149,4 @@ macro_rules! implementations {
         }
     };
 }
-implementations!(shapes, offsets, fusions, running_statistics, channels_last, element_types);
+implementations!(shapes, offsets, fusions, running_statistics, channels_last, every_combination);

@@ -5,7 +5,7 @@ use super::grid::{Grid, Join};
 use super::reduce::rows_at_once;
 
 /// Bytes of `f32` that a block may have: it is read again after it has been reduced.
-const BLOCK: usize = 1 << 20;
+const BLOCK: usize = 1 << 19;
 
 /// Bytes of neighbouring rows that are worth having together.
 const RUN: usize = 1 << 14;

@@ -155,6 +155,11 @@ impl Pass<'_> {
         }
         let stats = BlockStats::new(moments, self.eps);
         for rows in of_samples() {
+            // Memory would be idle while y is made of what the cache holds: the next block can come in.
+            if let Place::In(x) = self.x {
+                let next = rows.end.min(grid.all_rows())..(rows.end + len).min(grid.all_rows());
+                x.prefetch(next, grid.width);
+            }
             self.write_rows(simd, &stats.slices(first), rows, scratch);
         }
     }

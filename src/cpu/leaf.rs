@@ -90,11 +90,16 @@ impl<'a> Gradient<'a> {
         y.simd_gt(0.0).select(dy, V::splat(simd, 0.0))
     }
 
+    /// The normalised input, but for the mean's low part.
+    #[inline(always)]
+    fn deviation<S: Simd>(&self, simd: S, span: Span, stats: Stats<impl Param<S>>) -> V<S> {
+        (span.load(simd, self.x) - stats.hi.at(simd, span)) * stats.rstd.at(simd, span)
+    }
+
     /// The normalised input.
     #[inline(always)]
     pub fn xhat<S: Simd>(&self, simd: S, span: Span, stats: Stats<impl Param<S>>) -> V<S> {
-        let x = span.load(simd, self.x);
-        ((x - stats.hi.at(simd, span)) - stats.lo.at(simd, span)) * stats.rstd.at(simd, span)
+        self.deviation(simd, span, stats) - low(simd, span, stats)
     }
 }
 
@@ -217,29 +222,43 @@ pub(crate) fn sums_of_rows<'a, S: Simd, P: Param<S>, Q: Param<S>>(
                 if weighted {
                     g *= affine.weight.at(simd, span);
                 }
-                [g, g * gradient.xhat(simd, span, stats)]
+                [g, g * gradient.deviation(simd, span, stats)]
             },
         );
+        *gx_sum -= low(simd, Span::full(0), stats) * *g_sum;
     }
     Sums([fold(&g_sums, runs), fold(&gx_sums, runs)])
 }
 
-/// The same of sixteen columns over a few rows, without weights.
+/// What the mean's low part takes off every normalised input: taken off the sums, not off each element, where it
+/// would be lost in the rounding, always to the same side.
+#[inline(always)]
+fn low<S: Simd>(simd: S, span: Span, stats: Stats<impl Param<S>>) -> V<S> {
+    stats.lo.at(simd, span) * stats.rstd.at(simd, span)
+}
+
+/// The same of sixteen columns over a few rows, without weights. `alike`: all rows have the same statistics.
 #[inline(always)]
 pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     simd: S,
     rows: usize,
     span: Span,
+    alike: bool,
     row: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
 ) -> Sums<S> {
-    Sums(sum_column(
+    let [g_sum, mut gx_sum] = sum_column(
         simd,
         rows,
         #[inline(always)]
         |r| {
             let (gradient, stats, affine) = row(r);
             let g = gradient.masked(simd, span, stats, affine);
-            [g, g * gradient.xhat(simd, span, stats)]
+            let deviation = gradient.deviation(simd, span, stats);
+            [g, g * if alike { deviation } else { deviation - low(simd, span, stats) }]
         },
-    ))
+    );
+    if alike && rows > 0 {
+        gx_sum -= low(simd, span, row(0).1) * g_sum;
+    }
+    Sums([g_sum, gx_sum])
 }

@@ -79,6 +79,16 @@ impl<'a> Input<'a> {
         Tile { values: &scratch[..rows * len], pitch: len, len }
     }
 
+    /// Asks for rows that will be read soon.
+    #[inline(always)]
+    pub fn prefetch(&self, rows: std::ops::Range<usize>, width: usize) {
+        let size = self.dtype.size() as usize;
+        if let (1, false) = (self.rows.step, rows.is_empty()) {
+            let (start, end) = (self.rows.offset(rows.start), self.rows.offset(rows.end - 1) + width);
+            prefetch(&self.bytes[start * size..end * size]);
+        }
+    }
+
     /// Copies an area row by row.
     #[inline(never)]
     fn copy<S: Simd>(&self, simd: S, Area { first, at, len, .. }: Area, to: &mut [f32]) {
@@ -276,6 +286,19 @@ unsafe fn stream_lines(values: &[[f32; 16]], lines: &mut [[f32; 16]]) {
 #[inline(always)]
 fn stream(values: &[f32], to: &mut [f32]) {
     to.copy_from_slice(values);
+}
+
+/// Asks for memory that will be read soon.
+#[inline(always)]
+fn prefetch(bytes: &[u8]) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: the address is within a slice (and asking for any other would not fault).
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = bytes;
 }
 
 /// Makes streamed stores visible to other threads: at the end of each task.

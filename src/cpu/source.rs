@@ -267,6 +267,7 @@ impl Source for SumsOf<'_> {
                     simd,
                     rows,
                     span,
+                    true,
                     #[inline(always)]
                     |k| (gradient.row(k), stats.stats_each(of.grid, all[k], at, len), weights),
                 );
@@ -278,6 +279,7 @@ impl Source for SumsOf<'_> {
                     simd,
                     rows,
                     span,
+                    false,
                     #[inline(always)]
                     |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
                 );
