@@ -7,6 +7,7 @@
 //! 3. the pass over the shard with the sums of all ([`gpu::Norm::forward_train_with`], ...).
 //!
 //! [`SyncBatchNorm`] does the three on slices. Moments travel as (count, mean as a pair, m2), never as `1/std`.
+//! Layers whose inputs do not depend on each other share an exchange: [`forward_train_together`].
 //!
 //! # The data-parallel recipe
 //!
@@ -24,8 +25,13 @@ mod exchange;
 mod layer;
 mod local;
 mod running;
+mod together;
+mod watchdog;
 
-pub use exchange::{Communicator, all_reduce};
+pub use exchange::{Communicator, Exchange, all_reduce};
+/// Awaits several futures together: drives several members on one thread.
+pub use futures_util::future::join_all;
 pub use layer::{SyncBatchNorm, convert, revert};
 pub use local::{LocalGroup, LocalMember};
 pub use running::{average_running, merge_running};
+pub use together::{BackwardPart, ForwardPart, backward_together, forward_train_together};
