@@ -3,6 +3,7 @@
 use super::forward::Stat;
 use super::grid::Grid;
 use crate::error::Error;
+use crate::op::Fusion;
 use crate::plan::Problem;
 use crate::tensor::DType;
 
@@ -20,6 +21,11 @@ pub struct Saved {
 impl Saved {
     pub(super) fn new(layer: u64, problem: Problem, grid: Grid, stats: Vec<Stat>) -> Saved {
         Saved { layer, problem, grid, stats }
+    }
+
+    /// What the forward pass fused.
+    pub(crate) fn fusion(&self) -> Fusion {
+        self.problem.fusion
     }
 
     /// The same statistics for tensors of other types.

@@ -50,6 +50,16 @@ pub struct Statistic {
 #[must_use = "the backward pass needs it; drop it only if there is none"]
 pub struct Saved(pub(super) Kept);
 
+impl Saved {
+    /// What the forward pass fused.
+    pub(crate) fn fusion(&self) -> Fusion {
+        match &self.0 {
+            Kept::Cpu(saved) => saved.fusion(),
+            Kept::Gpu(saved) => saved.fusion(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Kept {
     Cpu(cpu::Saved),

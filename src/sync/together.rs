@@ -6,7 +6,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::host::{Output, OutputGradients, Saved};
 use crate::moments::Moments;
-use crate::op::{Commit, Fusion, Gradients};
+use crate::op::{Commit, Fusion, Gradients, Residual};
 use crate::tensor::TensorDescriptor;
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -59,7 +59,8 @@ pub async fn forward_train_together<I: Element, O: Element>(
     let group = first.layer.group.clone();
     let local = parts.iter().map(|p| p.layer.norm.local_moments(p.tensor, p.fusion, p.x, p.residual));
     let local = join_all(local).await.into_iter().collect();
-    let local = one_group(parts.iter().map(|p| &*p.layer)).and(local);
+    let local =
+        one_group(parts.iter().map(|p| &*p.layer)).and(parts.iter().try_for_each(ForwardPart::check)).and(local);
     let merged = all_reduce(&*group, I::DTYPE, local).await?;
     for (part, moments) in parts.iter().zip(&merged) {
         if let Some(&Moments { count: 1, .. }) = moments.first() {
@@ -82,7 +83,7 @@ pub async fn backward_together<I: Element, O: Element>(
     let group = first.layer.group.clone();
     let local = parts.iter().map(|p| p.layer.norm.local_gradient_sums(p.tensor, &p.saved, p.x, p.residual, p.dy));
     let local: Result<Vec<_>, Error> = join_all(local).await.into_iter().collect();
-    let local = one_group(parts.iter().map(|p| p.layer)).and(local);
+    let local = one_group(parts.iter().map(|p| p.layer)).and(parts.iter().try_for_each(|p| p.check(wanted))).and(local);
     let (sums, affine): (Result<Vec<_>, Error>, Vec<_>) = match local {
         Ok(local) => {
             let (sums, affine) = local.into_iter().unzip();
@@ -100,6 +101,37 @@ pub async fn backward_together<I: Element, O: Element>(
         Ok(gradients)
     });
     join_all(passes).await.into_iter().collect()
+}
+
+impl<I> ForwardPart<'_, I> {
+    /// What the last step would find wrong and the first step does not need: nobody may go ahead without the others.
+    fn check(&self) -> Result<(), Error> {
+        match (self.fusion.residual != Residual::None, self.residual.is_some()) {
+            (true, false) => Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" }),
+            (false, true) => {
+                Err(Error::Unexpected { name: "residual", reason: "the call's Fusion has Residual::None" })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<I: Element, O> BackwardPart<'_, I, O> {
+    /// As [`ForwardPart::check`].
+    fn check(&self, wanted: Gradients) -> Result<(), Error> {
+        let residual = self.saved.fusion().residual;
+        let unexpected = |name, reason| Err(Error::Unexpected { name, reason });
+        match self.dsum {
+            Some(_) if residual != Residual::Before => return unexpected("dsum", "the forward pass wrote no sum"),
+            Some(_) if !wanted.dx => return unexpected("dsum", "dx, which it is added to, is not wanted"),
+            _ => {}
+        }
+        if wanted.dresidual && residual != Residual::After {
+            return unexpected("dresidual", "the forward pass did not add one after the norm");
+        }
+        let (expected, actual) = (self.x.len() as u64, self.dsum.map_or(self.x.len(), <[I]>::len) as u64);
+        if expected == actual { Ok(()) } else { Err(Error::Length { name: "dsum", expected, actual }) }
+    }
 }
 
 fn one_group<'a>(mut layers: impl Iterator<Item = &'a SyncBatchNorm>) -> Result<(), Error> {
