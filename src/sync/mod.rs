@@ -24,8 +24,12 @@
 mod exchange;
 mod layer;
 mod local;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod running;
 mod together;
+#[cfg(feature = "mpi")]
+mod transfer;
 mod watchdog;
 
 pub use exchange::{Communicator, Exchange, all_reduce};
@@ -33,5 +37,7 @@ pub use exchange::{Communicator, Exchange, all_reduce};
 pub use futures_util::future::join_all;
 pub use layer::{SyncBatchNorm, convert, revert};
 pub use local::{LocalGroup, LocalMember};
+#[cfg(feature = "mpi")]
+pub use mpi::MpiGroup;
 pub use running::{average_running, merge_running};
 pub use together::{BackwardPart, ForwardPart, backward_together, forward_train_together};
