@@ -45,6 +45,7 @@ pub struct Skipped {
 }
 
 /// An adapter that has not been opened.
+#[derive(Clone)]
 pub struct Found {
     pub name: String,
     pub info: wgpu::AdapterInfo,
