@@ -9,6 +9,9 @@
 //! [`SyncBatchNorm`] does the three on slices. Moments travel as (count, mean as a pair, m2), never as `1/std`.
 //! Layers whose inputs do not depend on each other share an exchange: [`forward_train_together`].
 //!
+//! Groups are the devices and CPU workers of a process ([`LocalGroup`]), the ranks of an MPI communicator (`MpiGroup`,
+//! with feature `mpi`), or whatever else implements [`Communicator`].
+//!
 //! # The data-parallel recipe
 //!
 //! Each member holds a copy of the network and a shard of the batch. Forward and backward of every batch norm
