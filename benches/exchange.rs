@@ -8,7 +8,7 @@ use pollster::block_on;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wgpu_norm::host::{Backend, Norm};
+use wgpu_norm::host::{Backend, Backward, Norm};
 use wgpu_norm::sync::{Communicator, ForwardPart, LocalGroup, SyncBatchNorm, all_reduce, join_all};
 use wgpu_norm::sync::{LocalMember, forward_train_together};
 use wgpu_norm::{BatchNormDescriptor, Commit, DType, Error, Fusion, Gradients, Moments, TensorDescriptor};
@@ -54,7 +54,7 @@ macro_rules! step {
         let steps = $layers.iter_mut().map(async |layer| -> Result<(), Error> {
             let forward = layer.forward_train::<f32, f32>($tensor, Fusion::default(), $x, None, Commit::Update);
             let (output, saved) = forward.await?;
-            black_box((output, layer.backward($tensor, saved, $x, None, $x, None, WANTED).await?));
+            black_box((output, layer.backward($tensor, saved, Backward::new($x, $x), WANTED).await?));
             Ok(())
         });
         block_on(join_all(steps)).into_iter().collect::<Result<(), Error>>().expect("a step");

@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use wgpu_norm::host::{Backend, Norm, Output, OutputGradients};
+use wgpu_norm::host::{Backend, Backward, Norm, Output, OutputGradients};
 use wgpu_norm::sync::{LocalGroup, SyncBatchNorm, average_running, join_all, merge_running};
 use wgpu_norm::{BatchNormDescriptor, Commit, Error, Fusion, Gradients, Momentum, Running, State, TensorDescriptor};
 
@@ -77,7 +77,7 @@ async fn train_shard(mut norm: SyncBatchNorm, x: &[f32], dy: &[f32]) -> Result<S
     let shape = [x.len() / CHANNELS, CHANNELS];
     let shard = TensorDescriptor::new(&shape);
     let (output, saved) = norm.forward_train(&shard, Fusion::default(), x, None, Commit::Update).await?;
-    let gradients = norm.backward(&shard, saved, x, None, dy, None, WANTED).await?;
+    let gradients = norm.backward(&shard, saved, Backward::new(x, dy), WANTED).await?;
     Ok(Step::new(output, gradients, norm.norm().state().await?))
 }
 
@@ -85,7 +85,7 @@ async fn train_shard(mut norm: SyncBatchNorm, x: &[f32], dy: &[f32]) -> Result<S
 async fn train_whole(mut norm: Norm, x: &[f32], dy: &[f32]) -> Result<Step, Error> {
     let batch = TensorDescriptor::new(&[BATCH, CHANNELS]);
     let (output, saved) = norm.forward_train(&batch, Fusion::default(), x, None, Commit::Update).await?;
-    let gradients = norm.backward(&batch, saved, x, None, dy, None, WANTED).await?;
+    let gradients = norm.backward(&batch, saved, Backward::new(x, dy), WANTED).await?;
     Ok(Step::new(output, gradients, norm.state().await?))
 }
 

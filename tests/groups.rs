@@ -14,7 +14,7 @@ mod shards;
 use shards::DRIVES;
 use std::sync::Arc;
 use std::time::Duration;
-use wgpu_norm::host::{Backend, Norm};
+use wgpu_norm::host::{Backend, Backward, Norm};
 use wgpu_norm::sync::{
     BackwardPart, Communicator, ForwardPart, LocalGroup, SyncBatchNorm, all_reduce, backward_together,
     forward_train_together,
@@ -203,16 +203,13 @@ async fn two_layers(
         layer,
         tensor,
         saved,
-        x,
-        residual: None,
-        dy: x.as_slice(),
-        dsum: None,
+        io: Backward::new(x, x),
     });
     if together {
         gradients = backward_together(parts.collect(), WANTED).await?;
     } else {
         for p in parts {
-            gradients.push(p.layer.backward(p.tensor, p.saved, p.x, p.residual, p.dy, p.dsum, WANTED).await?);
+            gradients.push(p.layer.backward(p.tensor, p.saved, p.io, WANTED).await?);
         }
     }
     let mut results = Vec::new();
@@ -269,8 +266,8 @@ fn a_gradient_too_many_is_an_error_on_every_member() {
         let (x, tensor) = ([1.0f32, 2.0, 3.0, 4.0], TensorDescriptor::new(&[1, 4]));
         let forward = layer.forward_train::<f32, f32>(&tensor, Fusion::default(), &x, None, Commit::Update);
         let (_, saved) = forward.await.unwrap();
-        let dsum = wrong.then_some(&x[..]);
-        layer.backward(&tensor, saved, &x, None, &x, dsum, WANTED).await.unwrap_err()
+        let io = Backward { dsum: wrong.then_some(&x[..]), ..Backward::new(&x, &x) };
+        layer.backward(&tensor, saved, io, WANTED).await.unwrap_err()
     });
     for errors in all {
         assert!(matches!(errors[0], Error::MemberFailed { rank: 1 }), "{}", errors[0]);

@@ -4,7 +4,7 @@ use super::exchange::Communicator;
 use super::together::{BackwardPart, ForwardPart, backward_together, forward_train_together};
 use crate::element::Element;
 use crate::error::Error;
-use crate::host::{Norm, Output, OutputGradients, Saved};
+use crate::host::{Backward, Norm, Output, OutputGradients, Saved};
 use crate::norm::NormDescriptor;
 use crate::op::{Commit, Fusion, Gradients};
 use crate::tensor::TensorDescriptor;
@@ -73,18 +73,14 @@ impl SyncBatchNorm {
     }
 
     /// Backward on this member's shard. dweight and dbias are the shard's own: see the module's recipe.
-    #[expect(clippy::too_many_arguments, reason = "as host::Norm::backward")]
     pub async fn backward<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,
         saved: Saved,
-        x: &[I],
-        residual: Option<&[I]>,
-        dy: &[O],
-        dsum: Option<&[I]>,
+        io: Backward<'_, I, O>,
         wanted: Gradients,
     ) -> Result<OutputGradients<I>, Error> {
-        let part = BackwardPart { layer: self, tensor, saved, x, residual, dy, dsum };
+        let part = BackwardPart { layer: self, tensor, saved, io };
         only(backward_together(vec![part], wanted).await?)
     }
 }

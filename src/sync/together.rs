@@ -4,7 +4,7 @@ use super::exchange::all_reduce;
 use super::layer::SyncBatchNorm;
 use crate::element::Element;
 use crate::error::Error;
-use crate::host::{Output, OutputGradients, Saved};
+use crate::host::{Backward, Output, OutputGradients, Saved};
 use crate::moments::Moments;
 use crate::op::{Commit, Fusion, Gradients, Residual};
 use crate::tensor::TensorDescriptor;
@@ -35,14 +35,8 @@ pub struct BackwardPart<'a, I, O> {
     pub tensor: &'a TensorDescriptor<'a>,
     /// What the forward pass returned.
     pub saved: Saved,
-    /// As in the forward pass, or its sum.
-    pub x: &'a [I],
-    /// As in the forward pass.
-    pub residual: Option<&'a [I]>,
-    /// Gradient of y.
-    pub dy: &'a [O],
-    /// Gradient of the sum's other uses.
-    pub dsum: Option<&'a [I]>,
+    /// What the pass reads.
+    pub io: Backward<'a, I, O>,
 }
 
 /// [`SyncBatchNorm::forward_train`] of layers whose inputs do not depend on each other (the branches of a block,
@@ -81,7 +75,7 @@ pub async fn backward_together<I: Element, O: Element>(
 ) -> Result<Vec<OutputGradients<I>>, Error> {
     let Some(first) = parts.first() else { return Ok(Vec::new()) };
     let group = first.layer.group.clone();
-    let local = parts.iter().map(|p| p.layer.norm.local_gradient_sums(p.tensor, &p.saved, p.x, p.residual, p.dy));
+    let local = parts.iter().map(|p| p.layer.norm.local_gradient_sums(p.tensor, &p.saved, p.io));
     let local: Result<Vec<_>, Error> = join_all(local).await.into_iter().collect();
     let local = one_group(parts.iter().map(|p| p.layer)).and(parts.iter().try_for_each(|p| p.check(wanted))).and(local);
     let (sums, affine): (Result<Vec<_>, Error>, Vec<_>) = match local {
@@ -93,8 +87,8 @@ pub async fn backward_together<I: Element, O: Element>(
     };
     let merged = all_reduce(&*group, I::DTYPE, sums).await?;
     let passes = parts.into_iter().zip(&merged).zip(affine).map(async |((p, sums), (dweight, dbias))| {
-        let BackwardPart { layer, tensor, saved, x, residual, dy, dsum } = p;
-        let mut gradients = layer.norm.backward_with(tensor, saved, x, residual, dy, dsum, wanted, sums).await?;
+        let BackwardPart { layer, tensor, saved, io } = p;
+        let mut gradients = layer.norm.backward_with(tensor, saved, io, wanted, sums).await?;
         if wanted.affine {
             (gradients.dweight, gradients.dbias) = (dweight, dbias);
         }
@@ -121,7 +115,7 @@ impl<I: Element, O> BackwardPart<'_, I, O> {
     fn check(&self, wanted: Gradients) -> Result<(), Error> {
         let residual = self.saved.fusion().residual;
         let unexpected = |name, reason| Err(Error::Unexpected { name, reason });
-        match self.dsum {
+        match self.io.dsum {
             Some(_) if residual != Residual::Before => return unexpected("dsum", "the forward pass wrote no sum"),
             Some(_) if !wanted.dx => return unexpected("dsum", "dx, which it is added to, is not wanted"),
             _ => {}
@@ -129,7 +123,8 @@ impl<I: Element, O> BackwardPart<'_, I, O> {
         if wanted.dresidual && residual != Residual::After {
             return unexpected("dresidual", "the forward pass did not add one after the norm");
         }
-        let (expected, actual) = (self.x.len() as u64, self.dsum.map_or(self.x.len(), <[I]>::len) as u64);
+        let len = self.io.x.len();
+        let (expected, actual) = (len as u64, self.io.dsum.map_or(len, <[I]>::len) as u64);
         if expected == actual { Ok(()) } else { Err(Error::Length { name: "dsum", expected, actual }) }
     }
 }

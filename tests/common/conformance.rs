@@ -181,8 +181,10 @@ async fn on_layer<T: Element>(mut layer: Layer, case: &Case, rows: Option<Range<
             computed.var = statistics.iter().map(|s| s.var).collect();
         }
         if let Some(dy) = &step.dy {
+            let dy: Vec<T> = typed(&dy[part]);
+            let io = host::Backward { residual, ..host::Backward::new(&x, &dy) };
             let wanted = Gradients { dx: true, dresidual: residual.is_some(), affine: true };
-            let gradients = layer.backward::<T>(&tensor, saved, &x, residual, &typed(&dy[part]), wanted).await?;
+            let gradients = layer.backward::<T>(&tensor, saved, io, wanted).await?;
             computed.dx = gradients.dx.as_deref().map(untyped);
             computed.dresidual = gradients.dresidual.as_deref().map(untyped);
             computed.dweight = gradients.dweight.as_deref().map(wide);

@@ -4,7 +4,7 @@
 use super::conformance::{Computed, Step, state};
 use super::golden::Case;
 use std::sync::Arc;
-use wgpu_norm::host::{Backend, Norm, Output, OutputGradients, Saved};
+use wgpu_norm::host::{Backend, Backward, Norm, Output, OutputGradients, Saved};
 use wgpu_norm::sync::{LocalMember, SyncBatchNorm};
 use wgpu_norm::{Commit, Element, Error, Fusion, Gradients, TensorDescriptor};
 
@@ -48,14 +48,12 @@ impl Layer {
         &self,
         tensor: &TensorDescriptor<'_>,
         saved: Saved,
-        x: &[T],
-        residual: Option<&[T]>,
-        dy: &[T],
+        io: Backward<'_, T, T>,
         wanted: Gradients,
     ) -> Result<OutputGradients<T>, Error> {
         match self {
-            Layer::Alone(norm) => norm.backward(tensor, saved, x, residual, dy, None, wanted).await,
-            Layer::Member(norm) => norm.backward(tensor, saved, x, residual, dy, None, wanted).await,
+            Layer::Alone(norm) => norm.backward(tensor, saved, io, wanted).await,
+            Layer::Member(norm) => norm.backward(tensor, saved, io, wanted).await,
         }
     }
 }

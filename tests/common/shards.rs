@@ -8,7 +8,7 @@ use std::time::Duration;
 use wgpu_norm::sync::{Communicator, LocalGroup, SyncBatchNorm, join_all};
 use wgpu_norm::{
     Commit, DType, Element, Error, Gradients, Residual, State, TensorDescriptor,
-    host::{Backend, Norm},
+    host::{Backend, Backward, Norm},
 };
 
 /// Rows of the batch for each member.
@@ -137,17 +137,14 @@ async fn member_step<T: Element>(
     let (output, saved) =
         norm.forward_train::<T, T>(&tensor, case.fusion, &x, residual.as_deref(), Commit::Update).await?;
     let statistics = norm.norm().statistics(&saved).await?;
-    let gradients = norm
-        .backward(
-            &tensor,
-            saved,
-            output.sum.as_ref().unwrap_or(&x),
-            residual.as_deref().filter(|_| after),
-            &dy,
-            dsum.as_deref(),
-            Gradients { dx: true, dresidual: after, affine: true },
-        )
-        .await?;
+    let io = Backward {
+        x: output.sum.as_ref().unwrap_or(&x),
+        residual: residual.as_deref().filter(|_| after),
+        dy: &dy,
+        dsum: dsum.as_deref(),
+    };
+    let wanted = Gradients { dx: true, dresidual: after, affine: true };
+    let gradients = norm.backward(&tensor, saved, io, wanted).await?;
     Ok(Results {
         y: untyped(&output.y),
         sum: output.sum.as_deref().map(untyped),
