@@ -26,8 +26,13 @@ fn main() -> ExitCode {
         scenarios::run(&scenario);
         return ExitCode::SUCCESS;
     }
+    // As the usual harness: part of a name picks tests.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let mut failed = 0;
     for (scenario, succeeds) in scenarios::ALL {
+        if !wanted.is_empty() && !wanted.iter().any(|part| scenario.contains(part)) {
+            continue;
+        }
         let result = start(scenario).and_then(|success| match success == succeeds {
             true => Ok(()),
             false => Err(format!("mpirun ended with {}", if success { "success" } else { "failure" })),
