@@ -69,18 +69,17 @@ pub async fn all_reduce<S: Sum>(
         return Err(Error::MemberFailed { rank });
     }
     agree(&heads)?;
-    let payloads: Vec<&[u8]> = messages.iter().map(|m| m.get(head.len() * 4..).unwrap_or(&[])).collect();
-    let mut at = 0;
-    let merged = local.iter().map(|layer| {
-        let bytes = size_of_val(layer.as_slice());
-        let shards: Vec<Vec<S>> =
-            payloads.iter().map(|p| bytemuck::pod_collect_to_vec(p.get(at..at + bytes).unwrap_or(&[]))).collect();
-        at += bytes;
-        (0..layer.len())
-            .map(|c| merge_shards(&shards.iter().filter_map(|s| s.get(c).copied()).collect::<Vec<S>>()))
-            .collect()
-    });
-    Ok(merged.collect())
+    // Behind the head come all layers' channels, one after the other.
+    let payload = |message: &Vec<u8>| bytemuck::pod_collect_to_vec(message.get(head.len() * 4..).unwrap_or(&[]));
+    let shards: Vec<Vec<S>> = messages.iter().map(payload).collect();
+    let mut column = Vec::with_capacity(shards.len());
+    let mut channels = 0..;
+    let mut merge = |c: usize| {
+        column.clear();
+        column.extend(shards.iter().filter_map(|shard| shard.get(c)));
+        merge_shards(&column)
+    };
+    Ok(local.iter().map(|layer| channels.by_ref().take(layer.len()).map(&mut merge).collect()).collect())
 }
 
 fn words(message: &[u8], len: usize) -> Vec<u32> {

@@ -40,7 +40,7 @@ pub struct BackwardPart<'a, I, O> {
 }
 
 /// [`SyncBatchNorm::forward_train`] of layers whose inputs do not depend on each other (the branches of a block,
-/// several towers) in one exchange, which costs hardly more than that of a single layer.
+/// several towers) in one exchange: the group waits for its slowest member once, not once a layer.
 ///
 /// All members pass the same layers in the same order. Results are those of calls one by one, bit for bit, and in
 /// the order of `parts`. An error in one layer is an error of the call: no layer's running statistics change.
