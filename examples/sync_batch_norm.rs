@@ -11,11 +11,9 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use wgpu_norm::host::{Backend, Norm, Output, OutputGradients};
-use wgpu_norm::sync::{LocalGroup, SyncBatchNorm, average_running, merge_running};
-use wgpu_norm::{
-    BatchNormDescriptor, Commit, Error, Fusion, Gradients, Momentum, NormDescriptor, Running, State, TensorDescriptor,
-};
+use wgpu_norm::host::{Backend, Backward, Norm, Output, OutputGradients};
+use wgpu_norm::sync::{LocalGroup, SyncBatchNorm, average_running, join_all, merge_running};
+use wgpu_norm::{BatchNormDescriptor, Commit, Error, Fusion, Gradients, Momentum, Running, State, TensorDescriptor};
 
 const USAGE: &str = "\
 Trains one step of a batch norm on a group of all devices here, and compares with one device.
@@ -79,7 +77,7 @@ async fn train_shard(mut norm: SyncBatchNorm, x: &[f32], dy: &[f32]) -> Result<S
     let shape = [x.len() / CHANNELS, CHANNELS];
     let shard = TensorDescriptor::new(&shape);
     let (output, saved) = norm.forward_train(&shard, Fusion::default(), x, None, Commit::Update).await?;
-    let gradients = norm.backward(&shard, saved, x, None, dy, None, WANTED).await?;
+    let gradients = norm.backward(&shard, saved, Backward::new(x, dy), WANTED).await?;
     Ok(Step::new(output, gradients, norm.norm().state().await?))
 }
 
@@ -87,11 +85,11 @@ async fn train_shard(mut norm: SyncBatchNorm, x: &[f32], dy: &[f32]) -> Result<S
 async fn train_whole(mut norm: Norm, x: &[f32], dy: &[f32]) -> Result<Step, Error> {
     let batch = TensorDescriptor::new(&[BATCH, CHANNELS]);
     let (output, saved) = norm.forward_train(&batch, Fusion::default(), x, None, Commit::Update).await?;
-    let gradients = norm.backward(&batch, saved, x, None, dy, None, WANTED).await?;
+    let gradients = norm.backward(&batch, saved, Backward::new(x, dy), WANTED).await?;
     Ok(Step::new(output, gradients, norm.state().await?))
 }
 
-/// Each shard on its own device and its own thread.
+/// Each shard on its own device. This thread drives them all; they compute at the same time.
 fn train_sharded(
     devices: &[Backend],
     sizes: &[usize],
@@ -99,25 +97,17 @@ fn train_sharded(
     x: &[f32],
     dy: &[f32],
 ) -> Result<Vec<Step>, String> {
-    let descriptor = NormDescriptor::from(BatchNormDescriptor::new(CHANNELS));
-    let results: Vec<Result<Step, String>> = std::thread::scope(|scope| {
-        let mut start = 0;
-        let mut threads = Vec::new();
-        for ((member, device), rows) in LocalGroup::members(devices.len(), WAIT).into_iter().zip(devices).zip(sizes) {
-            let shard = start * CHANNELS..(start + rows) * CHANNELS;
-            start += rows;
-            let (descriptor, x, dy) = (descriptor.clone(), &x[shard.clone()], &dy[shard]);
-            threads.push(scope.spawn(move || {
-                let norm = Norm::with_state(device, descriptor, state.clone())?;
-                pollster::block_on(train_shard(SyncBatchNorm::new(norm, Arc::new(member))?, x, dy))
-            }));
-        }
-        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Step, Error>>| match thread.join() {
-            Ok(result) => result.map_err(|e| e.to_string()),
-            Err(_) => Err("its thread panicked".into()),
-        };
-        threads.into_iter().map(join).collect()
-    });
+    let mut start = 0;
+    let mut steps = Vec::new();
+    for ((member, device), rows) in LocalGroup::members(devices.len(), WAIT).into_iter().zip(devices).zip(sizes) {
+        let shard = start * CHANNELS..(start + rows) * CHANNELS;
+        start += rows;
+        let norm = Norm::with_state(device, BatchNormDescriptor::new(CHANNELS), state.clone())
+            .and_then(|norm| SyncBatchNorm::new(norm, Arc::new(member)))
+            .map_err(|e| e.to_string())?;
+        steps.push(train_shard(norm, &x[shard.clone()], &dy[shard]));
+    }
+    let results = pollster::block_on(join_all(steps));
     let failures: Vec<String> = results
         .iter()
         .enumerate()

@@ -22,6 +22,8 @@ pub use element::Element;
 pub use error::Error;
 pub use half;
 pub use moments::Moments;
+#[cfg(feature = "mpi")]
+pub use mpi;
 pub use norm::*;
 pub use op::*;
 pub use profile::Profile;

@@ -10,6 +10,8 @@ mod cases;
 mod conformance;
 #[path = "common/golden.rs"]
 mod golden;
+#[path = "common/member.rs"]
+mod member;
 #[path = "../examples/conformance/report.rs"]
 mod report;
 
@@ -76,6 +78,25 @@ fn a_backend_that_agrees_is_status_0() {
     let first = &backend["cases"][0];
     assert_eq!((&first["name"], &first["checks"][0]["tensor"]), (&"article_bn1d_32x16".into(), &"y".into()));
     assert!(first["checks"][0]["error"].as_f64().unwrap() < 1e-9);
+}
+
+/// The sharded cases, on a group of everything that is here; and on CPU workers.
+#[test]
+fn sharded_cases_run_as_groups() {
+    let sharded = golden::load(FILE.as_ref()).unwrap().iter().filter(|case| !case.shard_sizes.is_empty()).count();
+    assert!(sharded > 0);
+    let found = !adapters::enumerate().0.is_empty();
+    if found {
+        let (status, out, _) = run(&[FILE, "--verbose", "--backend", "mixed"]);
+        assert_eq!(status, 0, "{out}");
+        assert!(out.starts_with(&format!("mixed: {sharded} passed, 0 failed, 0 skipped\n")), "{out}");
+        assert!(out.contains("passed sync_bn2d_uneven (as a group of 3): worst is "), "{out}");
+    } else {
+        adapters::say(format_args!("skipped: no adapter is here for a mixed group"));
+    }
+    let (status, out, _) = run(&[FILE, "--verbose", "--backend", "cpu"]);
+    assert_eq!(status, 0, "{out}");
+    assert!(out.contains("passed sync_bn2d_uneven (as a group of 3): worst is "), "{out}");
 }
 
 /// A value that is off in one tensor fails one case, and only that.

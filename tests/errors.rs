@@ -465,7 +465,10 @@ fn slices() {
             ($forward:expr, $tensor:expr, $x:expr, $residual:expr, $dy:expr, $dsum:expr, $wanted:expr) => {{
                 let residual = ($forward.residual != Residual::None).then_some(&x[..]);
                 let saved = train!(tensor, $forward, &x, residual).unwrap().1;
-                norm.backward(&$tensor, saved, $x, $residual, $dy, $dsum, $wanted).await
+                {
+                    let io = host::Backward { x: $x, residual: $residual, dy: $dy, dsum: $dsum };
+                    norm.backward(&$tensor, saved, io, $wanted).await
+                }
             }};
         }
         let result = backward!(PLAIN, tensor, &short, None, &x, None, all);
@@ -492,11 +495,11 @@ fn slices() {
 
         let mut other = host::Norm::new(backend, BatchNormDescriptor::new(4)).unwrap();
         let passed = other.forward_train::<f32, f32>(&tensor, PLAIN, &x, None, Commit::Skip).await;
-        let result = norm.backward(&tensor, passed.unwrap().1, &x, None, &x, None, all).await;
+        let result = norm.backward(&tensor, passed.unwrap().1, host::Backward::new(&x, &x), all).await;
         fails!(result, Error::Foreign { .. }, ["another layer"]);
         let mut other = host::Norm::new(&host::Backend::Cpu, BatchNormDescriptor::new(4)).unwrap();
         let passed = other.forward_train::<f32, f32>(&tensor, PLAIN, &x, None, Commit::Skip).await;
-        let result = norm.backward(&tensor, passed.unwrap().1, &x, None, &x, None, all).await;
+        let result = norm.backward(&tensor, passed.unwrap().1, host::Backward::new(&x, &x), all).await;
         fails!(result, Error::Foreign { .. }, ["another"]);
     }
     pollster::block_on(check(&host::Backend::Cpu));

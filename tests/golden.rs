@@ -10,6 +10,8 @@ mod cases;
 mod conformance;
 #[path = "common/golden.rs"]
 mod golden;
+#[path = "common/member.rs"]
+mod member;
 
 use conformance::Implementation;
 use golden::Case;
@@ -53,15 +55,25 @@ fn reference() {
 
 #[test]
 fn cpu() {
-    check("cpu", Implementation::Backend(&Backend::Cpu));
+    check("cpu", Implementation::Backends(&[Backend::Cpu]));
 }
 
 #[test]
 fn gpu() {
     for (gpu, backend) in backends::gpus() {
         let _turn = gpu.turn();
-        check(&gpu.name, Implementation::Backend(backend));
+        let another = pollster::block_on(Backend::open(&gpu.adapter)).expect("an adapter opens twice");
+        check(&gpu.name, Implementation::Backends(&[backend.clone(), another]));
     }
+}
+
+/// Groups of everything that is here. Cases without `shard_sizes` run on the first alone.
+#[test]
+fn mixed() {
+    let gpus: Vec<_> = backends::gpus().collect();
+    let _turns: Vec<_> = gpus.iter().map(|(gpu, _)| gpu.turn()).collect();
+    let all: Vec<Backend> = [Backend::Cpu].into_iter().chain(gpus.iter().map(|(_, b)| (*b).clone())).collect();
+    check("mixed", Implementation::Backends(&all));
 }
 
 /// A comparison that cannot fail is worth nothing: every expected tensor is spoiled in turn.

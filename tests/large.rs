@@ -6,7 +6,7 @@ mod adapters;
 use adapters::Gpu;
 use wgpu_norm::{
     BatchNormDescriptor, Commit, Format, Fusion, Gradients, TensorDescriptor,
-    host::{Backend, Norm, Output, OutputGradients},
+    host::{self, Backend, Norm, Output, OutputGradients},
 };
 
 const SHAPE: [usize; 4] = [64, 256, 56, 56];
@@ -30,7 +30,7 @@ fn step(backend: &Backend, format: Format, x: &[f32], dy: &[f32]) -> (Output<f32
         let mut norm = Norm::new(backend, BatchNormDescriptor::new(SHAPE[1])).unwrap();
         let (output, saved) =
             norm.forward_train::<f32, f32>(&tensor, Fusion::default(), x, None, Commit::Update).await.unwrap();
-        let gradients = norm.backward::<f32, f32>(&tensor, saved, x, None, dy, None, wanted).await.unwrap();
+        let gradients = norm.backward(&tensor, saved, host::Backward::new(x, dy), wanted).await.unwrap();
         (output, gradients)
     })
 }

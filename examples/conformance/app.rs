@@ -18,10 +18,13 @@ Runs every case of a golden file on this machine's backends and compares with wh
 
 Usage: conformance FILE.safetensors [--backend NAME]... [--verbose] [--json OUT]
 
-    --backend NAME  reference, cpu, or an adapter's name; may be given again. Without it: all there are.
+    --backend NAME  reference, cpu, an adapter's name, or mixed; may be given again. Without it: all there are.
     --verbose       a line for every case, with its worst error
     --json OUT      writes every error and tolerance to OUT
     --help          this
+
+Cases with shard sizes run as groups: of CPU workers, of devices of the adapter, or, as \"mixed\", of all adapters
+and the CPU together. The reference takes the whole batch.
 
 The file's format: tests/data/generate_pytorch_golden.py. Errors are relative to max(1, largest |expected|).
 Tolerances: 5e-7 on the CPU and 1e-6 on a GPU for y, dx, dresidual, statistics and running statistics, four
@@ -79,6 +82,8 @@ enum Candidate {
     Reference,
     Cpu,
     Adapter(Box<Found>),
+    /// All adapters and the CPU in one group.
+    Mixed(Vec<Found>),
 }
 
 impl Candidate {
@@ -87,14 +92,20 @@ impl Candidate {
             Candidate::Reference => "reference",
             Candidate::Cpu => "cpu",
             Candidate::Adapter(found) => &found.name,
+            Candidate::Mixed(_) => "mixed",
         }
+    }
+
+    fn takes(&self, case: &Case) -> bool {
+        !matches!(self, Candidate::Mixed(_)) || !case.shard_sizes.is_empty()
     }
 }
 
 fn candidates(wanted: &[String], err: &mut impl Write) -> Result<Vec<Candidate>, String> {
     let (found, skipped) = adapters::enumerate();
     let mut all = vec![Candidate::Reference, Candidate::Cpu];
-    all.extend(found.into_iter().map(Box::new).map(Candidate::Adapter));
+    let mixed = (!found.is_empty()).then(|| Candidate::Mixed(found.clone()));
+    all.extend(found.into_iter().map(Box::new).map(Candidate::Adapter).chain(mixed));
     let names: Vec<String> = all.iter().map(|candidate| candidate.name().to_string()).collect();
     if wanted.is_empty() {
         for skipped in &skipped {
@@ -115,7 +126,8 @@ fn verify(args: &Args, out: &mut impl Write, err: &mut impl Write) -> Result<boo
     let cases = golden::load(&args.file)?;
     let candidates = candidates(&args.backends, err)?;
     // Draws on stderr, and only if that is a terminal.
-    let progress = ProgressBar::new((cases.len() * candidates.len()) as u64);
+    let runs = candidates.iter().map(|candidate| cases.iter().filter(|case| candidate.takes(case)).count());
+    let progress = ProgressBar::new(runs.sum::<usize>() as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
         progress.set_style(style);
     }
@@ -134,42 +146,63 @@ fn verify(args: &Args, out: &mut impl Write, err: &mut impl Write) -> Result<boo
 }
 
 fn run_cases<'a>(candidate: &Candidate, cases: &'a [Case], progress: &ProgressBar) -> Report<'a> {
-    let complaints: Arc<Mutex<Vec<String>>> = Arc::default();
-    let mut backend = None;
-    let mut unavailable = None;
-    let device = match candidate {
-        Candidate::Reference => "scalar, f64".into(),
-        Candidate::Cpu => backend.insert(Backend::Cpu).name(),
-        Candidate::Adapter(found) => match found.open(wgpu_norm::wgpu::Features::empty()) {
-            Err(skipped) => {
-                unavailable = Some(skipped.reason);
-                found.info.name.clone()
-            }
-            Ok(gpu) => {
-                // A driver that refuses something is a result, not the end of the program.
-                let complaints = complaints.clone();
-                gpu.device.on_uncaptured_error(Arc::new(move |error| {
-                    complaints.lock().unwrap_or_else(PoisonError::into_inner).push(error.to_string());
-                }));
-                match Backend::from_device(&gpu.device, &gpu.queue) {
-                    Ok(opened) => backend = Some(opened),
-                    Err(error) => unavailable = Some(error.to_string()),
-                }
-                gpu.to_string()
-            }
-        },
-    };
-    let outcomes = cases.iter().map(|case| {
+    let complaints: Complaints = Arc::default();
+    let opened = open(candidate, cases, &complaints);
+    let device = opened.as_ref().map_or(String::new(), |opened| opened.device.clone());
+    let outcomes = cases.iter().filter(|case| candidate.takes(case)).map(|case| {
         progress.set_message(format!("{}: {}", candidate.name(), case.name));
-        let outcome = match (&unavailable, &backend) {
-            (Some(reason), _) => Outcome::Skipped(reason.clone()),
-            (None, Some(backend)) => run_case(Implementation::Backend(backend), case, &complaints),
-            (None, None) => run_case(Implementation::Reference, case, &complaints),
+        let outcome = match &opened {
+            Err(reason) => Outcome::Skipped(reason.clone()),
+            Ok(Opened { backends, .. }) if backends.is_empty() => {
+                run_case(Implementation::Reference, case, &complaints)
+            }
+            Ok(Opened { backends, .. }) => run_case(Implementation::Backends(backends), case, &complaints),
         };
         progress.inc(1);
         (case, outcome)
     });
-    Report { name: candidate.name().into(), device, outcomes: outcomes.collect() }
+    let groups = !matches!(candidate, Candidate::Reference);
+    Report { name: candidate.name().into(), device, groups, outcomes: outcomes.collect() }
+}
+
+/// What drivers refused.
+type Complaints = Arc<Mutex<Vec<String>>>;
+
+struct Opened {
+    device: String,
+    /// None: the reference.
+    backends: Vec<Backend>,
+}
+
+/// Opens what a candidate needs, or tells why that cannot be.
+fn open(candidate: &Candidate, cases: &[Case], complaints: &Complaints) -> Result<Opened, String> {
+    match candidate {
+        Candidate::Reference => Ok(Opened { device: "scalar, f64".into(), backends: Vec::new() }),
+        Candidate::Cpu => Ok(Opened { device: Backend::Cpu.name(), backends: vec![Backend::Cpu] }),
+        Candidate::Adapter(found) => {
+            let members = cases.iter().map(|case| case.shard_sizes.len()).max().unwrap_or(0).max(1);
+            let opened: Vec<_> = (0..members).map(|_| device(found, complaints)).collect::<Result<_, _>>()?;
+            let device = opened.first().map_or(String::new(), |(device, _)| device.clone());
+            Ok(Opened { device, backends: opened.into_iter().map(|(_, backend)| backend).collect() })
+        }
+        Candidate::Mixed(all) => {
+            // One that does not open says so under its own name.
+            let opened = all.iter().filter_map(|found| device(found, complaints).ok());
+            let (devices, backends): (Vec<_>, Vec<_>) = opened.chain([(Backend::Cpu.name(), Backend::Cpu)]).unzip();
+            Ok(Opened { device: devices.join(", "), backends })
+        }
+    }
+}
+
+fn device(found: &Found, complaints: &Complaints) -> Result<(String, Backend), String> {
+    let gpu = found.open(wgpu_norm::wgpu::Features::empty()).map_err(|skipped| skipped.reason)?;
+    // A driver that refuses something is a result, not the end of the program.
+    let complaints = complaints.clone();
+    gpu.device.on_uncaptured_error(Arc::new(move |error| {
+        complaints.lock().unwrap_or_else(PoisonError::into_inner).push(error.to_string());
+    }));
+    let backend = Backend::from_device(&gpu.device, &gpu.queue).map_err(|error| error.to_string())?;
+    Ok((gpu.to_string(), backend))
 }
 
 fn run_case(implementation: Implementation, case: &Case, complaints: &Mutex<Vec<String>>) -> Outcome {

@@ -9,6 +9,8 @@ mod cases;
 mod conformance;
 #[path = "../../tests/common/golden.rs"]
 mod golden;
+#[path = "../../tests/common/member.rs"]
+mod member;
 mod report;
 
 use std::process::ExitCode;

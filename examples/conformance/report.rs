@@ -1,7 +1,6 @@
 //! What happened to each case of a backend, as lines and as JSON.
 
 use super::cases::Check;
-use super::conformance::remark;
 use super::golden::Case;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -17,6 +16,8 @@ pub enum Outcome {
 pub struct Report<'a> {
     pub name: String,
     pub device: String,
+    /// Whether cases with `shard_sizes` ran as groups.
+    pub groups: bool,
     pub outcomes: Vec<(&'a Case, Outcome)>,
 }
 
@@ -33,6 +34,15 @@ impl Outcome {
 impl Report<'_> {
     fn count(&self, status: &str) -> usize {
         self.outcomes.iter().filter(|(_, outcome)| outcome.status() == status).count()
+    }
+
+    /// How a case with `shard_sizes` ran.
+    fn remark(&self, case: &Case) -> Option<String> {
+        match case.shard_sizes.len() {
+            0 => None,
+            members if self.groups => Some(format!("as a group of {members}")),
+            _ => Some("as one whole batch".into()),
+        }
     }
 
     pub fn failed(&self) -> usize {
@@ -56,7 +66,7 @@ impl Report<'_> {
                     }
                     let worst = checks.iter().max_by(|a, b| share(a).total_cmp(&share(b)));
                     if let (true, "passed", Some(worst)) = (verbose, outcome.status(), worst) {
-                        let remark = remark(case).map(|remark| format!(" ({remark})")).unwrap_or_default();
+                        let remark = self.remark(case).map(|remark| format!(" ({remark})")).unwrap_or_default();
                         writeln!(out, "  passed {name}{remark}: worst is {worst}")?;
                     }
                 }
@@ -78,13 +88,13 @@ pub fn json(file: &Path, reports: &[Report]) -> Value {
         let Check { what, error, tolerance } = check;
         json!({"tensor": what, "error": error, "tolerance": tolerance, "passed": check.passes()})
     };
-    let case = |(case, outcome): &(&Case, Outcome)| {
+    let case = |report: &Report, (case, outcome): &(&Case, Outcome)| {
         let mut value = json!({"name": case.name, "kind": case.kind, "status": outcome.status()});
         match outcome {
             Outcome::Compared(checks) => value["checks"] = checks.iter().map(check).collect(),
             Outcome::Error(reason) | Outcome::Skipped(reason) => value["reason"] = json!(reason),
         }
-        if let Some(remark) = remark(case) {
+        if let Some(remark) = report.remark(case) {
             value["remark"] = json!(remark);
         }
         value
@@ -94,7 +104,7 @@ pub fn json(file: &Path, reports: &[Report]) -> Value {
         json!({
             "name": report.name, "device": report.device,
             "passed": passed, "failed": failed, "skipped": skipped,
-            "cases": report.outcomes.iter().map(case).collect::<Value>(),
+            "cases": report.outcomes.iter().map(|outcome| case(report, outcome)).collect::<Value>(),
         })
     };
     json!({"file": file.display().to_string(), "backends": reports.iter().map(backend).collect::<Value>()})

@@ -144,16 +144,15 @@ impl Norm {
         Ok((call, stats))
     }
 
-    pub(super) fn any_backward(&self, saved: Saved, io: Backward<'_, u8, u8>, types: Types) -> Result<(), Error> {
+    pub(super) fn any_backward(&self, saved: Saved, mut io: Backward<'_, u8, u8>, types: Types) -> Result<(), Error> {
         let wanted = Gradients {
             dx: io.dx.is_some(),
             dresidual: io.dresidual.is_some(),
             affine: io.dweight.is_some() || io.dbias.is_some(),
         };
         let call = self.backward_call(&saved, &io, Op::Backward(wanted), types)?;
-        let Backward { x, dy, residual, dsum, dx, dresidual, dweight, dbias, .. } = io;
-        let inputs = (x, dy, residual, dsum);
-        let affine = self.run_backward(&call, &saved, inputs, (dx, dresidual), wanted.affine, None);
+        let (dweight, dbias) = (io.dweight.take(), io.dbias.take());
+        let affine = self.run_backward(&call, &saved, io, wanted.affine, None);
         copy(dweight, &affine.weight);
         copy(dbias, &affine.bias);
         Ok(())
@@ -248,12 +247,12 @@ impl Norm {
         &self,
         call: &Call,
         saved: &Saved,
-        (x, dy, residual, dsum): (&[u8], &[u8], Option<&[u8]>, Option<&[u8]>),
-        (dx, dresidual): (Option<&mut [u8]>, Option<&mut [u8]>),
+        io: Backward<'_, u8, u8>,
         affine: bool,
         given: Option<[&[f32]; 2]>,
     ) -> backward::AffineGradients {
         let (problem, grid) = (&call.problem, &call.grid);
+        let Backward { x, dy, residual, dsum, dx, dresidual, .. } = io;
         // SAFETY: `Pass` has tasks with rows of their own.
         let dx = dx.map(|bytes| unsafe { call.output(Tensor::Output, bytes, call.streams()) });
         // SAFETY: as above.

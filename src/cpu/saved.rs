@@ -1,6 +1,7 @@
 //! What a forward pass leaves for the backward pass.
 
 use super::forward::Stat;
+use crate::op::Fusion;
 use crate::plan::Problem;
 
 /// What [`super::Norm::backward`] needs of a forward pass besides its inputs: shape, fusion and statistics. It
@@ -14,6 +15,11 @@ pub struct Saved {
 }
 
 impl Saved {
+    /// What the forward pass fused.
+    pub(crate) fn fusion(&self) -> Fusion {
+        self.problem.fusion
+    }
+
     /// Means that were subtracted: one a channel (batch norm, and running statistics), sample and group, or row;
     /// 0 for RMSNorm.
     pub fn mean(&self) -> Vec<f64> {

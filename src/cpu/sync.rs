@@ -91,7 +91,8 @@ impl Norm {
         if call.problem.layout.elements == 0 {
             return Ok(vec![GradientSums::default(); self.descriptor().affine_len() as usize]);
         }
-        let sums = self.run_backward(&call, saved, (io.x, io.dy, io.residual, None), (None, None), true, None);
+        let only_sums = Backward { dsum: None, dx: None, dresidual: None, ..io };
+        let sums = self.run_backward(&call, saved, only_sums, true, None);
         let count = call.problem.layout.affine.count() as u32;
         let sums_of = |(&sum_dy, &sum_dy_xhat)| GradientSums { count, sum_dy, sum_dy_xhat, reserved: 0.0 };
         Ok(sums.bias.iter().zip(&sums.weight).map(sums_of).collect())
@@ -116,8 +117,7 @@ impl Norm {
             sums.iter().zip(weights.iter()).map(|(s, weight)| of(s) * weight / count).collect()
         };
         let given = [&mean(|s| s.sum_dy)[..], &mean(|s| s.sum_dy_xhat)];
-        let Backward { x, dy, residual, dsum, dx, dresidual, .. } = io;
-        self.run_backward(&call, &saved, (x, dy, residual, dsum), (dx, dresidual), false, Some(given));
+        self.run_backward(&call, &saved, io, false, Some(given));
         Ok(())
     }
 

@@ -62,6 +62,10 @@ impl Saved {
     }
 
     /// Checks that a backward pass's slices have the types and the length of the forward pass's.
+    pub(crate) fn fusion(&self) -> Fusion {
+        self.fusion
+    }
+
     pub(crate) fn check_slices(&self, x: DType, dy: DType, len: u64) -> Result<(), Error> {
         let Problem { input, output, layout, .. } = self.problem;
         for (name, expected, actual) in [("x", input, x), ("dy", output, dy)] {

@@ -3,6 +3,8 @@
 use crate::element::Element;
 use crate::error::Error;
 use futures_intrusive::channel::shared::oneshot_channel;
+use std::future::poll_fn;
+use std::task::Poll;
 use wgpu::util::DeviceExt;
 use wgpu::{BufferUsages, CommandEncoder, Device};
 
@@ -77,6 +79,7 @@ pub(super) async fn read(
         });
         pending.push(receiver);
     }
+    submitted().await;
     device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| failed(&e))?;
     let mut results = Vec::with_capacity(copies.len());
     for (copy, receiver) in copies.iter().zip(pending) {
@@ -88,6 +91,20 @@ pub(super) async fn read(
         results.push(view[..copy.bytes].to_vec());
     }
     Ok(results)
+}
+
+/// Lets the other futures of this thread go on once: all submit before the first of them waits for its device, so
+/// that the devices work at the same time.
+async fn submitted() {
+    let mut passed = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut passed, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Bytes as elements.

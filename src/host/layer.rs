@@ -2,6 +2,7 @@
 
 use super::backend::Backend;
 use super::device::{Staging, elements, poisoned, read, upload};
+use super::io::Backward;
 use crate::element::Element;
 use crate::error::Error;
 use crate::moments::Moments;
@@ -49,6 +50,16 @@ pub struct Statistic {
 #[derive(Debug)]
 #[must_use = "the backward pass needs it; drop it only if there is none"]
 pub struct Saved(pub(super) Kept);
+
+impl Saved {
+    /// What the forward pass fused.
+    pub(crate) fn fusion(&self) -> Fusion {
+        match &self.0 {
+            Kept::Cpu(saved) => saved.fusion(),
+            Kept::Gpu(saved) => saved.fusion(),
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(super) enum Kept {
@@ -276,35 +287,27 @@ impl Norm {
         }
     }
 
-    /// Gradients; see [`gpu::Norm::backward`]. With [`Residual::Before`] x is the forward pass's sum and `dsum`
-    /// the gradient of its other uses.
-    #[expect(clippy::too_many_arguments, reason = "everything that a backward pass takes")]
+    /// Gradients; see [`gpu::Norm::backward`].
     pub async fn backward<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,
         saved: Saved,
-        x: &[I],
-        residual: Option<&[I]>,
-        dy: &[O],
-        dsum: Option<&[I]>,
+        io: Backward<'_, I, O>,
         wanted: Gradients,
     ) -> Result<OutputGradients<I>, Error> {
-        self.gradients(tensor, saved, x, residual, dy, dsum, wanted, None).await
+        self.gradients(tensor, saved, io, wanted, None).await
     }
 
     /// `sums`: those of the group, where the pass is synchronised.
-    #[expect(clippy::too_many_arguments, reason = "everything that a backward pass takes")]
     pub(super) async fn gradients<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,
         saved: Saved,
-        x: &[I],
-        residual: Option<&[I]>,
-        dy: &[O],
-        dsum: Option<&[I]>,
+        io: Backward<'_, I, O>,
         wanted: Gradients,
         sums: Option<&[GradientSums]>,
     ) -> Result<OutputGradients<I>, Error> {
+        let Backward { x, residual, dy, dsum } = io;
         let len = check_slices(tensor, &[("x", Some(x)), ("residual", residual), ("dsum", dsum)])?;
         check_slices(&TensorDescriptor { dtype: O::DTYPE, ..*tensor }, &[("dy", Some(dy))])?;
         let affine = self.descriptor().affine();

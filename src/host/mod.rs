@@ -4,9 +4,11 @@
 
 mod backend;
 mod device;
+mod io;
 mod layer;
 mod sync;
 
 pub use backend::Backend;
+pub use io::Backward;
 pub use layer::{Norm, Output, OutputGradients, Saved, Statistic};
 pub use sync::LocalAffine;

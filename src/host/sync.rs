@@ -1,6 +1,7 @@
 //! The steps of a synchronised batch norm on slices; [`SyncBatchNorm`](crate::sync::SyncBatchNorm) joins them.
 
 use super::device::{Staging, read, upload};
+use super::io::Backward;
 use super::layer::{Kept, Layer, Mode, Norm, Output, OutputGradients, Saved, check_slices};
 use crate::element::Element;
 use crate::error::Error;
@@ -55,15 +56,14 @@ impl Norm {
         Ok((output, saved.ok_or(Error::Foreign { what: "mode" })?))
     }
 
-    /// First step, backward: sums of this shard, and from them its own dweight and dbias.
+    /// First step, backward: sums of this shard, and from them its own dweight and dbias. `dsum` is not looked at.
     pub async fn local_gradient_sums<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,
         saved: &Saved,
-        x: &[I],
-        residual: Option<&[I]>,
-        dy: &[O],
+        io: Backward<'_, I, O>,
     ) -> Result<(Vec<GradientSums>, LocalAffine), Error> {
+        let Backward { x, residual, dy, .. } = io;
         check_slices(tensor, &[("x", Some(x)), ("residual", residual)])?;
         check_slices(&TensorDescriptor { dtype: O::DTYPE, ..*tensor }, &[("dy", Some(dy))])?;
         let affine = self.descriptor().affine();
@@ -96,19 +96,15 @@ impl Norm {
 
     /// Last step, backward: dx (and dresidual) from the sums of the whole group. dweight and dbias are the
     /// first step's.
-    #[expect(clippy::too_many_arguments, reason = "everything that a backward pass takes")]
     pub async fn backward_with<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,
         saved: Saved,
-        x: &[I],
-        residual: Option<&[I]>,
-        dy: &[O],
-        dsum: Option<&[I]>,
+        io: Backward<'_, I, O>,
         wanted: Gradients,
         sums: &[GradientSums],
     ) -> Result<OutputGradients<I>, Error> {
         let wanted = Gradients { affine: false, ..wanted };
-        self.gradients(tensor, saved, x, residual, dy, dsum, wanted, Some(sums)).await
+        self.gradients(tensor, saved, io, wanted, Some(sums)).await
     }
 }

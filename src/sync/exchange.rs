@@ -4,18 +4,23 @@ use crate::error::Error;
 use crate::op::Direction;
 use crate::sums::{Sum, merge_shards};
 use crate::tensor::DType;
+use std::pin::Pin;
 
-/// Members of a group that exchange small messages: threads, processes, machines.
+/// An exchange under way: every member's message, by rank.
+pub type Exchange<'a> = Pin<Box<dyn Future<Output = Result<Vec<Vec<u8>>, Error>> + Send + 'a>>;
+
+/// Members of a group that exchange small messages: devices, threads, processes, machines.
 ///
-/// An implementation must not hang: a member that does not come is [`Error::Timeout`] for the others.
+/// An implementation must not hang: a member that does not come is [`Error::Timeout`] for the others. Nor may
+/// its future block, so that one thread can drive several members.
 pub trait Communicator: Send + Sync {
     /// This member's number, 0 up to `size`.
     fn rank(&self) -> usize;
     /// Number of members.
     fn size(&self) -> usize;
-    /// Every member's message, by rank. Called by all members the same number of times; messages may differ in
-    /// length.
-    fn all_gather(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, Error>;
+    /// Every member's message, by rank. Called by all members the same number of times, one exchange after the
+    /// other; messages may differ in length. The exchange begins when the future is first polled.
+    fn all_gather<'a>(&'a self, message: &'a [u8]) -> Exchange<'a>;
 }
 
 /// What all members must have in common, in words of a message's head.
@@ -32,7 +37,7 @@ const SUCCESS: usize = 4;
 /// or element types differ all get [`Error::Disagreement`].
 ///
 /// Layers whose inputs do not depend on each other (branches, or several small norms) can share a message.
-pub fn all_reduce<S: Sum>(
+pub async fn all_reduce<S: Sum>(
     group: &dyn Communicator,
     dtype: DType,
     local: Result<Vec<Vec<S>>, Error>,
@@ -54,7 +59,7 @@ pub fn all_reduce<S: Sum>(
     for layer in layers {
         message.extend_from_slice(bytemuck::cast_slice(layer));
     }
-    let messages = group.all_gather(&message)?;
+    let messages = group.all_gather(&message).await?;
     let local = local?;
     if messages.len() != group.size() || messages.get(own_rank) != Some(&message) {
         return Err(Error::Communication(format!("rank {own_rank} did not get its own message back")));
@@ -64,18 +69,17 @@ pub fn all_reduce<S: Sum>(
         return Err(Error::MemberFailed { rank });
     }
     agree(&heads)?;
-    let payloads: Vec<&[u8]> = messages.iter().map(|m| m.get(head.len() * 4..).unwrap_or(&[])).collect();
-    let mut at = 0;
-    let merged = local.iter().map(|layer| {
-        let bytes = size_of_val(layer.as_slice());
-        let shards: Vec<Vec<S>> =
-            payloads.iter().map(|p| bytemuck::pod_collect_to_vec(p.get(at..at + bytes).unwrap_or(&[]))).collect();
-        at += bytes;
-        (0..layer.len())
-            .map(|c| merge_shards(&shards.iter().filter_map(|s| s.get(c).copied()).collect::<Vec<S>>()))
-            .collect()
-    });
-    Ok(merged.collect())
+    // Behind the head come all layers' channels, one after the other.
+    let payload = |message: &Vec<u8>| bytemuck::pod_collect_to_vec(message.get(head.len() * 4..).unwrap_or(&[]));
+    let shards: Vec<Vec<S>> = messages.iter().map(payload).collect();
+    let mut column = Vec::with_capacity(shards.len());
+    let mut channels = 0..;
+    let mut merge = |c: usize| {
+        column.clear();
+        column.extend(shards.iter().filter_map(|shard| shard.get(c)));
+        merge_shards(&column)
+    };
+    Ok(local.iter().map(|layer| channels.by_ref().take(layer.len()).map(&mut merge).collect()).collect())
 }
 
 fn words(message: &[u8], len: usize) -> Vec<u32> {

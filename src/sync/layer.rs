@@ -1,10 +1,10 @@
 //! Batch norm whose statistics are the group's.
 
-use super::exchange::{Communicator, all_reduce};
+use super::exchange::Communicator;
+use super::together::{BackwardPart, ForwardPart, backward_together, forward_train_together};
 use crate::element::Element;
 use crate::error::Error;
-use crate::host::{Norm, Output, OutputGradients, Saved};
-use crate::moments::Moments;
+use crate::host::{Backward, Norm, Output, OutputGradients, Saved};
 use crate::norm::NormDescriptor;
 use crate::op::{Commit, Fusion, Gradients};
 use crate::tensor::TensorDescriptor;
@@ -16,10 +16,13 @@ use std::sync::Arc;
 /// All members end with identical running statistics, bit for bit. Equal shards of 2^k samples on devices of
 /// one kind give the bits that one device with the whole batch gives.
 ///
+/// Calls are futures that wait for the other members without blocking: each member may have a thread of its own,
+/// or one thread drives several with [`join_all`](super::join_all), whose devices then compute at the same time.
+///
 /// Zhang et al., 2018, section 3; [PyTorch](https://pytorch.org/docs/stable/generated/torch.nn.SyncBatchNorm.html).
 pub struct SyncBatchNorm {
-    norm: Norm,
-    group: Arc<dyn Communicator>,
+    pub(super) norm: Norm,
+    pub(super) group: Arc<dyn Communicator>,
 }
 
 impl std::fmt::Debug for SyncBatchNorm {
@@ -65,44 +68,26 @@ impl SyncBatchNorm {
         residual: Option<&[I]>,
         commit: Commit,
     ) -> Result<(Output<I, O>, Saved), Error> {
-        let local = self.norm.local_moments(tensor, fusion, x, residual).await;
-        let merged = self.reduce(tensor, local)?;
-        if let Some(&Moments { count: 1, .. }) = merged.first() {
-            return Err(Error::TooFewValues { count: 1, shape: tensor.shape.to_vec() });
-        }
-        self.norm.forward_train_with(tensor, fusion, x, residual, &merged, commit).await
+        let part = ForwardPart { layer: self, tensor, fusion, x, residual };
+        only(forward_train_together(&mut [part], commit).await?)
     }
 
     /// Backward on this member's shard. dweight and dbias are the shard's own: see the module's recipe.
-    #[expect(clippy::too_many_arguments, reason = "as host::Norm::backward")]
     pub async fn backward<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,
         saved: Saved,
-        x: &[I],
-        residual: Option<&[I]>,
-        dy: &[O],
-        dsum: Option<&[I]>,
+        io: Backward<'_, I, O>,
         wanted: Gradients,
     ) -> Result<OutputGradients<I>, Error> {
-        let local = self.norm.local_gradient_sums(tensor, &saved, x, residual, dy).await;
-        let merged = self.reduce(tensor, local.as_ref().map(|l| l.0.clone()).map_err(Error::clone))?;
-        let (dweight, dbias) = local.map(|l| l.1).unwrap_or_default();
-        let mut gradients = self.norm.backward_with(tensor, saved, x, residual, dy, dsum, wanted, &merged).await?;
-        if wanted.affine {
-            (gradients.dweight, gradients.dbias) = (dweight, dbias);
-        }
-        Ok(gradients)
+        let part = BackwardPart { layer: self, tensor, saved, io };
+        only(backward_together(vec![part], wanted).await?)
     }
+}
 
-    fn reduce<S: crate::sums::Sum>(
-        &self,
-        tensor: &TensorDescriptor,
-        local: Result<Vec<S>, Error>,
-    ) -> Result<Vec<S>, Error> {
-        let merged = all_reduce(&*self.group, tensor.dtype, local.map(|l| vec![l]))?;
-        Ok(merged.into_iter().flatten().collect())
-    }
+/// The result of a call with one layer.
+fn only<T>(results: Vec<T>) -> Result<T, Error> {
+    results.into_iter().next().ok_or(Error::Empty { what: "the list of layers" })
 }
 
 /// Synchronises every batch norm of a collection. PyTorch's `convert_sync_batchnorm`.

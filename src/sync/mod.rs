@@ -7,6 +7,10 @@
 //! 3. the pass over the shard with the sums of all ([`gpu::Norm::forward_train_with`], ...).
 //!
 //! [`SyncBatchNorm`] does the three on slices. Moments travel as (count, mean as a pair, m2), never as `1/std`.
+//! Layers whose inputs do not depend on each other share an exchange: [`forward_train_together`].
+//!
+//! Groups are the devices and CPU workers of a process ([`LocalGroup`]), the ranks of an MPI communicator (`MpiGroup`,
+//! with feature `mpi`), or whatever else implements [`Communicator`].
 //!
 //! # The data-parallel recipe
 //!
@@ -23,9 +27,20 @@
 mod exchange;
 mod layer;
 mod local;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod running;
+mod together;
+#[cfg(feature = "mpi")]
+mod transfer;
+mod watchdog;
 
-pub use exchange::{Communicator, all_reduce};
+pub use exchange::{Communicator, Exchange, all_reduce};
+/// Awaits several futures together: drives several members on one thread.
+pub use futures_util::future::join_all;
 pub use layer::{SyncBatchNorm, convert, revert};
 pub use local::{LocalGroup, LocalMember};
+#[cfg(feature = "mpi")]
+pub use mpi::MpiGroup;
 pub use running::{average_running, merge_running};
+pub use together::{BackwardPart, ForwardPart, backward_together, forward_train_together};

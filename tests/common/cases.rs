@@ -272,17 +272,14 @@ async fn run_typed<I: Element, O: Element>(
     let dy: Vec<O> = typed(&data.dy);
     let dsum: Option<Vec<I>> = data.dsum.as_deref().map(typed);
     let after = fusion.residual == Residual::After;
-    let gradients = norm
-        .backward(
-            &tensor,
-            saved,
-            output.sum.as_ref().unwrap_or(&x),
-            residual.as_deref().filter(|_| after),
-            &dy,
-            dsum.as_deref(),
-            Gradients { dx: true, dresidual: after, affine: true },
-        )
-        .await?;
+    let io = host::Backward {
+        x: output.sum.as_ref().unwrap_or(&x),
+        residual: residual.as_deref().filter(|_| after),
+        dy: &dy,
+        dsum: dsum.as_deref(),
+    };
+    let wanted = Gradients { dx: true, dresidual: after, affine: true };
+    let gradients = norm.backward(&tensor, saved, io, wanted).await?;
     Ok(Results {
         y: untyped(&output.y),
         sum: output.sum.as_deref().map(untyped),

@@ -5,48 +5,56 @@
 
 use super::cases::{Check, tolerance, typed, untyped, wide};
 use super::golden::Case;
-use wgpu_norm::{Commit, DType, Element, Error, Gradients, Momentum, Running, State, Statistics, host, reference};
+use super::member::{Layer, join};
+use std::ops::Range;
+use std::time::Duration;
+use wgpu_norm::sync::{LocalGroup, join_all};
+use wgpu_norm::{
+    Commit, DType, Element, Error, Gradients, Momentum, Running, State, Statistics, TensorDescriptor, host, reference,
+};
 
 /// Who computes.
 #[derive(Clone, Copy, Debug)]
 pub enum Implementation<'a> {
     Reference,
-    Backend(&'a host::Backend),
+    /// The first, or all of them for a case with `shard_sizes`: a shard on each, in turn, as one group.
+    Backends(&'a [host::Backend]),
 }
 
 impl Implementation<'_> {
     fn base(self) -> f64 {
         match self {
             Implementation::Reference => 1e-9,
-            Implementation::Backend(host::Backend::Cpu) => 5e-7,
-            Implementation::Backend(_) => 1e-6,
+            Implementation::Backends(all) if all.iter().all(|b| matches!(b, host::Backend::Cpu)) => 5e-7,
+            Implementation::Backends(_) => 1e-6,
         }
     }
 }
 
 /// What an implementation computed of one batch.
 #[derive(Default)]
-struct Step {
-    y: Vec<f64>,
+pub struct Step {
+    pub y: Vec<f64>,
     /// y once more: from the call that keeps statistics for backward, where y is from the one that does not.
-    y_kept: Option<Vec<f64>>,
-    mean: Vec<f64>,
-    var: Vec<f64>,
-    dx: Option<Vec<f64>>,
-    dresidual: Option<Vec<f64>>,
-    dweight: Option<Vec<f64>>,
-    dbias: Option<Vec<f64>>,
+    pub y_kept: Option<Vec<f64>>,
+    pub mean: Vec<f64>,
+    pub var: Vec<f64>,
+    pub dx: Option<Vec<f64>>,
+    pub dresidual: Option<Vec<f64>>,
+    pub dweight: Option<Vec<f64>>,
+    pub dbias: Option<Vec<f64>>,
     /// What the descriptor's rounding of eps to `f32` may change.
     slack: f64,
 }
 
 /// What an implementation computed of a case.
-struct Computed {
-    steps: Vec<Step>,
-    running: Option<AfterTraining>,
+pub struct Computed {
+    pub steps: Vec<Step>,
+    pub running: Option<AfterTraining>,
 }
 
-struct AfterTraining {
+#[derive(PartialEq)]
+pub struct AfterTraining {
     mean: Vec<f64>,
     var: Vec<f64>,
     tracked: Vec<u32>,
@@ -55,21 +63,18 @@ struct AfterTraining {
     drift: f64,
 }
 
-/// How a case ran if not as the file has it.
-pub fn remark(case: &Case) -> Option<&'static str> {
-    (!case.shard_sizes.is_empty()).then_some("as one whole batch")
-}
+/// A member that does not come in time is an error.
+const WAIT: Duration = Duration::from_secs(120);
 
 /// Runs all steps of a case, forward and backward, and compares every tensor. They are named as in the file.
 pub fn run(implementation: Implementation, case: &Case) -> Result<Vec<Check>, Error> {
-    // The one place for cases with `shard_sizes`: synchronised over a group they must give what one batch gives.
     let computed = match implementation {
         Implementation::Reference => on_reference(case)?,
-        Implementation::Backend(backend) => pollster::block_on(async {
+        Implementation::Backends(backends) => pollster::block_on(async {
             match case.dtype {
-                DType::F32 => on_backend::<f32>(backend, case).await,
-                DType::F16 => on_backend::<half::f16>(backend, case).await,
-                DType::BF16 => on_backend::<half::bf16>(backend, case).await,
+                DType::F32 => on_backends::<f32>(backends, case).await,
+                DType::F16 => on_backends::<half::f16>(backends, case).await,
+                DType::BF16 => on_backends::<half::bf16>(backends, case).await,
                 _ => unreachable!("a new element type needs a line here"),
             }
         })?,
@@ -125,9 +130,82 @@ fn on_reference(case: &Case) -> Result<Computed, Error> {
     Ok(Computed { steps, running: running.map(|(mean, var)| AfterTraining { mean, var, tracked, skipped, drift }) })
 }
 
-async fn on_backend<T: Element>(backend: &host::Backend, case: &Case) -> Result<Computed, Error> {
+/// A case with `shard_sizes` as a group, all of whose members this thread drives; any other on the first backend.
+async fn on_backends<T: Element>(backends: &[host::Backend], case: &Case) -> Result<Computed, Error> {
+    let Some(first) = backends.first() else { return Err(Error::NoDevice("no backend was given".into())) };
+    if case.shard_sizes.is_empty() {
+        return on_layer::<T>(Layer::alone(first, case)?, case, None).await;
+    }
+    let mut end = 0;
+    let shards = case.shard_sizes.iter().map(|rows| {
+        end += rows;
+        end - rows..end
+    });
+    let mut members = Vec::new();
+    let group = LocalGroup::members(case.shard_sizes.len(), WAIT);
+    for ((member, backend), rows) in group.into_iter().zip(backends.iter().cycle()).zip(shards) {
+        members.push(on_layer::<T>(Layer::of(member, backend, case)?, case, Some(rows)));
+    }
+    join(join_all(members).await.into_iter().collect::<Result<_, Error>>()?)
+}
+
+/// All steps on a layer: of the whole batch, or of a member's rows.
+async fn on_layer<T: Element>(mut layer: Layer, case: &Case, rows: Option<Range<usize>>) -> Result<Computed, Error> {
+    let mut steps = Vec::new();
+    for step in &case.steps {
+        let mut shape = step.shape.clone();
+        let row: usize = shape[1..].iter().product();
+        let part = rows.clone().map_or(0..step.x.len(), |rows| rows.start * row..rows.end * row);
+        shape[0] = rows.as_ref().map_or(shape[0], Range::len);
+        let (tensor, fusion) = (TensorDescriptor { shape: &shape, ..case.tensor(step) }, case.fusion);
+        let x: Vec<T> = typed(&step.x[part.clone()]);
+        let residual: Option<Vec<T>> = step.residual.as_ref().map(|residual| typed(&residual[part.clone()]));
+        let residual = residual.as_deref();
+        let mut computed = Step::default();
+        if !case.training {
+            computed.y = untyped(&layer.norm_mut().forward_eval::<T, T>(&tensor, fusion, &x, residual).await?.y);
+        }
+        let commit = if case.training { Commit::Update } else { Commit::Skip };
+        let (output, saved) = match case.statistics() {
+            Statistics::Batch => layer.forward_train::<T>(&tensor, fusion, &x, residual, commit).await?,
+            Statistics::Running => layer.norm_mut().forward_frozen::<T, T>(&tensor, fusion, &x, residual).await?,
+        };
+        if case.training {
+            computed.y = untyped(&output.y);
+        } else {
+            computed.y_kept = Some(untyped(&output.y));
+        }
+        if case.statistics() == Statistics::Batch {
+            let statistics = layer.norm_mut().statistics(&saved).await?;
+            computed.mean = statistics.iter().map(|s| s.mean).collect();
+            computed.var = statistics.iter().map(|s| s.var).collect();
+        }
+        if let Some(dy) = &step.dy {
+            let dy: Vec<T> = typed(&dy[part]);
+            let io = host::Backward { residual, ..host::Backward::new(&x, &dy) };
+            let wanted = Gradients { dx: true, dresidual: residual.is_some(), affine: true };
+            let gradients = layer.backward::<T>(&tensor, saved, io, wanted).await?;
+            computed.dx = gradients.dx.as_deref().map(untyped);
+            computed.dresidual = gradients.dresidual.as_deref().map(untyped);
+            computed.dweight = gradients.dweight.as_deref().map(wide);
+            computed.dbias = gradients.dbias.as_deref().map(wide);
+        }
+        steps.push(computed);
+    }
+    let running = layer.norm_mut().state().await?.running.map(|running| AfterTraining {
+        mean: wide(&running.running_mean),
+        var: wide(&running.running_var),
+        tracked: running.tracked,
+        skipped: running.skipped,
+        drift: 0.0,
+    });
+    Ok(Computed { steps, running })
+}
+
+/// The layer's state before the first step.
+pub fn state(case: &Case) -> State {
     let channels = case.descriptor.affine_len() as usize;
-    let state = State {
+    State {
         weight: case.weight.as_deref().map(typed),
         bias: case.bias.as_deref().map(typed),
         running: case.running.as_ref().map(|(mean, var)| Running {
@@ -136,51 +214,7 @@ async fn on_backend<T: Element>(backend: &host::Backend, case: &Case) -> Result<
             tracked: vec![0; channels],
             skipped: vec![0; channels],
         }),
-    };
-    let mut norm = host::Norm::with_state(backend, case.descriptor.clone(), state)?;
-    let mut steps = Vec::new();
-    for step in &case.steps {
-        let (tensor, fusion) = (case.tensor(step), case.fusion);
-        let x: Vec<T> = typed(&step.x);
-        let residual: Option<Vec<T>> = step.residual.as_deref().map(typed);
-        let residual = residual.as_deref();
-        let mut computed = Step::default();
-        if !case.training {
-            computed.y = untyped(&norm.forward_eval::<T, T>(&tensor, fusion, &x, residual).await?.y);
-        }
-        let commit = if case.training { Commit::Update } else { Commit::Skip };
-        let (output, saved) = match case.statistics() {
-            Statistics::Batch => norm.forward_train::<T, T>(&tensor, fusion, &x, residual, commit).await?,
-            Statistics::Running => norm.forward_frozen::<T, T>(&tensor, fusion, &x, residual).await?,
-        };
-        if case.training {
-            computed.y = untyped(&output.y);
-        } else {
-            computed.y_kept = Some(untyped(&output.y));
-        }
-        if case.statistics() == Statistics::Batch {
-            let statistics = norm.statistics(&saved).await?;
-            computed.mean = statistics.iter().map(|s| s.mean).collect();
-            computed.var = statistics.iter().map(|s| s.var).collect();
-        }
-        if let Some(dy) = &step.dy {
-            let wanted = Gradients { dx: true, dresidual: residual.is_some(), affine: true };
-            let gradients = norm.backward::<T, T>(&tensor, saved, &x, residual, &typed(dy), None, wanted).await?;
-            computed.dx = gradients.dx.as_deref().map(untyped);
-            computed.dresidual = gradients.dresidual.as_deref().map(untyped);
-            computed.dweight = gradients.dweight.as_deref().map(wide);
-            computed.dbias = gradients.dbias.as_deref().map(wide);
-        }
-        steps.push(computed);
     }
-    let running = norm.state().await?.running.map(|running| AfterTraining {
-        mean: wide(&running.running_mean),
-        var: wide(&running.running_var),
-        tracked: running.tracked,
-        skipped: running.skipped,
-        drift: 0.0,
-    });
-    Ok(Computed { steps, running })
 }
 
 fn compare(implementation: Implementation, case: &Case, computed: &Computed) -> Vec<Check> {

@@ -5,10 +5,10 @@ use super::cases::{Case, Data, Results, typed, untyped};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
-use wgpu_norm::sync::{LocalGroup, SyncBatchNorm};
+use wgpu_norm::sync::{Communicator, LocalGroup, SyncBatchNorm, join_all};
 use wgpu_norm::{
     Commit, DType, Element, Error, Gradients, Residual, State, TensorDescriptor,
-    host::{Backend, Norm},
+    host::{Backend, Backward, Norm},
 };
 
 /// Rows of the batch for each member.
@@ -37,28 +37,69 @@ pub struct Sharded {
     pub states: Vec<State>,
 }
 
-/// One training step of a group: each shard on its own member, each member on its own thread.
-pub fn run_sharded(members: &[Backend], case: &Case, data: &Data, shards: &Shards) -> Result<Sharded, Error> {
-    let group = LocalGroup::members(members.len(), Duration::from_secs(120));
-    let results: Vec<Result<Results, Error>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = group
-            .into_iter()
-            .zip(members)
-            .enumerate()
-            .map(|(rank, (member, backend))| {
-                scope.spawn(move || {
-                    let norm = Norm::with_state(backend, case.descriptor.clone(), data.state.clone())?;
-                    let norm = SyncBatchNorm::new(norm, Arc::new(member))?;
-                    match case.input {
-                        DType::F32 => pollster::block_on(member_step::<f32>(norm, case, data, shards, rank)),
-                        _ => pollster::block_on(member_step::<half::f16>(norm, case, data, shards, rank)),
-                    }
-                })
-            })
-            .collect();
-        threads.into_iter().map(|t| t.join().expect("a member panicked")).collect()
+/// How the members of a group run.
+#[derive(Clone, Copy, Debug)]
+pub enum Drive {
+    /// Each on a thread of its own.
+    Threads,
+    /// All on this thread.
+    OneThread,
+}
+
+pub const DRIVES: [Drive; 2] = [Drive::Threads, Drive::OneThread];
+
+/// What `member` makes of each rank of a group.
+pub fn each<T: Send>(
+    size: usize,
+    wait: Duration,
+    drive: Drive,
+    member: impl AsyncFn(Arc<dyn Communicator>) -> T + Sync,
+) -> Vec<T> {
+    let members = LocalGroup::members(size, wait).into_iter().map(|m| -> Arc<dyn Communicator> { Arc::new(m) });
+    match drive {
+        Drive::OneThread => pollster::block_on(join_all(members.map(|m| member(m)))),
+        Drive::Threads => std::thread::scope(|scope| {
+            let run = &member;
+            let threads: Vec<_> = members.map(|m| scope.spawn(move || pollster::block_on(run(m)))).collect();
+            threads.into_iter().map(|t| t.join().expect("a member panicked")).collect()
+        }),
+    }
+}
+
+/// One training step of a group: each shard on its own member.
+pub fn run_sharded(
+    drive: Drive,
+    members: &[Backend],
+    case: &Case,
+    data: &Data,
+    shards: &Shards,
+) -> Result<Sharded, Error> {
+    let results = each(members.len(), Duration::from_secs(120), drive, async |group| {
+        let rank = group.rank();
+        run_shard(&members[rank], group, case, data, shards).await
     });
-    let results = results.into_iter().collect::<Result<Vec<Results>, Error>>()?;
+    Ok(join(results.into_iter().collect::<Result<Vec<Results>, Error>>()?))
+}
+
+/// One member's part of the step.
+pub async fn run_shard(
+    backend: &Backend,
+    group: Arc<dyn Communicator>,
+    case: &Case,
+    data: &Data,
+    shards: &Shards,
+) -> Result<Results, Error> {
+    let rank = group.rank();
+    let norm = Norm::with_state(backend, case.descriptor.clone(), data.state.clone())?;
+    let norm = SyncBatchNorm::new(norm, group)?;
+    match case.input {
+        DType::F32 => member_step::<f32>(norm, case, data, shards, rank).await,
+        _ => member_step::<half::f16>(norm, case, data, shards, rank).await,
+    }
+}
+
+/// Puts together what the members computed, by rank.
+pub fn join(results: Vec<Results>) -> Sharded {
     let join = |of: fn(&Results) -> &[f64]| results.iter().flat_map(|r| of(r).to_vec()).collect::<Vec<f64>>();
     // Gradients of weight and bias stay local: the optimiser sums them.
     let total = |of: fn(&Results) -> Option<&Vec<f64>>| {
@@ -75,7 +116,7 @@ pub fn run_sharded(members: &[Backend], case: &Case, data: &Data, shards: &Shard
         dbias: total(|r| r.dbias.as_ref()),
         ..first
     };
-    Ok(Sharded { whole, states: results.into_iter().map(|r| r.state).collect() })
+    Sharded { whole, states: results.into_iter().map(|r| r.state).collect() }
 }
 
 async fn member_step<T: Element>(
@@ -96,17 +137,14 @@ async fn member_step<T: Element>(
     let (output, saved) =
         norm.forward_train::<T, T>(&tensor, case.fusion, &x, residual.as_deref(), Commit::Update).await?;
     let statistics = norm.norm().statistics(&saved).await?;
-    let gradients = norm
-        .backward(
-            &tensor,
-            saved,
-            output.sum.as_ref().unwrap_or(&x),
-            residual.as_deref().filter(|_| after),
-            &dy,
-            dsum.as_deref(),
-            Gradients { dx: true, dresidual: after, affine: true },
-        )
-        .await?;
+    let io = Backward {
+        x: output.sum.as_ref().unwrap_or(&x),
+        residual: residual.as_deref().filter(|_| after),
+        dy: &dy,
+        dsum: dsum.as_deref(),
+    };
+    let wanted = Gradients { dx: true, dresidual: after, affine: true };
+    let gradients = norm.backward(&tensor, saved, io, wanted).await?;
     Ok(Results {
         y: untyped(&output.y),
         sum: output.sum.as_deref().map(untyped),

@@ -1,0 +1,138 @@
+//! Several layers in one exchange.
+
+use super::exchange::all_reduce;
+use super::layer::SyncBatchNorm;
+use crate::element::Element;
+use crate::error::Error;
+use crate::host::{Backward, Output, OutputGradients, Saved};
+use crate::moments::Moments;
+use crate::op::{Commit, Fusion, Gradients, Residual};
+use crate::tensor::TensorDescriptor;
+use futures_util::future::join_all;
+use std::sync::Arc;
+
+/// One layer's part of [`forward_train_together`]: the arguments of [`SyncBatchNorm::forward_train`].
+#[derive(Debug)]
+pub struct ForwardPart<'a, I> {
+    /// The layer.
+    pub layer: &'a mut SyncBatchNorm,
+    /// What x is.
+    pub tensor: &'a TensorDescriptor<'a>,
+    /// Residual and ReLU.
+    pub fusion: Fusion,
+    /// This member's shard.
+    pub x: &'a [I],
+    /// In the shape of x, if `fusion` has one.
+    pub residual: Option<&'a [I]>,
+}
+
+/// One layer's part of [`backward_together`]: the arguments of [`SyncBatchNorm::backward`].
+#[derive(Debug)]
+pub struct BackwardPart<'a, I, O> {
+    /// The layer.
+    pub layer: &'a SyncBatchNorm,
+    /// What x is.
+    pub tensor: &'a TensorDescriptor<'a>,
+    /// What the forward pass returned.
+    pub saved: Saved,
+    /// What the pass reads.
+    pub io: Backward<'a, I, O>,
+}
+
+/// [`SyncBatchNorm::forward_train`] of layers whose inputs do not depend on each other (the branches of a block,
+/// several towers) in one exchange: the group waits for its slowest member once, not once a layer.
+///
+/// All members pass the same layers in the same order. Results are those of calls one by one, bit for bit, and in
+/// the order of `parts`. An error in one layer is an error of the call: no layer's running statistics change.
+/// [`Error::Unexpected`] for a layer of another group than the first one's.
+pub async fn forward_train_together<I: Element, O: Element>(
+    parts: &mut [ForwardPart<'_, I>],
+    commit: Commit,
+) -> Result<Vec<(Output<I, O>, Saved)>, Error> {
+    let Some(first) = parts.first() else { return Ok(Vec::new()) };
+    let group = first.layer.group.clone();
+    let local = parts.iter().map(|p| p.layer.norm.local_moments(p.tensor, p.fusion, p.x, p.residual));
+    let local = join_all(local).await.into_iter().collect();
+    let local =
+        one_group(parts.iter().map(|p| &*p.layer)).and(parts.iter().try_for_each(ForwardPart::check)).and(local);
+    let merged = all_reduce(&*group, I::DTYPE, local).await?;
+    for (part, moments) in parts.iter().zip(&merged) {
+        if let Some(&Moments { count: 1, .. }) = moments.first() {
+            return Err(Error::TooFewValues { count: 1, shape: part.tensor.shape.to_vec() });
+        }
+    }
+    let passes = parts
+        .iter_mut()
+        .zip(&merged)
+        .map(|(p, m)| p.layer.norm.forward_train_with(p.tensor, p.fusion, p.x, p.residual, m, commit));
+    join_all(passes).await.into_iter().collect()
+}
+
+/// [`SyncBatchNorm::backward`] of several layers in one exchange, as [`forward_train_together`].
+pub async fn backward_together<I: Element, O: Element>(
+    parts: Vec<BackwardPart<'_, I, O>>,
+    wanted: Gradients,
+) -> Result<Vec<OutputGradients<I>>, Error> {
+    let Some(first) = parts.first() else { return Ok(Vec::new()) };
+    let group = first.layer.group.clone();
+    let local = parts.iter().map(|p| p.layer.norm.local_gradient_sums(p.tensor, &p.saved, p.io));
+    let local: Result<Vec<_>, Error> = join_all(local).await.into_iter().collect();
+    let local = one_group(parts.iter().map(|p| p.layer)).and(parts.iter().try_for_each(|p| p.check(wanted))).and(local);
+    let (sums, affine): (Result<Vec<_>, Error>, Vec<_>) = match local {
+        Ok(local) => {
+            let (sums, affine) = local.into_iter().unzip();
+            (Ok(sums), affine)
+        }
+        Err(error) => (Err(error), Vec::new()),
+    };
+    let merged = all_reduce(&*group, I::DTYPE, sums).await?;
+    let passes = parts.into_iter().zip(&merged).zip(affine).map(async |((p, sums), (dweight, dbias))| {
+        let BackwardPart { layer, tensor, saved, io } = p;
+        let mut gradients = layer.norm.backward_with(tensor, saved, io, wanted, sums).await?;
+        if wanted.affine {
+            (gradients.dweight, gradients.dbias) = (dweight, dbias);
+        }
+        Ok(gradients)
+    });
+    join_all(passes).await.into_iter().collect()
+}
+
+impl<I> ForwardPart<'_, I> {
+    /// What the last step would find wrong and the first step does not need: nobody may go ahead without the others.
+    fn check(&self) -> Result<(), Error> {
+        match (self.fusion.residual != Residual::None, self.residual.is_some()) {
+            (true, false) => Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" }),
+            (false, true) => {
+                Err(Error::Unexpected { name: "residual", reason: "the call's Fusion has Residual::None" })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<I: Element, O> BackwardPart<'_, I, O> {
+    /// As [`ForwardPart::check`].
+    fn check(&self, wanted: Gradients) -> Result<(), Error> {
+        let residual = self.saved.fusion().residual;
+        let unexpected = |name, reason| Err(Error::Unexpected { name, reason });
+        match self.io.dsum {
+            Some(_) if residual != Residual::Before => return unexpected("dsum", "the forward pass wrote no sum"),
+            Some(_) if !wanted.dx => return unexpected("dsum", "dx, which it is added to, is not wanted"),
+            _ => {}
+        }
+        if wanted.dresidual && residual != Residual::After {
+            return unexpected("dresidual", "the forward pass did not add one after the norm");
+        }
+        let len = self.io.x.len();
+        let (expected, actual) = (len as u64, self.io.dsum.map_or(len, <[I]>::len) as u64);
+        if expected == actual { Ok(()) } else { Err(Error::Length { name: "dsum", expected, actual }) }
+    }
+}
+
+fn one_group<'a>(mut layers: impl Iterator<Item = &'a SyncBatchNorm>) -> Result<(), Error> {
+    let Some(first) = layers.next() else { return Ok(()) };
+    if layers.all(|layer| Arc::ptr_eq(&layer.group, &first.group)) {
+        return Ok(());
+    }
+    Err(Error::Unexpected { name: "a layer", reason: "it belongs to another group than the first layer" })
+}
