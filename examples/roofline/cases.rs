@@ -1,4 +1,5 @@
 //! What is measured: one table for the roofline example and for `cargo bench`.
+#![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
 
 use wgpu_norm::plan::Problem;
 use wgpu_norm::{

@@ -85,16 +85,17 @@ impl<S: Simd> Partial<S> for Sums<S> {
     }
 }
 
-/// The binary tree over leaves that are pushed in order: level k holds the result of 2^k of them. Deepest by default
-/// for 2^32 leaves.
-#[derive(Clone, Copy)]
-pub(crate) struct Stack<P, const LEVELS: usize = 33> {
+/// Levels of the deepest tree: 2^32 leaves.
+const LEVELS: usize = 33;
+
+/// The binary tree over leaves that are pushed in order: level k holds the result of 2^k of them.
+pub(crate) struct Stack<P> {
     levels: [P; LEVELS],
     counts: [u32; LEVELS],
     pushed: u64,
 }
 
-impl<P: Copy, const LEVELS: usize> Stack<P, LEVELS> {
+impl<P: Copy> Stack<P> {
     #[inline(always)]
     pub fn new<S: Simd>(simd: S) -> Self
     where
@@ -155,5 +156,75 @@ pub(crate) fn merge_all<T: Copy>(items: &[T], merge: &impl Fn(T, T) -> T) -> Opt
             let (left, right) = items.split_at(items.len().next_power_of_two() / 2);
             Some(merge(merge_all(left, merge)?, merge_all(right, merge)?))
         }
+    }
+}
+
+/// The same tree for several spans of columns side by side, whose counts are the same.
+pub(crate) struct WideStack<P> {
+    /// For each level one partial result a span.
+    levels: Vec<P>,
+    counts: Vec<u32>,
+    spans: usize,
+    pushed: u64,
+}
+
+impl<P: Copy> WideStack<P> {
+    /// For so many leaves.
+    #[inline(always)]
+    pub fn new<S: Simd>(simd: S, spans: usize, leaves: usize) -> Self
+    where
+        P: Partial<S>,
+    {
+        let levels = leaves.next_power_of_two().ilog2() as usize + 1;
+        WideStack { levels: vec![P::empty(simd); levels * spans], counts: vec![0; levels], spans, pushed: 0 }
+    }
+
+    /// The next 2^level leaves, merged: one partial result a span, each of `count` elements.
+    #[inline(always)]
+    pub fn push<S: Simd>(&mut self, level: usize, partials: &mut [P], mut count: u32)
+    where
+        P: Partial<S>,
+    {
+        let mut at = level;
+        while self.pushed >> at & 1 == 1 {
+            let counts = [self.counts[at], count];
+            for (left, right) in self.levels[at * self.spans..].iter().zip(partials.iter_mut()) {
+                *right = left.merge(*right, counts);
+            }
+            count += counts[0];
+            at += 1;
+        }
+        self.levels[at * self.spans..][..self.spans].copy_from_slice(partials);
+        self.counts[at] = count;
+        self.pushed += 1 << level;
+    }
+
+    /// The root of one span's tree.
+    #[inline(always)]
+    pub fn finish<S: Simd>(&self, simd: S, span: usize) -> P
+    where
+        P: Partial<S>,
+    {
+        let mut root = (P::empty(simd), 0);
+        for (level, &count) in self.counts.iter().enumerate() {
+            if self.pushed >> level & 1 == 1 {
+                let left = self.levels[level * self.spans + span];
+                root = if root.1 == 0 { (left, count) } else { (left.merge(root.0, [count, root.1]), root.1 + count) };
+            }
+        }
+        root.0
+    }
+}
+
+/// The tree over leaves of `count` elements each, as many as a power of two.
+#[inline(always)]
+pub(crate) fn merge_equal<S: Simd, P: Partial<S>>(leaves: &mut [P], mut count: u32) {
+    let mut len = leaves.len();
+    while len > 1 {
+        len /= 2;
+        for i in 0..len {
+            leaves[i] = leaves[2 * i].merge(leaves[2 * i + 1], [count, count]);
+        }
+        count *= 2;
     }
 }

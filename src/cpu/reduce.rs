@@ -4,8 +4,8 @@ use super::exec::Exec;
 use super::grid::Grid;
 use super::lanes::{LANES, Span, for_spans};
 use super::memory::{Area, Scratch, TILE};
-use super::partial::{Partial, Stack};
-use super::source::{Kind, PartialOf, Source, WIDE};
+use super::partial::{Partial, Stack, WideStack, merge_equal};
+use super::source::{Kind, PartialOf, Source, TALL, WIDE};
 use crate::moments::Moments;
 use fearless_simd::{Simd, dispatch};
 use std::ops::Range;
@@ -75,7 +75,7 @@ fn rows<S: Simd, K: Source>(
     if width <= leaf {
         return leaf_of_rows(simd, source, Area { first, rows, at: 0, len: width }, scratch);
     }
-    let mut stack: Stack<_> = Stack::new(simd);
+    let mut stack = Stack::new(simd);
     for at in (0..width).step_by(leaf) {
         let len = leaf.min(width - at);
         stack.push(leaf_of_rows(simd, source, Area { first, rows, at, len }, scratch), len as u32);
@@ -126,7 +126,7 @@ pub(crate) fn fill_channels<S: Simd, K: Source>(
     scratch: &mut Scratch,
 ) {
     let len = to[0].len();
-    let mut stack: Stack<_> = Stack::new(simd);
+    let mut stack = Stack::new(simd);
     for sample in 0..grid.samples {
         stack.push(rows(simd, source, grid, (sample * grid.rows + first, len), scratch), grid.width as u32);
     }
@@ -156,10 +156,6 @@ struct Cut {
 /// Elements that an entry has at least, unless its sample has fewer.
 const ENTRY: usize = 1 << 16;
 
-/// Leaves that an entry has at most, and levels of a tree of them.
-const MOST_LEAVES: usize = 1 << 12;
-const LEVELS: usize = MOST_LEAVES.ilog2() as usize + 1;
-
 /// A tree over columns, as [`crate::plan::Tree`] of a walk with so many rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Down {
@@ -174,10 +170,10 @@ pub(crate) struct Down {
 impl Down {
     fn cut(&self) -> Cut {
         if self.rows <= self.leaf && self.joins_samples {
-            let samples = (ENTRY / (self.rows * self.width)).clamp(1, MOST_LEAVES).next_power_of_two();
+            let samples = (ENTRY / (self.rows * self.width)).max(1).next_power_of_two();
             return Cut { samples, chunks: 1, rows: self.rows };
         }
-        let leaves = (ENTRY / (self.leaf * self.width)).clamp(1, MOST_LEAVES).next_power_of_two();
+        let leaves = (ENTRY / (self.leaf * self.width)).max(1).next_power_of_two();
         let rows = self.rows.min(leaves * self.leaf);
         Cut { samples: 1, chunks: self.rows.div_ceil(rows), rows }
     }
@@ -236,32 +232,39 @@ fn fill_wide<S: Simd, K: Source>(
     simd.vectorize(
         #[inline(always)]
         || {
-            // No entry has more leaves: see `MOST_LEAVES`.
-            let mut stacks = [Stack::<PartialOf<K::Kind, S>, LEVELS>::new(simd); WIDE / LANES];
-            let mut leaf = [[0.0; WIDE]; 3];
-            for sample in 0..samples {
-                for row in (0..rows).step_by(down.leaf) {
-                    let rows = down.leaf.min(rows - row);
-                    let area = Area { first: first + sample * down.rows + row, rows, at, len };
-                    source.columns(simd, area, &mut leaf, scratch);
-                    for (i, stack) in stacks.iter_mut().enumerate().take(len.div_ceil(LANES)) {
-                        let span = stack_span(i, len);
-                        let [a, b, c] = &leaf;
-                        let parts = [span.load(simd, a), span.load(simd, b), span.load(simd, c)];
-                        stack.push(PartialOf::<K::Kind, S>::from_parts(parts), rows as u32);
+            let (all, leaf) = (samples * rows, if samples > 1 { rows } else { down.leaf.min(rows) });
+            let spans = len.div_ceil(LANES);
+            let mut stack = WideStack::<PartialOf<K::Kind, S>>::new(simd, spans, all.div_ceil(leaf));
+            let mut merged = [PartialOf::<K::Kind, S>::empty(simd); WIDE / LANES];
+            let mut leaves = [merged[0]; TALL];
+            let mut row = 0;
+            while row < all {
+                // As many leaves as a tile holds, a power of two; or the last one, which may be shorter.
+                let full = ((all - row) / leaf).min(TALL / leaf);
+                let level = full.max(1).ilog2() as usize;
+                let rows = (leaf << level).min(all - row);
+                let tile = source.tile(simd, Area { first: first + row, rows, at, len }, scratch);
+                for (i, merged) in merged.iter_mut().enumerate().take(spans) {
+                    let span = span_of(i, len);
+                    for (k, partial) in leaves.iter_mut().enumerate().take(1 << level) {
+                        *partial = source.columns(simd, &tile, k * leaf..((k + 1) * leaf).min(rows), span);
                     }
+                    merge_equal(&mut leaves[..1 << level], leaf as u32);
+                    *merged = leaves[0];
                 }
+                stack.push(level, &mut merged[..spans], rows as u32);
+                row += rows;
             }
-            for (i, stack) in stacks.iter().enumerate().take(len.div_ceil(LANES)) {
-                store(simd, stack.finish(simd).0, stack_span(i, len), &mut to);
+            for i in 0..spans {
+                store(simd, stack.finish(simd, i), span_of(i, len), &mut to);
             }
         },
     )
 }
 
-/// Columns of stack `i`; the last ones may overlap those of the one before.
+/// Span `i` of some columns; the last one may overlap the one before.
 #[inline(always)]
-fn stack_span(i: usize, len: usize) -> Span {
+fn span_of(i: usize, len: usize) -> Span {
     Span { at: (i * LANES).min(len.saturating_sub(LANES)), len: len.min(LANES) }
 }
 

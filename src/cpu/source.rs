@@ -1,24 +1,19 @@
 //! What is summed up: moments of x, or sums of the gradient.
 
 use super::grid::{Cursor, Grid, Join, Row};
-use super::lanes::{LANES, Span, V, for_spans};
+use super::lanes::{Span, V};
 use super::leaf::{self, Each, Gradient, Same, Stats, Weights};
-use super::memory::{Area, Buffer, Input, Place, Scratch, Tile};
+use super::memory::{Area, Buffer, Input, Place, Scratch, TILE, Tile};
 use super::partial::{Mean, Partial, Sums};
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// Columns that are reduced side by side.
 pub(crate) const WIDE: usize = 128;
 
-#[inline(always)]
-fn store<S: Simd, P: Partial<S>>(simd: S, partial: P, span: Span, to: &mut [[f32; WIDE]; 3]) {
-    let [a, b, c] = to;
-    let parts = partial.parts(simd);
-    span.store(parts[0], a);
-    span.store(parts[1], b);
-    span.store(parts[2], c);
-}
+/// Rows that are looked at together.
+pub(crate) const TALL: usize = TILE / WIDE;
 
 /// Which partial results, whatever the instruction set.
 pub(crate) trait Kind: Sync {
@@ -47,8 +42,21 @@ pub(crate) trait Source: Sync {
     /// Of an area of up to sixteen rows, each row a lane.
     fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
 
-    /// Of an area of up to [`WIDE`] columns, each column one number of every part.
-    fn columns<S: Simd>(&self, simd: S, area: Area, to: &mut [[f32; WIDE]; 3], scratch: &mut Scratch);
+    /// An area of up to [`WIDE`] columns and [`TALL`] rows.
+    type Tile<'t>
+    where
+        Self: 't;
+
+    fn tile<'t, S: Simd>(&'t self, simd: S, area: Area, scratch: &'t mut Scratch) -> Self::Tile<'t>;
+
+    /// Of some rows of a tile, each column of a span a lane.
+    fn columns<S: Simd>(
+        &self,
+        simd: S,
+        tile: &Self::Tile<'_>,
+        rows: Range<usize>,
+        span: Span,
+    ) -> PartialOf<Self::Kind, S>;
 }
 
 /// Moments of x.
@@ -74,19 +82,25 @@ impl Source for MomentsOf<'_> {
         )
     }
 
+    type Tile<'t>
+        = Tile<'t>
+    where
+        Self: 't;
+
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, area: Area, to: &mut [[f32; WIDE]; 3], scratch: &mut Scratch) {
-        let tile = self.x.tile(simd, area, &mut scratch.x);
-        for_spans!(area.len, span => {
-            let leaf = leaf::moments_of_columns(
-                simd,
-                area.rows,
-                self.centred,
-                #[inline(always)]
-                |k| span.load(simd, tile.row(k)),
-            );
-            store(simd, leaf, span, to);
-        });
+    fn tile<'t, S: Simd>(&'t self, simd: S, area: Area, scratch: &'t mut Scratch) -> Tile<'t> {
+        self.x.tile(simd, area, &mut scratch.x)
+    }
+
+    #[inline(always)]
+    fn columns<S: Simd>(&self, simd: S, tile: &Tile, rows: Range<usize>, span: Span) -> Mean<S> {
+        leaf::moments_of_columns(
+            simd,
+            rows.len(),
+            self.centred,
+            #[inline(always)]
+            |k| span.load(simd, tile.row(rows.start + k)),
+        )
     }
 }
 
@@ -214,11 +228,11 @@ impl<'a> GradientTile<'a> {
     }
 }
 
-/// What belongs to each row of an area of up to sixteen.
+/// What belongs to each row of an area.
 #[inline(always)]
-fn rows_of(grid: &Grid, area: Area) -> [Row; LANES] {
+fn rows_of(grid: &Grid, area: Area) -> [Row; TALL] {
     let mut cursor = Cursor::new(grid, area.first);
-    let mut rows = [Row::default(); LANES];
+    let mut rows = [Row::default(); TALL];
     for row in rows.iter_mut().take(area.rows) {
         *row = cursor.next();
     }
@@ -254,37 +268,49 @@ impl Source for SumsOf<'_> {
         }
     }
 
+    type Tile<'t>
+        = SumsTile<'t>
+    where
+        Self: 't;
+
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, area: Area, to: &mut [[f32; WIDE]; 3], scratch: &mut Scratch) {
-        let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
-        let weights = of.affine.each(at, len);
+    fn tile<'t, S: Simd>(&'t self, simd: S, area: Area, scratch: &'t mut Scratch) -> SumsTile<'t> {
         let Scratch { x, dy, residual, .. } = scratch;
-        let gradient = of.tile(simd, area, (x, dy, residual));
-        let all = rows_of(of.grid, area);
+        let gradient = self.gradient.tile(simd, area, (x, dy, residual));
+        SumsTile { gradient, rows: rows_of(self.gradient.grid, area), at: area.at, len: area.len }
+    }
+
+    #[inline(always)]
+    fn columns<S: Simd>(&self, simd: S, tile: &SumsTile, rows: Range<usize>, span: Span) -> Sums<S> {
+        let (of, stats, first) = (&self.gradient, &self.stats, rows.start);
+        let SumsTile { gradient, rows: all, at, len } = tile;
+        let weights = of.affine.each(*at, *len);
         if of.grid.columns {
-            for_spans!(len, span => {
-                let sums = leaf::sums_of_columns(
-                    simd,
-                    rows,
-                    span,
-                    true,
-                    #[inline(always)]
-                    |k| (gradient.row(k), stats.stats_each(of.grid, all[k], at, len), weights),
-                );
-                store(simd, sums, span, to);
-            });
+            leaf::sums_of_columns(
+                simd,
+                rows.len(),
+                span,
+                true,
+                #[inline(always)]
+                |k| (gradient.row(first + k), stats.stats_each(of.grid, all[first + k], *at, *len), weights),
+            )
         } else {
-            for_spans!(len, span => {
-                let sums = leaf::sums_of_columns(
-                    simd,
-                    rows,
-                    span,
-                    false,
-                    #[inline(always)]
-                    |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
-                );
-                store(simd, sums, span, to);
-            });
+            leaf::sums_of_columns(
+                simd,
+                rows.len(),
+                span,
+                false,
+                #[inline(always)]
+                |k| (gradient.row(first + k), stats.stats_same(simd, all[first + k]), weights),
+            )
         }
     }
+}
+
+/// An area of the gradient's tensors, and what belongs to its rows.
+pub(crate) struct SumsTile<'a> {
+    gradient: GradientTile<'a>,
+    rows: [Row; TALL],
+    at: usize,
+    len: usize,
 }
