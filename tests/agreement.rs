@@ -91,29 +91,27 @@ fn every_combination() -> Vec<Case> {
     let fusions = residuals.into_iter().flat_map(|residual| [false, true].map(|relu| Fusion { residual, relu }));
     let mut fusions = fusions.collect::<Vec<Fusion>>().into_iter().cycle();
     let mut cases = Vec::new();
-    // An odd number of elements a channel, so that halves share words; and one that takes wide loads.
-    for positions in [35, 64] {
-        let images = [3, 6, positions];
-        let instance =
-            InstanceNormDescriptor { affine: true, track_running_stats: true, ..InstanceNormDescriptor::new(6) };
-        for case in [
-            Case::new(BatchNormDescriptor::new(6), &images),
-            Case::new(instance, &images),
-            Case::new(GroupNormDescriptor::new(2, 6), &images),
-            Case::new(LayerNormDescriptor::new(&[positions]), &images),
-            Case::new(RmsNormDescriptor::new(&[positions]), &images),
-        ] {
-            for (input, output) in TYPES.into_iter().flat_map(|input| TYPES.map(|output| (input, output))) {
-                for format in [Format::ChannelsFirst, Format::ChannelsLast] {
+    let instance =
+        |c| InstanceNormDescriptor { affine: true, track_running_stats: true, ..InstanceNormDescriptor::new(c) };
+    for (input, output) in TYPES.into_iter().flat_map(|input| TYPES.map(|output| (input, output))) {
+        for format in [Format::ChannelsFirst, Format::ChannelsLast] {
+            for statistics in [Statistics::Batch, Statistics::Running] {
+                // An odd number of elements a channel, so that halves share words; or one that takes wide loads.
+                let positions = if cases.len() % 2 == 0 { 35 } else { 64 };
+                let images = [3, 6, positions];
+                for case in [
+                    Case::new(BatchNormDescriptor::new(6), &images),
+                    Case::new(instance(6), &images),
+                    Case::new(GroupNormDescriptor::new(2, 6), &images),
+                    Case::new(LayerNormDescriptor::new(&[positions]), &images),
+                    Case::new(RmsNormDescriptor::new(&[positions]), &images),
+                ] {
                     let tensor = TensorDescriptor { format, ..case.tensor() };
-                    if case.descriptor.layout(&tensor).is_err() {
-                        continue;
-                    }
-                    for statistics in [Statistics::Batch, Statistics::Running] {
-                        if statistics == Statistics::Batch || case.descriptor.running_stats().is_some() {
-                            let fusion = fusions.next().unwrap_or_default();
-                            cases.push(Case { input, output, format, statistics, fusion, ..case.clone() });
-                        }
+                    let has_format = case.descriptor.layout(&tensor).is_ok();
+                    let has_mode = statistics == Statistics::Batch || case.descriptor.running_stats().is_some();
+                    if has_format && has_mode {
+                        let fusion = fusions.next().unwrap_or_default();
+                        cases.push(Case { input, output, format, statistics, fusion, ..case });
                     }
                 }
             }
@@ -125,8 +123,8 @@ fn every_combination() -> Vec<Case> {
 #[test]
 fn every_combination_is_one() {
     let cases = every_combination();
-    // 9 pairs of types, 2 widths; 3 norms in 2 formats and 2 in one; 2 of the 3 also with running statistics.
-    assert_eq!(cases.len(), 9 * 2 * (3 * 2 + 2 + 2 * 2));
+    // 9 pairs of types; 3 norms in 2 formats and 2 in one; 2 of the 3 also with running statistics.
+    assert_eq!(cases.len(), 9 * (3 * 2 + 2 + 2 * 2));
 }
 
 /// One test a table and implementation; an adapter that is not here is printed as skipped by `adapters`.

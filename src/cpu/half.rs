@@ -1,6 +1,8 @@
 //! Elements of any type to `f32` and back. Halves by integer arithmetic, so that no instruction set needs a feature
 //! for them.
 
+#[cfg(target_arch = "x86_64")]
+use super::f16c;
 use super::lanes::{LANES, V};
 use crate::tensor::DType;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
@@ -11,6 +13,8 @@ pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32])
     let halves = || bytemuck::cast_slice(from);
     match dtype {
         DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
+        #[cfg(target_arch = "x86_64")]
+        DType::F16 if simd.level().as_avx2().is_some() && f16c::widen(halves(), to) => {}
         DType::F16 => simd.vectorize(
             #[inline(always)]
             || {
@@ -41,6 +45,8 @@ pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32])
 pub(crate) fn narrow<S: Simd>(simd: S, dtype: DType, from: &[f32], to: &mut [u8]) {
     match dtype {
         DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
+        #[cfg(target_arch = "x86_64")]
+        DType::F16 if simd.level().as_avx2().is_some() && f16c::narrow(from, bytemuck::cast_slice_mut(to)) => {}
         DType::F16 => simd.vectorize(
             #[inline(always)]
             || {
@@ -113,7 +119,8 @@ fn of_f16<S: Simd>(simd: S, from: &[u16]) -> V<S> {
     let magnitude = bits & 0x7fff;
     // Exact for subnormals too: a multiplication renormalises them.
     let finite = (V::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23)).to_bits();
-    let special = magnitude << 13 | 0x7f80_0000;
+    let infinity = magnitude << 13 | 0x7f80_0000;
+    let special = magnitude.simd_gt(0x7c00).select(infinity | 0x0040_0000, infinity);
     let value = magnitude.simd_ge(0x7c00).select(special, finite);
     V::from_bits(value | (bits & 0x8000) << 16)
 }
@@ -127,7 +134,8 @@ fn to_f16<S: Simd>(simd: S, value: V<S>, to: &mut [u16]) {
     // Subnormal: adding 1/2 lets the adder round at the last place of the result.
     let subnormal = (V::from_bits(magnitude) + 0.5).to_bits() - 0.5f32.to_bits();
     let infinity = u32x16::splat(simd, 0x7c00);
-    let nan = u32x16::splat(simd, 0x7e00);
+    // Quiet, with what fits of its payload, as processors do it.
+    let nan = (magnitude >> 13 & 0x3ff) | 0x7e00;
     let large = magnitude.simd_gt(0x7f80_0000).select(nan, infinity);
     let small = magnitude.simd_lt(0x3880_0000).select(subnormal, normal);
     let half = magnitude.simd_ge(0x4780_0000).select(large, small);
@@ -141,7 +149,16 @@ mod tests {
     use fearless_simd::{Level, dispatch};
 
     fn check<T: Element + PartialEq + std::fmt::Debug>(bits: impl Fn(T) -> u16, of: impl Fn(u16) -> T) {
-        let level = Level::new();
+        for level in crate::cpu::tests::levels() {
+            check_on(level, &bits, &of);
+        }
+    }
+
+    fn check_on<T: Element + PartialEq + std::fmt::Debug>(
+        level: Level,
+        bits: impl Fn(T) -> u16,
+        of: impl Fn(u16) -> T,
+    ) {
         let halves: Vec<T> = (0..=u16::MAX).map(of).collect();
         // Not a multiple of sixteen.
         for halves in [&halves[..], &halves[..31745]] {

@@ -13,6 +13,8 @@ mod backward;
 mod blocks;
 mod call;
 mod exec;
+#[cfg(target_arch = "x86_64")]
+mod f16c;
 mod forward;
 mod grid;
 mod half;

@@ -440,7 +440,7 @@ fn agrees_with_naive_loops() {
     }
 }
 
-fn levels() -> Vec<Level> {
+pub(super) fn levels() -> Vec<Level> {
     let best = Level::new();
     let mut levels = vec![best];
     #[cfg(target_arch = "x86_64")]

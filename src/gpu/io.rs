@@ -273,33 +273,36 @@ pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result
     Ok(())
 }
 
+/// Something that lies in a buffer: its name, its binding, its bytes.
+type Named<'a> = (&'static str, &'a BufferBinding<'a>, u64);
+
 /// Checks that gradients of weight and bias lie apart from the call's tensors and from each other, and tensors
 /// from `own`, the layer's buffers.
-pub(crate) fn check_apart(
+pub(crate) fn check_apart<'a>(
     plan: &Plan,
-    tensors: &Tensors,
-    vectors: &[(&'static str, Option<&BufferBinding>, u64)],
-    own: &[&wgpu::Buffer],
+    tensors: &'a Tensors,
+    vectors: [Option<Named<'a>>; 2],
+    own: [Option<&wgpu::Buffer>; 2],
 ) -> Result<(), Error> {
     let direction = plan.problem.op.direction();
-    let bytes = |t| plan.problem.memory(t).span() * plan.dtype(t).size();
-    let used = Tensor::ALL.into_iter().filter(|&t| plan.uses(t));
-    let tensors = used.map(|t| (t.name(direction), tensors[t as usize].as_ref(), bytes(t)));
-    let mut others: Vec<_> = tensors.filter_map(|(name, b, bytes)| Some((name, b?, bytes))).collect();
-    for (first, binding, _) in &others {
-        if own.contains(&binding.buffer) {
+    let tensor = |t: Tensor| -> Option<Named<'a>> {
+        let binding = tensors[t as usize].as_ref().filter(|_| plan.uses(t))?;
+        Some((t.name(direction), binding, plan.problem.memory(t).span() * plan.dtype(t).size()))
+    };
+    for (first, binding, _) in Tensor::ALL.into_iter().filter_map(tensor) {
+        if own.contains(&Some(binding.buffer)) {
             let hint = "the layer's buffers cannot be its tensors";
             return Err(Error::Overlap { first, second: "the layer's state", hint });
         }
     }
-    for (first, binding, bytes) in vectors.iter().filter_map(|&(name, b, bytes)| Some((name, b?, bytes))) {
-        for (second, other, other_bytes) in &others {
-            let (a, b) = (range(binding, bytes), range(other, *other_bytes));
+    for (i, (first, binding, bytes)) in vectors.into_iter().enumerate().filter_map(|(i, v)| Some((i, v?))) {
+        let others = Tensor::ALL.into_iter().filter_map(tensor).chain(vectors.into_iter().take(i).flatten());
+        for (second, other, other_bytes) in others {
+            let (a, b) = (range(binding, bytes), range(other, other_bytes));
             if binding.buffer == other.buffer && a.start < b.end && b.start < a.end {
                 return Err(Error::Overlap { first, second, hint: "gradients need a place of their own" });
             }
         }
-        others.push((first, binding, bytes));
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use wgpu::{BufferUsages, CommandEncoder};
 
 /// Vectors of the state buffer, in this order; the shaders count them.
 const VECTORS: u64 = 6;
-/// Calls whose bind groups are kept: training forward and backward, evaluation, and one to spare.
+/// Calls whose plans and bind groups are kept: training forward and backward, evaluation, and one to spare.
 const PREPARED: usize = 4;
 
 /// Any of the five norms on a device.
@@ -46,6 +46,7 @@ pub struct Norm {
 #[derive(Debug, Default)]
 struct Scratch {
     partials: Option<wgpu::Buffer>,
+    plans: Vec<Arc<Plan>>,
     prepared: Vec<(Call, Arc<Prepared>)>,
 }
 
@@ -172,7 +173,7 @@ impl Norm {
         problem.output = io.y_dtype.unwrap_or(tensor.dtype);
         let update = if statistics == Statistics::Batch { self.update(commit) } else { 0 };
         let tensors = io.tensors(fusion)?;
-        let plan = Plan::new(problem, self.context.profile())?;
+        let plan = self.plan(problem)?;
         io::check(&plan, &tensors, in_place)?;
         self.check_apart(&plan, &tensors)?;
         let saved = self.saved(problem, fusion)?;
@@ -192,12 +193,26 @@ impl Norm {
         };
         let problem = Problem { op: Op::Backward(wanted), ..saved.problem }.with_backward_pitches(&io.pitches)?;
         let tensors = io.tensors(saved.fusion)?;
-        let plan = Plan::new(io::without_unused(problem, &tensors), self.context.profile())?;
+        let plan = self.plan(io::without_unused(problem, &tensors))?;
         io::check(&plan, &tensors, InPlace::Never)?;
         self.check_affine(&saved, io, &plan, &tensors)?;
         self.record(encoder, &plan, &tensors, &saved, None, 0)?;
         self.copy_affine(encoder, &saved, io);
         Ok(())
+    }
+
+    /// A plan, made once for the calls that come again and again.
+    pub(super) fn plan(&self, problem: Problem) -> Result<Arc<Plan>, Error> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = scratch.plans.iter().find(|plan| plan.problem == problem) {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(Plan::new(problem, self.context.profile())?);
+        if scratch.plans.len() == PREPARED {
+            scratch.plans.remove(0);
+        }
+        scratch.plans.push(plan.clone());
+        Ok(plan)
     }
 
     /// Checks that `saved` is this layer's, and from a synchronised forward pass exactly if backward is one.
@@ -213,7 +228,7 @@ impl Norm {
 
     /// Checks that no tensor lies in the layer's own memory.
     pub(super) fn check_apart(&self, plan: &Plan, tensors: &Tensors) -> Result<(), Error> {
-        io::check_apart(plan, tensors, &[], &[&self.state])
+        io::check_apart(plan, tensors, [None; 2], [Some(&self.state), None])
     }
 
     /// Checks where gradients of weight and bias go.
@@ -233,9 +248,9 @@ impl Norm {
             }
             check_binding(name, binding, bytes, 4, BufferUsages::COPY_DST)?;
         }
-        let vectors = [("dweight", io.dweight.as_ref(), bytes), ("dbias", io.dbias.as_ref(), bytes)];
-        let own: Vec<_> = saved.buffer.iter().chain([&self.state]).collect();
-        io::check_apart(plan, tensors, &vectors, &own)
+        let (dweight, dbias) = (io.dweight.as_ref(), io.dbias.as_ref());
+        let vectors = [dweight.map(|b| ("dweight", b, bytes)), dbias.map(|b| ("dbias", b, bytes))];
+        io::check_apart(plan, tensors, vectors, [Some(&self.state), saved.buffer.as_ref()])
     }
 
     /// Records the copies of gradients of weight and bias to where the caller wants them.

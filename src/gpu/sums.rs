@@ -12,6 +12,7 @@ use crate::plan::{Plan, Problem};
 use crate::sums::{GradientSums, Sum};
 use crate::tensor::{ForwardPitches, TensorDescriptor};
 use std::marker::PhantomData;
+use std::sync::Arc;
 use wgpu::{BufferUsages, CommandEncoder};
 
 /// One [`Moments`] or [`GradientSums`] a channel, in device memory.
@@ -178,9 +179,9 @@ impl Norm {
         Problem::new(self.descriptor(), tensor, Statistics::Batch, fusion, op)
     }
 
-    fn plan_with<S: Sum>(&self, problem: Problem, sums: &DeviceSums<S>) -> Result<Plan, Error> {
+    fn plan_with<S: Sum>(&self, problem: Problem, sums: &DeviceSums<S>) -> Result<Arc<Plan>, Error> {
         check_channels(sums, self.descriptor().affine_len())?;
-        Plan::new(problem, self.context().profile())
+        self.plan(problem)
     }
 
     fn local_sums<S: Sum>(
