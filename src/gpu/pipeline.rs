@@ -117,7 +117,7 @@ impl Key {
         }
     }
 
-    fn label(&self) -> String {
+    pub(super) fn label(&self) -> String {
         let direction = match self.variant.direction {
             Direction::Forward => "forward",
             Direction::Backward => "backward",
