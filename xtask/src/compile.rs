@@ -31,7 +31,7 @@ pub struct Measured {
     pub branches: u64,
     pub spills: u64,
     pub code_bytes: u64,
-    /// Units of a tensor that one instruction could load or store, but does not.
+    /// Loads and stores of less than a unit, where tensors are aligned to units.
     pub narrow: u32,
     pub counts: Counts,
 }
@@ -50,7 +50,7 @@ pub fn child(chip: &str, all: bool) -> Result<(), String> {
 }
 
 /// The parent: all pipelines of a chip. `done` is called after each.
-pub fn compile(chip: &str, all: bool, icd: &str, mut done: impl FnMut()) -> Result<Vec<Measured>, String> {
+pub fn compile(chip: &str, all: bool, icd: &str, done: impl Fn()) -> Result<Vec<Measured>, String> {
     let program = std::env::current_exe().map_err(|e| format!("this program's own path: {e}"))?;
     let mut command = Command::new(program);
     command.args([CHILD, chip]).args(all.then_some("--all")).stdout(Stdio::piped());
@@ -100,7 +100,7 @@ fn measure(chip: &str, driver: &str, pipeline: &Pipeline, compiled: &Compiled) -
         branches: statistic("Branches")?,
         spills: statistic("Spilled VGPRs")? + statistic("Spilled SGPRs")?,
         code_bytes: statistic("Code size")?,
-        narrow: if shader.vec4 { narrow(shader.units, &shader.tensors, &counts) } else { 0 },
+        narrow: if shader.vec4 { narrow(&shader.tensors, &counts) } else { 0 },
         counts,
     })
 }
@@ -111,15 +111,8 @@ fn waves_counted(chip: &str, assembly: &str) -> u64 {
     if rdna && !assembly.contains("exec_lo") { 2 } else { 1 }
 }
 
-/// A unit of f32 should be one access of 128 bits, one of a 16-bit type one of 64. Other buffers' accesses may
-/// be as wide and hide a narrow one, but never all of a tensor's.
-fn narrow(units: u32, tensors: &[(DType, bool)], counts: &Counts) -> u32 {
-    let missing = |written: bool, dtype_size: u64, found: u32| {
-        let tensors = tensors.iter().filter(|t| t.1 == written && t.0.size() == dtype_size).count() as u32;
-        (tensors * units).saturating_sub(found)
-    };
-    missing(false, 4, counts.loads[4])
-        + missing(false, 2, counts.loads[2])
-        + missing(true, 4, counts.stores[4])
-        + missing(true, 2, counts.stores[2])
+/// A unit of four elements has 128 bits in f32, 64 in the 16-bit types. Without tensors there are no units.
+fn narrow(tensors: &[(DType, bool)], counts: &Counts) -> u32 {
+    let Some(least) = tensors.iter().map(|(dtype, _)| dtype.size() as usize).min() else { return 0 };
+    counts.loads[..least].iter().chain(&counts.stores[..least]).sum()
 }

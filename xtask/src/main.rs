@@ -88,35 +88,46 @@ fn isa(options: &Options) -> Result<(), String> {
     let icd = icd()?;
     let chips = if options.chips.is_empty() { CHIPS.map(String::from).to_vec() } else { options.chips.clone() };
     let pipelines = calls::pipelines(options.all)?.len();
-    let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {eta:>4}").map_err(|e| e.to_string())?;
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta:>4}").map_err(|e| e.to_string())?;
     let bar = ProgressBar::new((pipelines * chips.len()) as u64).with_style(style);
+    let compile = |chip| compile::compile(chip, options.all, &icd, || bar.inc(1));
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = chips.iter().map(|chip| scope.spawn(|| compile(chip))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    bar.finish_and_clear();
     let mut measured = Vec::new();
-    for chip in &chips {
-        bar.set_message(chip.clone());
-        let of_chip = compile::compile(chip, options.all, &icd, || bar.inc(1))?;
-        bar.suspend(|| {
-            if options.each {
-                println!("{}", report::each(&of_chip));
-            }
-            println!("{}", report::kernels(chip, &of_chip));
-        });
+    for (chip, result) in chips.iter().zip(results) {
+        let of_chip = result?;
+        if options.each {
+            println!("{}", report::each(&of_chip));
+        }
+        println!("{}", report::kernels(chip, &of_chip));
         measured.extend(of_chip);
     }
-    bar.finish_and_clear();
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&measured).map_err(|e| e.to_string())?;
         std::fs::write(path, text).map_err(|e| format!("{path}: {e}. Choose another place with --json."))?;
     }
     let driver = measured.first().map_or("", |m| &m.driver);
     println!("{pipelines} pipelines on {} chips, {driver}", chips.len());
+    judge(&budget, driver, &measured)
+}
+
+fn judge(budget: &budget::Budget, driver: &str, measured: &[compile::Measured]) -> Result<(), String> {
     let excesses: Vec<String> = measured.iter().flat_map(|m| budget.check(m)).collect();
-    if excesses.is_empty() {
-        return Ok(());
-    }
     for excess in &excesses {
         println!("{excess}");
     }
-    Err(format!("{} numbers exceed xtask/isa-budget.toml: make the shader cheaper, or argue for the number there", excesses.len()))
+    if !driver.contains(&format!("Mesa {}.", budget.mesa)) {
+        println!("xtask/isa-budget.toml is for Mesa {}: nothing here is a failure.", budget.mesa);
+    } else if !excesses.is_empty() {
+        return Err(format!(
+            "{} numbers exceed xtask/isa-budget.toml: make the shader cheaper, or argue for the number there",
+            excesses.len()
+        ));
+    }
+    Ok(())
 }
 
 /// RADV's manifest, so that the loader takes no other driver.

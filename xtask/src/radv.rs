@@ -9,7 +9,6 @@ use std::ffi::{CStr, c_char};
 
 /// A device of the one chip that this process was started for.
 pub struct Radv {
-    pub name: String,
     pub driver: String,
     /// Whether out-of-bounds accesses are the hardware's business, and not the shader's.
     pub robust_buffer_access2: bool,
@@ -58,7 +57,6 @@ impl Radv {
             let mut driver = vk::PhysicalDeviceDriverProperties::default();
             let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut driver);
             instance.get_physical_device_properties2(physical, &mut properties);
-            let name = text(&properties.properties.device_name);
             let driver = format!("{} {}", text(&driver.driver_name), text(&driver.driver_info));
 
             let mut robust = vk::PhysicalDeviceRobustness2FeaturesEXT::default();
@@ -86,7 +84,7 @@ impl Radv {
             }
             let device = instance.create_device(physical, &info, None).map_err(explain("the device does not open"))?;
             let executables = khr::pipeline_executable_properties::Device::new(&instance, &device);
-            Ok(Radv { name, driver, robust_buffer_access2, device, executables, instance, _entry: entry })
+            Ok(Radv { driver, robust_buffer_access2, device, executables, instance, _entry: entry })
         }
     }
 
