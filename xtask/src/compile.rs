@@ -40,8 +40,8 @@ pub struct Measured {
 pub fn child(chip: &str, all: bool) -> Result<(), String> {
     let radv = Radv::open()?;
     for pipeline in pipelines(all)? {
-        let (words, bindings) = translate(&pipeline.shader, radv.robust_buffer_access2)
-            .map_err(|e| format!("{}: {e}", pipeline.call))?;
+        let (words, bindings) =
+            translate(&pipeline.shader, radv.robust_buffer_access2).map_err(|e| format!("{}: {e}", pipeline.call))?;
         let compiled = radv.compile(&words, &bindings).map_err(|e| format!("{}: {e}", pipeline.call))?;
         let measured = measure(chip, &radv.driver, &pipeline, &compiled)?;
         println!("{}", serde_json::to_string(&measured).map_err(|e| e.to_string())?);

@@ -66,8 +66,8 @@ impl Radv {
 
             let mut robust =
                 vk::PhysicalDeviceRobustness2FeaturesEXT::default().robust_buffer_access2(robust_buffer_access2);
-            let mut statistics = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default()
-                .pipeline_executable_info(true);
+            let mut statistics =
+                vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
             let core = vk::PhysicalDeviceFeatures::default().robust_buffer_access(true);
             let queues = [vk::DeviceQueueCreateInfo::default().queue_priorities(&[1.0])];
             let mut extensions = vec![khr::pipeline_executable_properties::NAME.as_ptr()];
@@ -124,10 +124,8 @@ impl Radv {
                 .create_compute_pipelines(vk::PipelineCache::null(), &[info], None)
                 .map_err(|(_, error)| explain("the pipeline does not compile")(error))?[0];
             let executable = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline);
-            let compiled = Compiled {
-                statistics: self.statistics(&executable)?,
-                assembly: self.assembly(&executable)?,
-            };
+            let compiled =
+                Compiled { statistics: self.statistics(&executable)?, assembly: self.assembly(&executable)? };
             device.destroy_pipeline(pipeline, None);
             device.destroy_shader_module(module, None);
             device.destroy_pipeline_layout(layout, None);
@@ -140,9 +138,9 @@ impl Radv {
         // SAFETY: The pipeline of `executable` is alive and was made with CAPTURE_STATISTICS. RADV's numbers are
         // 64-bit integers; others are left out by their format before the union is read.
         unsafe {
-            let all = self.executables.get_pipeline_executable_statistics(executable).map_err(explain("no statistics"))?;
-            let integers =
-                all.iter().filter(|s| s.format == vk::PipelineExecutableStatisticFormatKHR::UINT64);
+            let all =
+                self.executables.get_pipeline_executable_statistics(executable).map_err(explain("no statistics"))?;
+            let integers = all.iter().filter(|s| s.format == vk::PipelineExecutableStatisticFormatKHR::UINT64);
             Ok(integers.map(|s| (text(&s.name), s.value.u64)).collect())
         }
     }
