@@ -98,6 +98,9 @@ fn moving_average(before: u32, batch: f32, m: f32) -> f32 {
 
 // The weight of a cumulative average and the count of skipped batches are the channel's own: no host is asked.
 fn update_running(channel: u32, mean: f32, variance: f32, count: u32) {
+//#if UNIT_WEIGHTS
+    // Norms whose weights differ within a statistic have no running statistics.
+//#else
     if (UPDATE == 0u || count == 0u) {
         return;
     }
@@ -115,6 +118,7 @@ fn update_running(channel: u32, mean: f32, variance: f32, count: u32) {
         let variance_at = mean_at + params.state_stride;
         state[variance_at] = bitcast<u32>(moving_average(state[variance_at], variance, m));
     }
+//#end
 }
 
 fn finish(p: Place, sum: Partial) -> Stat {

@@ -3,6 +3,7 @@
 mod geometry;
 mod window;
 
+pub(crate) use geometry::UNIT;
 pub use geometry::{Geometry, Tree};
 pub use window::Dispatch;
 

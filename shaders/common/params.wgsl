@@ -63,7 +63,8 @@ override RELU: bool;
 override RUNNING: bool;
 // The targets are affine parameters, not statistics.
 override OVER_AFFINE: bool;
-// Where the mapped index changes: 0 per target or segment, 1 with each position, 2 every few positions.
+// Where the mapped index changes: 0 per target or segment, 1 with each position, 2 every few positions, 3 every few
+// units.
 override MAP: u32;
 // Sums of this pass, or partial results, are used.
 override REDUCES: bool;
@@ -76,29 +77,6 @@ override PROJECT: bool;
 // Sums are weighted (the weight varies within a statistic).
 override WEIGHTED: bool;
 
-// Vectors per channel, one after the other: weight, bias, running_mean, running_var, tracked, skipped.
-@group(0) @binding(6) var<storage, read_write> state: array<u32>;
 // Per statistic mean (high, low), 1/std, count; then dweight and dbias.
 @group(0) @binding(7) var<storage, read_write> saved: array<u32>;
 @group(0) @binding(8) var<storage, read_write> partials: array<vec4<u32>>;
-
-fn state_at(vector: u32, i: u32) -> f32 {
-    return bitcast<f32>(state[vector * params.state_stride + i]);
-}
-
-fn inverse_std(variance: f32) -> f32 {
-    return 1.0 / sqrt(variance + params.eps);
-}
-
-struct Stat {
-    hi: f32,
-    lo: f32,
-    rstd: f32,
-}
-
-fn stat_at(i: u32) -> Stat {
-    if (RUNNING) {
-        return Stat(state_at(2u, i), 0.0, inverse_std(state_at(3u, i)));
-    }
-    return Stat(bitcast<f32>(saved[4u * i]), bitcast<f32>(saved[4u * i + 1u]), bitcast<f32>(saved[4u * i + 2u]));
-}

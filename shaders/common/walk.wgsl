@@ -80,8 +80,15 @@ fn state_of_unit(vector: u32, p: Place, j: u32, uniform_value: f32) -> vec4<f32>
     if (MAP == 0u || OVER_AFFINE) {
         return vec4<f32>(uniform_value);
     }
+    if (MAP == 3u) {
+        return vec4<f32>(state_at(vector, mapped(p) + j / params.map_position_div * params.map_position));
+    }
+//#if UNIT_WEIGHTS
+    return bitcast<vec4<f32>>(state[(vector * params.state_stride + mapped(p) + j) >> 2u]);
+//#else
     let i = mapped_at(p, j);
     return vec4<f32>(state_at(vector, i.x), state_at(vector, i.y), state_at(vector, i.z), state_at(vector, i.w));
+//#end
 }
 
 fn affine_index(p: Place) -> u32 {

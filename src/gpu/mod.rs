@@ -5,6 +5,9 @@
 //! recorded, as scratch memory is shared between calls.
 
 mod encode;
+#[cfg(feature = "inspect")]
+#[doc(hidden)]
+pub mod inspect;
 mod io;
 mod layer;
 mod params;

@@ -4,7 +4,7 @@ use super::params::index_map;
 use super::shader::{Access, Addressing, Variant, compose};
 use crate::error::Error;
 use crate::op::{Direction, Op, Residual, Statistics};
-use crate::plan::{Over, Pass, Plan, Tensor};
+use crate::plan::{Over, Pass, Plan, Tensor, UNIT};
 use crate::profile::Profile;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,6 +57,7 @@ impl Constants {
             map: match (map.position, map.position_div) {
                 (0, _) => 0,
                 (_, 1) => 1,
+                (_, div) if div.is_multiple_of(UNIT) => 3,
                 _ => 2,
             },
             reduces: pass.reduces,
@@ -103,13 +104,21 @@ impl Key {
         let touched = |t: &Tensor| pass.reads.contains(t) || pass.writes.contains(t);
         let access = |tensor| Access { tensor, dtype: plan.dtype(tensor), written: pass.writes.contains(&tensor) };
         let elements = !pass.reads.is_empty();
+        let vec4 = addressing.vec4 || !elements;
+        let map = index_map(plan, pass.over);
         Key {
             variant: Variant {
                 kernel: pass.kernel,
                 direction: pass.direction,
                 residual: if elements { plan.problem.fusion.residual } else { Residual::None },
                 units: pass.geometry.tree.units,
-                addressing: Addressing { vec4: addressing.vec4 || !elements, ..addressing },
+                addressing: Addressing { vec4, ..addressing },
+                unit_weights: elements
+                    && vec4
+                    && update == 0
+                    && pass.over == Over::Stats
+                    && (map.position, map.position_div) == (1, 1)
+                    && [map.target, map.segment].iter().all(|step| step.is_multiple_of(UNIT)),
                 tensors: Tensor::ALL.into_iter().filter(touched).map(access).collect(),
                 input: plan.problem.input,
             },
@@ -117,7 +126,7 @@ impl Key {
         }
     }
 
-    fn label(&self) -> String {
+    pub(super) fn label(&self) -> String {
         let direction = match self.variant.direction {
             Direction::Forward => "forward",
             Direction::Backward => "backward",

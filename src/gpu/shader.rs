@@ -35,6 +35,8 @@ pub(crate) struct Variant {
     /// Units of four elements in a leaf.
     pub units: u32,
     pub addressing: Addressing,
+    /// Whether the weights of a unit's elements are four aligned neighbours.
+    pub unit_weights: bool,
     pub tensors: Vec<Access>,
     pub input: DType,
 }
@@ -83,11 +85,15 @@ pub(crate) fn compose(variant: &Variant) -> String {
     if variant.tensors.iter().any(|t| t.written) {
         flags.push("WRITES".into());
     }
+    if variant.unit_weights {
+        flags.push("UNIT_WEIGHTS".into());
+    }
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
 
     let mut text = String::new();
     let mut add = |source: &str, flags: &[&str]| text.push_str(&expand(source, variant.units, flags));
     add(include_str!("../../shaders/common/params.wgsl"), &flags);
+    add(include_str!("../../shaders/common/state.wgsl"), &flags);
     add(include_str!("../../shaders/common/walk.wgsl"), &flags);
     add(include_str!("../../shaders/common/tree.wgsl"), &flags);
     let mut dtypes: Vec<DType> = variant.tensors.iter().map(|t| t.dtype).chain([variant.input]).collect();

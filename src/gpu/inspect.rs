@@ -1,0 +1,52 @@
+//! The shaders of a plan, without a device: for tools that look at what drivers make of them.
+#![allow(missing_docs, reason = "no part of the API")]
+
+use super::encode::strides_allow_vec4;
+use super::pipeline::Key;
+use super::shader::{Addressing, compose};
+use crate::op::Direction;
+use crate::plan::{Kernel, Plan, Tensor};
+use crate::tensor::DType;
+
+/// What a pipeline is made from, and what it should cost.
+#[derive(Clone, Debug)]
+pub struct Shader {
+    pub label: String,
+    pub wgsl: String,
+    pub constants: Vec<(&'static str, f64)>,
+    pub kernel: Kernel,
+    pub direction: Direction,
+    /// Units of four elements that an invocation takes.
+    pub units: u32,
+    /// Whether one load takes a unit.
+    pub vec4: bool,
+    /// Element type of each tensor, and whether it is written. None: the shader streams no elements.
+    pub tensors: Vec<(DType, bool)>,
+}
+
+/// One shader a pass, for tensors in buffers of their own that begin at multiples of 256 bytes. `update` as the
+/// shaders know it: 0 leaves the running statistics alone, 1 updates them if finite, 2 in any case.
+pub fn shaders(plan: &Plan, update: u32) -> Vec<Shader> {
+    let of_pass = |pass| {
+        let pass: &crate::plan::Pass = pass;
+        let touched = |t: &Tensor| pass.reads.contains(t) || pass.writes.contains(t);
+        let walks: Vec<_> = Tensor::ALL.into_iter().filter(touched).map(|t| plan.walk_of(pass.over, t)).collect();
+        let addressing = Addressing {
+            vec4: walks.iter().all(strides_allow_vec4),
+            shared: false,
+            strided: walks.windows(2).any(|w| w[0] != w[1]),
+        };
+        let key = Key::new(plan, pass, addressing, update);
+        Shader {
+            label: key.label(),
+            wgsl: compose(&key.variant),
+            constants: key.constants.pairs().to_vec(),
+            kernel: pass.kernel,
+            direction: pass.direction,
+            units: key.variant.units,
+            vec4: key.variant.addressing.vec4,
+            tensors: key.variant.tensors.iter().map(|t| (t.dtype, t.written)).collect(),
+        }
+    };
+    plan.passes.iter().map(of_pass).collect()
+}
