@@ -1,5 +1,7 @@
 //! What a call asks of a layer: which statistics, what is fused, which gradients.
 
+use crate::error::Error;
+
 /// Whether a training pass takes its batch into the running statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Commit {
@@ -28,6 +30,65 @@ pub struct Fusion {
     pub residual: Residual,
     /// `max(0, .)` at the end.
     pub relu: bool,
+}
+
+/// Which tensors of a backward pass there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Given {
+    pub residual: bool,
+    pub dsum: bool,
+    pub dx: bool,
+    pub dresidual: bool,
+}
+
+impl Fusion {
+    /// Whether a forward pass is given the second input that it adds, and no other.
+    pub(crate) fn check_residual(self, given: bool) -> Result<(), Error> {
+        match (self.residual != Residual::None, given) {
+            (true, false) => Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" }),
+            (false, true) => {
+                Err(Error::Unexpected { name: "residual", reason: "the call's Fusion has Residual::None" })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a forward pass is given a place for the sum exactly if it writes one.
+    pub(crate) fn check_sum(self, given: bool) -> Result<(), Error> {
+        match (self.residual == Residual::Before, given) {
+            (true, false) => Err(Error::Missing { name: "sum", hint: "Residual::Before writes x + residual to it" }),
+            (false, true) => Err(Error::Unexpected { name: "sum", reason: "only Residual::Before writes it" }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the ReLU's mask is recomputed from the residual.
+    pub(crate) fn masks_by_residual(self) -> bool {
+        self.relu && self.residual == Residual::After
+    }
+
+    /// Whether a backward pass is given what it needs and nothing that it has no use for.
+    pub(crate) fn check_backward(self, given: Given) -> Result<(), Error> {
+        let after = self.residual == Residual::After;
+        let unexpected = |name, reason| Err(Error::Unexpected { name, reason });
+        if self.masks_by_residual() && !given.residual {
+            return Err(Error::Missing { name: "residual", hint: "the ReLU's mask is recomputed from it" });
+        }
+        if given.residual && !after {
+            return unexpected("residual", "the forward pass had no Residual::After");
+        }
+        if given.dsum && self.residual != Residual::Before {
+            return unexpected("dsum", "only Residual::Before has a sum");
+        }
+        if given.dsum && !given.dx {
+            return unexpected("dsum", "dx, which it is added to, is not wanted");
+        }
+        if given.dresidual && !after {
+            let reason = "the forward pass had no Residual::After (with Residual::Before dx is also dresidual)";
+            return unexpected("dresidual", reason);
+        }
+        Ok(())
+    }
 }
 
 /// Where mean and variance come from.

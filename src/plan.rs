@@ -102,10 +102,24 @@ impl Problem {
     fn with_pitches(mut self, pitches: [Pitch; 5]) -> Result<Problem, Error> {
         self.memories = [self.layout.memory; 5];
         for (tensor, pitch) in Tensor::ALL.into_iter().zip(pitches).filter(|(_, pitch)| *pitch != Pitch::default()) {
-            let name = tensor.name(self.op.direction());
-            self.memories[tensor as usize] = self.layout.memory.with_pitch(name, pitch)?;
+            self.memories[tensor as usize] = self.layout.memory.with_pitch(self.name(tensor), pitch)?;
         }
         Ok(self)
+    }
+
+    /// What a call's caller knows a tensor as.
+    pub(crate) const fn name(&self, tensor: Tensor) -> &'static str {
+        let backward = matches!(self.op.direction(), Direction::Backward);
+        match tensor {
+            Tensor::Input => "x",
+            Tensor::Residual if backward && matches!(self.fusion.residual, Residual::Before) => "dsum",
+            Tensor::Residual => "residual",
+            Tensor::Gradient => "dy",
+            Tensor::Output if backward => "dx",
+            Tensor::Output => "y",
+            Tensor::SecondOutput if backward => "dresidual",
+            Tensor::SecondOutput => "sum",
+        }
     }
 
     /// How a tensor lies in memory.
@@ -141,19 +155,6 @@ impl Tensor {
     /// All of them, in the order of their places.
     pub const ALL: [Tensor; 5] =
         [Tensor::Input, Tensor::Residual, Tensor::Gradient, Tensor::Output, Tensor::SecondOutput];
-
-    /// What a call's caller knows it as.
-    pub(crate) const fn name(self, direction: Direction) -> &'static str {
-        match (self, direction) {
-            (Tensor::Input, _) => "x",
-            (Tensor::Residual, _) => "residual",
-            (Tensor::Gradient, _) => "dy",
-            (Tensor::Output, Direction::Forward) => "y",
-            (Tensor::Output, Direction::Backward) => "dx",
-            (Tensor::SecondOutput, Direction::Forward) => "sum",
-            (Tensor::SecondOutput, Direction::Backward) => "dresidual",
-        }
-    }
 }
 
 /// A kernel: one shader in `shaders/`, one function on the CPU.
@@ -207,6 +208,13 @@ pub struct Pass {
     pub writes: Vec<Tensor>,
     /// One or more dispatches, each with a window of the tensors that fits a binding.
     pub dispatches: Vec<Dispatch>,
+}
+
+impl Pass {
+    /// Whether the pass reads or writes a tensor.
+    pub fn touches(&self, tensor: Tensor) -> bool {
+        self.reads.contains(&tensor) || self.writes.contains(&tensor)
+    }
 }
 
 /// The passes of a call.
@@ -287,7 +295,7 @@ impl Plan {
 
     /// Whether any pass touches a tensor.
     pub fn uses(&self, tensor: Tensor) -> bool {
-        self.passes.iter().any(|p| p.reads.contains(&tensor) || p.writes.contains(&tensor))
+        self.passes.iter().any(|p| p.touches(tensor))
     }
 
     /// Whether any pass writes a tensor.
@@ -514,7 +522,7 @@ impl Planner<'_> {
                 [Some(Tensor::Input), adds.then_some(Tensor::Residual)].into_iter().flatten().collect()
             }
             Direction::Backward => {
-                let mask = relu && residual == Residual::After;
+                let mask = self.problem.fusion.masks_by_residual();
                 let dsum = residual == Residual::Before && writes_output;
                 [
                     (pass.reduces || relu).then_some(Tensor::Input),

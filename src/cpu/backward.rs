@@ -32,7 +32,7 @@ pub(crate) struct Pass<'a> {
     pub stats: &'a StatVectors,
     /// Elements of a statistic.
     pub count: f32,
-    /// Whether the statistics depend on x.
+    /// Whether dx is wanted and the statistics depend on x.
     pub projects: bool,
     /// Whether gradients of weight and bias are wanted.
     pub affine: bool,
@@ -46,15 +46,14 @@ const NONE: [&[f32]; 2] = [&[], &[]];
 impl Pass<'_> {
     /// Everything that is wanted.
     pub fn run(&self) -> AffineGradients {
-        if let Some(blocks) = Blocks::new(self.grid, self.exec).filter(|_| self.projects && self.dx.is_some()) {
+        if let Some(blocks) = Blocks::new(self.grid, self.exec).filter(|_| self.projects) {
             return self.by_blocks(blocks);
         }
-        let projects = self.projects && self.dx.is_some();
-        if !projects && !self.affine {
+        if !self.projects && !self.affine {
             self.write(NONE);
             return AffineGradients::default();
         }
-        let (stats, affine) = self.sums(projects);
+        let (stats, affine) = self.sums();
         let [g, gx] = [0, 1].map(|k| spread(self.grid, stats.iter().map(|s| s[k] / self.count)));
         self.write([&g, &gx]);
         affine
@@ -70,12 +69,13 @@ impl Pass<'_> {
 
     /// Sums over statistics (of g times weight, and of that times the normalised input), if they are wanted, and
     /// over weights.
-    fn sums(&self, for_stats: bool) -> (Vec<[f32; 2]>, AffineGradients) {
+    fn sums(&self) -> (Vec<[f32; 2]>, AffineGradients) {
         let (exec, grid, source) = (self.exec, self.grid, self.source(self.stats.slices(NONE)));
         let pairs = |[a, b, _]: &[Vec<f32>; 3]| a.iter().zip(b).map(|(&a, &b)| [a, b]).collect::<Vec<_>>();
         let affine = |[bias, weight, _]: [Vec<f32>; 3]| AffineGradients { bias, weight };
         if grid.by_column && !grid.columns {
-            let stats = if for_stats { pairs(&reduce::cells_of_rows(exec, grid, &source).parts) } else { Vec::new() };
+            let stats =
+                if self.projects { pairs(&reduce::cells_of_rows(exec, grid, &source).parts) } else { Vec::new() };
             let down = Down {
                 samples: 1,
                 rows: grid.all_rows(),
@@ -96,7 +96,7 @@ impl Pass<'_> {
             let sums = reduce::join_samples::<SumPairs>(exec, cells).parts;
             return (pairs(&sums).into_iter().enumerate().map(weighted).collect(), affine(sums));
         }
-        let stats = if for_stats {
+        let stats = if self.projects {
             let weighted: Vec<[f32; 2]> = pairs(&cells.parts).into_iter().enumerate().map(weighted).collect();
             weighted.chunks(grid.group()).map(merged).collect()
         } else {
@@ -113,10 +113,7 @@ impl Pass<'_> {
             return;
         }
         let stats = self.stats.slices(projection);
-        let all = self.grid.all_rows();
-        let step = self.exec.rows_of_task(self.grid.width, all);
-        self.exec.each(0..all.div_ceil(step), |i, scratch| {
-            let rows = i * step..((i + 1) * step).min(all);
+        self.exec.each_rows(self.grid, |rows, scratch| {
             dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, scratch));
         });
     }
@@ -219,7 +216,6 @@ impl Pass<'_> {
     #[inline(always)]
     fn write_rows_inline<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
         let (grid, of) = (self.grid, &self.gradient);
-        let projects = self.projects && self.dx.is_some();
         for area in areas(grid.width, rows) {
             let Area { first, at, len, .. } = area;
             let Scratch { x, dy, residual, dsum, out } = scratch;
@@ -249,13 +245,14 @@ impl Pass<'_> {
                 let to = dx.row(area, k, out);
                 if grid.columns {
                     let part = |k| stats.each(grid, row, k, at, len);
-                    let projection = projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
+                    let projection =
+                        self.projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
                     let (stats, affine) = (stats.stats_each(grid, row, at, len), of.affine.each(at, len));
                     backward_row(simd, gradient, dsum, to, stats, affine, projection);
                     continue;
                 }
                 let part = |k| stats.same(simd, row, k);
-                let projection = projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
+                let projection = self.projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
                 let stats = stats.stats_same(simd, row);
                 if grid.by_column {
                     backward_row(simd, gradient, dsum, to, stats, of.affine.each(at, len), projection);

@@ -26,7 +26,7 @@ const STREAM: u64 = 16 << 20;
 /// A call that has been checked.
 pub(super) struct Call {
     pub problem: Problem,
-    /// Which sums are made and which tensors written; how they are dealt out is the grid's.
+    /// Element types, bytes, and whether anything is summed; how work is dealt out is the grid's.
     pub plan: Plan,
     pub grid: Grid,
     pub exec: Exec,
@@ -273,7 +273,7 @@ impl Norm {
             },
             stats: &vectors,
             count: problem.layout.stats.count() as f32,
-            projects: problem.statistics == Statistics::Batch,
+            projects: dx.is_some() && problem.statistics == Statistics::Batch,
             affine,
             dsum: dsum.map(|bytes| call.input(Tensor::Residual, bytes)),
             dx: dx.as_ref(),

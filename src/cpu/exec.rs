@@ -1,9 +1,11 @@
 //! Who runs what: instruction set and threads. Neither changes a bit of any result.
 
+use super::grid::Grid;
 use super::memory::{Scratch, fence};
 use fearless_simd::Level;
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Elements below which one thread is faster than waking others.
 const SERIAL: usize = 1 << 15;
@@ -43,6 +45,13 @@ impl Exec {
             let tasks = tasks.into_iter().collect::<Vec<_>>().into_par_iter().with_max_len(1);
             tasks.for_each(|task| with_scratch(|scratch| run(task, scratch)));
         }
+    }
+
+    /// Runs ranges of rows that make up the whole tensor.
+    pub fn each_rows(&self, grid: &Grid, run: impl Fn(Range<usize>, &mut Scratch) + Send + Sync) {
+        let all = grid.all_rows();
+        let step = self.rows_of_task(grid.width, all);
+        self.each(0..all.div_ceil(step), |i, scratch| run(i * step..((i + 1) * step).min(all), scratch));
     }
 
     /// Rows of a task: a multiple of sixteen, or all.

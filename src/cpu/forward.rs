@@ -106,7 +106,7 @@ impl Pass<'_> {
     /// The sum of the whole tensor, if there is one.
     pub fn add(&self) {
         if self.sum.is_some() {
-            self.each_rows(|rows, scratch| {
+            self.exec.each_rows(self.grid, |rows, scratch| {
                 dispatch!(self.exec.level, simd => self.add_rows(simd, rows, scratch));
             });
         }
@@ -116,15 +116,9 @@ impl Pass<'_> {
     pub fn write(&self, stats: &[Stat]) {
         let vectors = StatVectors::new(self.grid, stats);
         let stats = vectors.slices([&[], &[]]);
-        self.each_rows(|rows, scratch| {
+        self.exec.each_rows(self.grid, |rows, scratch| {
             dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, scratch));
         });
-    }
-
-    fn each_rows(&self, run: impl Fn(Range<usize>, &mut Scratch) + Send + Sync) {
-        let all = self.grid.all_rows();
-        let step = self.exec.rows_of_task(self.grid.width, all);
-        self.exec.each(0..all.div_ceil(step), |i, scratch| run(i * step..((i + 1) * step).min(all), scratch));
     }
 
     /// Block by block: what has been read for the moments is still in the cache when y is made of it.

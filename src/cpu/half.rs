@@ -10,32 +10,23 @@ use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
 /// Elements as `f32`, as many as there are in `to`. Out of line: it is called from everywhere.
 #[inline(never)]
 pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32]) {
-    let halves = || bytemuck::cast_slice(from);
     match dtype {
         DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
         #[cfg(target_arch = "x86_64")]
-        DType::F16 if simd.level().as_avx2().is_some() && f16c::widen(halves(), to) => {}
-        DType::F16 => simd.vectorize(
+        DType::F16 if simd.level().as_avx2().is_some() && f16c::widen(bytemuck::cast_slice(from), to) => {}
+        DType::F16 => each(
+            simd,
+            bytemuck::cast_slice(from),
+            to,
             #[inline(always)]
-            || {
-                each(
-                    halves(),
-                    to,
-                    #[inline(always)]
-                    |from, to| of_f16(simd, from).store_slice(to),
-                )
-            },
+            |from, to| of_f16(simd, from).store_slice(to),
         ),
-        DType::BF16 => simd.vectorize(
+        DType::BF16 => each(
+            simd,
+            bytemuck::cast_slice(from),
+            to,
             #[inline(always)]
-            || {
-                each(
-                    halves(),
-                    to,
-                    #[inline(always)]
-                    |from, to| of_bf16(simd, from).store_slice(to),
-                )
-            },
+            |from, to| of_bf16(simd, from).store_slice(to),
         ),
     }
 }
@@ -47,45 +38,47 @@ pub(crate) fn narrow<S: Simd>(simd: S, dtype: DType, from: &[f32], to: &mut [u8]
         DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
         #[cfg(target_arch = "x86_64")]
         DType::F16 if simd.level().as_avx2().is_some() && f16c::narrow(from, bytemuck::cast_slice_mut(to)) => {}
-        DType::F16 => simd.vectorize(
+        DType::F16 => each(
+            simd,
+            from,
+            bytemuck::cast_slice_mut(to),
             #[inline(always)]
-            || {
-                each(
-                    from,
-                    bytemuck::cast_slice_mut(to),
-                    #[inline(always)]
-                    |from, to| to_f16(simd, V::from_slice(simd, from), to),
-                )
-            },
+            |from, to| to_f16(simd, V::from_slice(simd, from), to),
         ),
-        DType::BF16 => simd.vectorize(
+        DType::BF16 => each(
+            simd,
+            from,
+            bytemuck::cast_slice_mut(to),
             #[inline(always)]
-            || {
-                each(
-                    from,
-                    bytemuck::cast_slice_mut(to),
-                    #[inline(always)]
-                    |from, to| to_bf16(simd, V::from_slice(simd, from), to),
-                )
-            },
+            |from, to| to_bf16(simd, V::from_slice(simd, from), to),
         ),
     }
 }
 
 /// Sixteen elements at a time; the last few through buffers.
 #[inline(always)]
-fn each<A: Copy + Default, B: Copy + Default>(from: &[A], to: &mut [B], convert: impl Fn(&[A], &mut [B])) {
-    let full = to.len() / LANES * LANES;
-    for (from, to) in from[..full].chunks_exact(LANES).zip(to[..full].chunks_exact_mut(LANES)) {
-        convert(from, to);
-    }
-    let rest = to.len() - full;
-    if rest > 0 {
-        let (mut padded, mut converted) = ([A::default(); LANES], [B::default(); LANES]);
-        padded[..rest].copy_from_slice(&from[full..]);
-        convert(&padded, &mut converted);
-        to[full..].copy_from_slice(&converted[..rest]);
-    }
+fn each<S: Simd, A: Copy + Default, B: Copy + Default>(
+    simd: S,
+    from: &[A],
+    to: &mut [B],
+    convert: impl Fn(&[A], &mut [B]),
+) {
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            let full = to.len() / LANES * LANES;
+            for (from, to) in from[..full].chunks_exact(LANES).zip(to[..full].chunks_exact_mut(LANES)) {
+                convert(from, to);
+            }
+            let rest = to.len() - full;
+            if rest > 0 {
+                let (mut padded, mut converted) = ([A::default(); LANES], [B::default(); LANES]);
+                padded[..rest].copy_from_slice(&from[full..]);
+                convert(&padded, &mut converted);
+                to[full..].copy_from_slice(&converted[..rest]);
+            }
+        },
+    );
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! The slices of a call.
 
 use crate::error::Error;
-use crate::op::Residual;
+use crate::op::Given;
 use crate::plan::{Problem, Tensor};
 use crate::tensor::{BackwardPitches, DType, ForwardPitches};
 use bytemuck::Pod;
@@ -163,27 +163,14 @@ pub(super) fn check_tensor(problem: &Problem, tensor: Tensor, dtype: DType, byte
     if actual == expected || (has_gaps && actual > expected) {
         return Ok(());
     }
-    Err(Error::Length { name: tensor.name(problem.op.direction()), expected, actual })
+    Err(Error::Length { name: problem.name(tensor), expected, actual })
 }
 
 impl Forward<'_, u8, u8> {
     pub(super) fn check(&self, problem: &Problem, training: bool) -> Result<(), Error> {
         let Problem { fusion, input, output, .. } = *problem;
-        let wants_residual = fusion.residual != Residual::None;
-        match (&self.residual, wants_residual) {
-            (None, true) => return Err(Error::Missing { name: "residual", hint: "the call fuses one" }),
-            (Some(_), false) => {
-                return Err(Error::Unexpected { name: "residual", reason: "the call fuses none (Residual::None)" });
-            }
-            _ => {}
-        }
-        match (&self.sum, fusion.residual == Residual::Before) {
-            (None, true) => return Err(Error::Missing { name: "sum", hint: "Residual::Before writes it" }),
-            (Some(_), false) => {
-                return Err(Error::Unexpected { name: "sum", reason: "only Residual::Before writes it" });
-            }
-            _ => {}
-        }
+        fusion.check_residual(self.residual.is_some())?;
+        fusion.check_sum(self.sum.is_some())?;
         let len = |source: &Source<u8>| source.slice().map(<[u8]>::len);
         check_tensor(problem, Tensor::Input, input, len(&self.x))?;
         check_tensor(problem, Tensor::Residual, input, self.residual.as_ref().and_then(len))?;
@@ -198,7 +185,7 @@ impl Forward<'_, u8, u8> {
         if x_in_place && training {
             return overlap("x", "the backward pass needs x: write y elsewhere, or over the residual");
         }
-        if residual_in_place && training && fusion.relu && fusion.residual == Residual::After {
+        if residual_in_place && training && fusion.masks_by_residual() {
             return overlap("residual", "the backward pass needs the residual to mask the ReLU: write y elsewhere");
         }
         if (x_in_place || residual_in_place) && input != output {
@@ -211,21 +198,12 @@ impl Forward<'_, u8, u8> {
 impl Backward<'_, u8, u8> {
     pub(super) fn check(&self, problem: &Problem, weights: u64) -> Result<(), Error> {
         let Problem { fusion, input, output, .. } = *problem;
-        let after = fusion.residual == Residual::After;
-        let before = fusion.residual == Residual::Before;
-        if after && fusion.relu && self.residual.is_none() {
-            return Err(Error::Missing { name: "residual", hint: "the ReLU's mask is computed from it" });
-        }
-        if !after && (self.residual.is_some() || self.dresidual.is_some()) {
-            let name = if self.residual.is_some() { "residual" } else { "dresidual" };
-            return Err(Error::Unexpected { name, reason: "the forward pass did not add one after the norm" });
-        }
-        if !before && self.dsum.is_some() {
-            return Err(Error::Unexpected { name: "dsum", reason: "the forward pass wrote no sum" });
-        }
-        if self.dsum.is_some() && self.dx.is_none() {
-            return Err(Error::Unexpected { name: "dsum", reason: "dx, which it is added to, is not wanted" });
-        }
+        fusion.check_backward(Given {
+            residual: self.residual.is_some(),
+            dsum: self.dsum.is_some(),
+            dx: self.dx.is_some(),
+            dresidual: self.dresidual.is_some(),
+        })?;
         check_tensor(problem, Tensor::Input, input, Some(self.x.len()))?;
         check_tensor(problem, Tensor::Residual, input, self.residual.map(<[u8]>::len))?;
         check_tensor(problem, Tensor::Gradient, output, Some(self.dy.len()))?;

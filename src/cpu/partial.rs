@@ -85,90 +85,16 @@ impl<S: Simd> Partial<S> for Sums<S> {
     }
 }
 
-/// Levels of the deepest tree: 2^32 leaves.
-const LEVELS: usize = 33;
-
-/// The binary tree over leaves that are pushed in order: level k holds the result of 2^k of them.
+/// The binary tree over leaves that are pushed in order, for several spans side by side whose counts are the same.
 pub(crate) struct Stack<P> {
-    levels: [P; LEVELS],
-    counts: [u32; LEVELS],
-    pushed: u64,
-}
-
-impl<P: Copy> Stack<P> {
-    #[inline(always)]
-    pub fn new<S: Simd>(simd: S) -> Self
-    where
-        P: Partial<S>,
-    {
-        Stack { levels: [P::empty(simd); LEVELS], counts: [0; LEVELS], pushed: 0 }
-    }
-
-    #[inline(always)]
-    fn merge<S: Simd>(a: (P, u32), b: (P, u32)) -> (P, u32)
-    where
-        P: Partial<S>,
-    {
-        match (a.1, b.1) {
-            (_, 0) => a,
-            (0, _) => b,
-            counts => (a.0.merge(b.0, counts.into()), counts.0.saturating_add(counts.1)),
-        }
-    }
-
-    /// The next leaf; a count of 0 is padding.
-    #[inline(always)]
-    pub fn push<S: Simd>(&mut self, partial: P, count: u32)
-    where
-        P: Partial<S>,
-    {
-        let mut top = (partial, count);
-        let full = (self.pushed.trailing_ones() as usize).min(LEVELS - 1);
-        for level in 0..full {
-            top = Self::merge((self.levels[level], self.counts[level]), top);
-        }
-        (self.levels[full], self.counts[full]) = top;
-        self.pushed += 1;
-    }
-
-    /// The tree's root, as if it were padded to a power of two.
-    #[inline(always)]
-    pub fn finish<S: Simd>(&self, simd: S) -> (P, u32)
-    where
-        P: Partial<S>,
-    {
-        let mut root = (P::empty(simd), 0);
-        for level in 0..LEVELS {
-            if self.pushed >> level & 1 == 1 {
-                root = Self::merge((self.levels[level], self.counts[level]), root);
-            }
-        }
-        root
-    }
-}
-
-/// The same tree over single targets.
-pub(crate) fn merge_all<T: Copy>(items: &[T], merge: &impl Fn(T, T) -> T) -> Option<T> {
-    match items {
-        [] => None,
-        &[one] => Some(one),
-        _ => {
-            let (left, right) = items.split_at(items.len().next_power_of_two() / 2);
-            Some(merge(merge_all(left, merge)?, merge_all(right, merge)?))
-        }
-    }
-}
-
-/// The same tree for several spans of columns side by side, whose counts are the same.
-pub(crate) struct WideStack<P> {
-    /// For each level one partial result a span.
+    /// For each level one partial result a span, of 2^level leaves.
     levels: Vec<P>,
     counts: Vec<u32>,
     spans: usize,
     pushed: u64,
 }
 
-impl<P: Copy> WideStack<P> {
+impl<P: Copy> Stack<P> {
     /// For so many leaves.
     #[inline(always)]
     pub fn new<S: Simd>(simd: S, spans: usize, leaves: usize) -> Self
@@ -176,7 +102,7 @@ impl<P: Copy> WideStack<P> {
         P: Partial<S>,
     {
         let levels = leaves.next_power_of_two().ilog2() as usize + 1;
-        WideStack { levels: vec![P::empty(simd); levels * spans], counts: vec![0; levels], spans, pushed: 0 }
+        Stack { levels: vec![P::empty(simd); levels * spans], counts: vec![0; levels], spans, pushed: 0 }
     }
 
     /// The next 2^level leaves, merged: one partial result a span, each of `count` elements.
@@ -199,7 +125,7 @@ impl<P: Copy> WideStack<P> {
         self.pushed += 1 << level;
     }
 
-    /// The root of one span's tree.
+    /// The root of one span's tree, as if it were padded to a power of two.
     #[inline(always)]
     pub fn finish<S: Simd>(&self, simd: S, span: usize) -> P
     where
@@ -213,6 +139,18 @@ impl<P: Copy> WideStack<P> {
             }
         }
         root.0
+    }
+}
+
+/// The same tree over single targets.
+pub(crate) fn merge_all<T: Copy>(items: &[T], merge: &impl Fn(T, T) -> T) -> Option<T> {
+    match items {
+        [] => None,
+        &[one] => Some(one),
+        _ => {
+            let (left, right) = items.split_at(items.len().next_power_of_two() / 2);
+            Some(merge(merge_all(left, merge)?, merge_all(right, merge)?))
+        }
     }
 }
 

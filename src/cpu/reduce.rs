@@ -4,7 +4,7 @@ use super::exec::Exec;
 use super::grid::Grid;
 use super::lanes::{LANES, Span, for_spans};
 use super::memory::{Area, Scratch, TILE};
-use super::partial::{Partial, Stack, WideStack, merge_equal};
+use super::partial::{Partial, Stack, merge_equal};
 use super::source::{Kind, PartialOf, Source, TALL, WIDE};
 use crate::moments::Moments;
 use fearless_simd::{Simd, dispatch};
@@ -75,12 +75,12 @@ fn rows<S: Simd, K: Source>(
     if width <= leaf {
         return leaf_of_rows(simd, source, Area { first, rows, at: 0, len: width }, scratch);
     }
-    let mut stack = Stack::new(simd);
+    let mut stack = Stack::new(simd, 1, width.div_ceil(leaf));
     for at in (0..width).step_by(leaf) {
         let len = leaf.min(width - at);
-        stack.push(leaf_of_rows(simd, source, Area { first, rows, at, len }, scratch), len as u32);
+        stack.push(0, &mut [leaf_of_rows(simd, source, Area { first, rows, at, len }, scratch)], len as u32);
     }
-    stack.finish(simd).0
+    stack.finish(simd, 0)
 }
 
 /// Out of line, so that it is compiled once.
@@ -126,11 +126,12 @@ pub(crate) fn fill_channels<S: Simd, K: Source>(
     scratch: &mut Scratch,
 ) {
     let len = to[0].len();
-    let mut stack = Stack::new(simd);
+    let mut stack = Stack::new(simd, 1, grid.samples);
     for sample in 0..grid.samples {
-        stack.push(rows(simd, source, grid, (sample * grid.rows + first, len), scratch), grid.width as u32);
+        let cells = rows(simd, source, grid, (sample * grid.rows + first, len), scratch);
+        stack.push(0, &mut [cells], grid.width as u32);
     }
-    store(simd, stack.finish(simd).0, Span { at: 0, len }, &mut to);
+    store(simd, stack.finish(simd, 0), Span { at: 0, len }, &mut to);
 }
 
 /// Every row a cell: one entry a sample.
@@ -234,7 +235,7 @@ fn fill_wide<S: Simd, K: Source>(
         || {
             let (all, leaf) = (samples * rows, if samples > 1 { rows } else { down.leaf.min(rows) });
             let spans = len.div_ceil(LANES);
-            let mut stack = WideStack::<PartialOf<K::Kind, S>>::new(simd, spans, all.div_ceil(leaf));
+            let mut stack = Stack::<PartialOf<K::Kind, S>>::new(simd, spans, all.div_ceil(leaf));
             let mut merged = [PartialOf::<K::Kind, S>::empty(simd); WIDE / LANES];
             let mut leaves = [merged[0]; TALL];
             let mut row = 0;
@@ -288,11 +289,12 @@ pub(crate) fn join<K: Kind>(exec: Exec, table: &Table, of: usize) -> Table {
 fn fill_joined<S: Simd, K: Kind>(simd: S, table: &Table, entries: Range<usize>, at: usize, mut to: Parts) {
     let len = to[0].len();
     for_spans!(len, span => {
-        let mut stack = Stack::<PartialOf<K, S>>::new(simd);
+        let mut stack = Stack::<PartialOf<K, S>>::new(simd, 1, entries.len());
         for entry in entries.clone() {
-            stack.push(table.load(simd, entry, Span { at: at + span.at, len: span.len }), table.counts[entry]);
+            let partial = table.load(simd, entry, Span { at: at + span.at, len: span.len });
+            stack.push(0, &mut [partial], table.counts[entry]);
         }
-        store(simd, stack.finish(simd).0, span, &mut to);
+        store(simd, stack.finish(simd, 0), span, &mut to);
     });
 }
 

@@ -13,7 +13,7 @@ use crate::norm::NormDescriptor;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::Tensor;
 use crate::sums::GradientSums;
-use crate::tensor::{DType, ForwardPitches, TensorDescriptor};
+use crate::tensor::{DType, ForwardPitches, Pitch, TensorDescriptor};
 
 impl Norm {
     pub(super) fn any_local_moments(
@@ -26,6 +26,8 @@ impl Norm {
     ) -> Result<Vec<Moments>, Error> {
         self.check_batch()?;
         let op = Op::LocalSums(Direction::Forward);
+        // The sum is this call's own, and lies in memory without gaps.
+        let pitches = &ForwardPitches { sum: Pitch::default(), ..*pitches };
         let call = self.forward_call(tensor, fusion, Statistics::Batch, op, pitches, (dtype, dtype))?;
         let before = fusion.residual == Residual::Before;
         let residual = match residual {

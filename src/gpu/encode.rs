@@ -4,7 +4,6 @@ use super::io::Tensors;
 use super::params::{Numbers, Params, strides};
 use super::pipeline::{Context, Key, Pipeline, VECTOR_BINDINGS};
 use super::shader::Addressing;
-use crate::layout::Walk;
 use crate::plan::{Dispatch, Kernel, Over, Pass, Plan, Tensor};
 use std::sync::Arc;
 use wgpu::util::DeviceExt;
@@ -106,23 +105,20 @@ impl Step {
         partials_at: (u32, u32),
         update: u32,
     ) -> Step {
-        let touched: Vec<Tensor> =
-            Tensor::ALL.into_iter().filter(|t| pass.reads.contains(t) || pass.writes.contains(t)).collect();
-        let bound: Vec<(Tensor, Bound)> = touched
-            .iter()
-            .filter_map(|&t| tensors[t as usize].as_ref().map(|b| (t, bind(context, plan, pass.over, t, b, dispatch))))
+        let bound: Vec<(Tensor, Bound)> = Tensor::ALL
+            .into_iter()
+            .filter(|&t| pass.touches(t))
+            .filter_map(|t| tensors[t as usize].as_ref().map(|b| (t, bind(context, plan, pass.over, t, b, dispatch))))
             .collect();
         let shared = bound.iter().any(|(t, a)| {
             pass.writes.contains(t) && bound.iter().any(|(u, b)| u != t && a.binding.buffer == b.binding.buffer)
         });
-        let walks: Vec<Walk> = bound.iter().map(|(t, _)| plan.walk_of(pass.over, *t)).collect();
-        let vec4 = walks.iter().all(strides_allow_vec4) && bound.iter().all(|(_, b)| b.shift.is_multiple_of(4));
-        let strided = walks.windows(2).any(|w| w[0] != w[1]);
-        let pipeline = context.pipeline(Key::new(plan, pass, Addressing { vec4, shared, strided }, update));
+        let addressing = Addressing::new(plan, pass, shared, bound.iter().all(|(_, b)| b.shift.is_multiple_of(4)));
+        let pipeline = context.pipeline(Key::new(plan, pass, addressing, update));
 
         let mut params = Params::new(plan, pass, dispatch, partials_at, numbers);
-        for ((tensor, b), walk) in bound.iter().zip(&walks) {
-            params.place(*tensor, strides(walk), b.shift);
+        for (tensor, b) in &bound {
+            params.place(*tensor, strides(&plan.walk_of(pass.over, *tensor)), b.shift);
         }
         let device = context.device();
         let uniform = device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
@@ -171,13 +167,4 @@ fn bind<'a>(
         binding: wgpu::BufferBinding { buffer: binding.buffer, offset: aligned, size: std::num::NonZero::new(bytes) },
         shift,
     }
-}
-
-/// Whether every unit of four elements of a walk begins at a multiple of four.
-pub(super) fn strides_allow_vec4(walk: &Walk) -> bool {
-    let steps =
-        [(walk.outer, walk.outer_stride), (walk.inner, walk.inner_stride), (walk.segments, walk.segment_stride)];
-    walk.stride == 1
-        && walk.len.is_multiple_of(4)
-        && steps.iter().all(|&(n, stride)| n == 1 || stride.is_multiple_of(4))
 }

@@ -1,11 +1,10 @@
 //! The shaders of a plan, without a device: for tools that look at what drivers make of them.
 #![allow(missing_docs, reason = "no part of the API")]
 
-use super::encode::strides_allow_vec4;
 use super::pipeline::Key;
 use super::shader::{Addressing, compose};
 use crate::op::Direction;
-use crate::plan::{Kernel, Plan, Tensor};
+use crate::plan::{Kernel, Plan};
 use crate::tensor::DType;
 
 /// What a pipeline is made from, and what it should cost.
@@ -29,14 +28,7 @@ pub struct Shader {
 pub fn shaders(plan: &Plan, update: u32) -> Vec<Shader> {
     let of_pass = |pass| {
         let pass: &crate::plan::Pass = pass;
-        let touched = |t: &Tensor| pass.reads.contains(t) || pass.writes.contains(t);
-        let walks: Vec<_> = Tensor::ALL.into_iter().filter(touched).map(|t| plan.walk_of(pass.over, t)).collect();
-        let addressing = Addressing {
-            vec4: walks.iter().all(strides_allow_vec4),
-            shared: false,
-            strided: walks.windows(2).any(|w| w[0] != w[1]),
-        };
-        let key = Key::new(plan, pass, addressing, update);
+        let key = Key::new(plan, pass, Addressing::new(plan, pass, false, true), update);
         Shader {
             label: key.label(),
             wgsl: compose(&key.variant),

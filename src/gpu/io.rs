@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::layout::Memory;
-use crate::op::{Direction, Fusion, Residual};
+use crate::op::{Direction, Fusion, Given, Residual};
 use crate::plan::{Plan, Problem, Tensor};
 use crate::tensor::{BackwardPitches, DType, ForwardPitches};
 use std::ops::Range;
@@ -92,63 +92,32 @@ pub(crate) enum InPlace {
 impl InPlace {
     /// What training allows: backward reads x again, and for a ReLU's mask the residual.
     pub fn training(fusion: Fusion) -> InPlace {
-        let masks = fusion.relu && fusion.residual == Residual::After;
-        if masks { InPlace::Never } else { InPlace::Residual }
+        if fusion.masks_by_residual() { InPlace::Never } else { InPlace::Residual }
     }
 }
 
 impl<'a> Forward<'a> {
     pub(crate) fn tensors(&self, fusion: Fusion) -> Result<Tensors<'a>, Error> {
-        check_residual(fusion, self.residual.is_some())?;
-        match (fusion.residual == Residual::Before, self.sum.is_some()) {
-            (true, false) => {
-                return Err(Error::Missing { name: "sum", hint: "Residual::Before writes x + residual to it" });
-            }
-            (false, true) => {
-                return Err(Error::Unexpected { name: "sum", reason: "only Residual::Before writes it" });
-            }
-            _ => {}
-        }
+        fusion.check_residual(self.residual.is_some())?;
+        fusion.check_sum(self.sum.is_some())?;
         Ok([Some(self.x.clone()), self.residual.clone(), None, Some(self.y.clone()), self.sum.clone()])
     }
 }
 
 impl<'a> Backward<'a> {
     pub(crate) fn tensors(&self, fusion: Fusion) -> Result<Tensors<'a>, Error> {
-        let before = fusion.residual == Residual::Before;
-        let mask = fusion.relu && fusion.residual == Residual::After;
-        if mask && self.residual.is_none() {
-            return Err(Error::Missing { name: "residual", hint: "the ReLU's mask is recomputed from it" });
-        }
-        if self.residual.is_some() && fusion.residual != Residual::After {
-            return Err(Error::Unexpected { name: "residual", reason: "the forward pass had no Residual::After" });
-        }
-        if self.dsum.is_some() && !before {
-            return Err(Error::Unexpected { name: "dsum", reason: "only Residual::Before has a sum" });
-        }
-        if self.dsum.is_some() && self.dx.is_none() {
-            return Err(Error::Unexpected { name: "dsum", reason: "dx, which it is added to, is not wanted" });
-        }
-        if self.dresidual.is_some() && fusion.residual != Residual::After {
-            let reason = "the forward pass had no Residual::After (with Residual::Before dx is also dresidual)";
-            return Err(Error::Unexpected { name: "dresidual", reason });
-        }
-        let residual = if before {
+        fusion.check_backward(Given {
+            residual: self.residual.is_some(),
+            dsum: self.dsum.is_some(),
+            dx: self.dx.is_some(),
+            dresidual: self.dresidual.is_some(),
+        })?;
+        let residual = if fusion.residual == Residual::Before {
             self.dsum.clone()
-        } else if mask {
-            self.residual.clone()
         } else {
-            None
+            self.residual.clone().filter(|_| fusion.masks_by_residual())
         };
         Ok([Some(self.x.clone()), residual, Some(self.dy.clone()), self.dx.clone(), self.dresidual.clone()])
-    }
-}
-
-fn check_residual(fusion: Fusion, given: bool) -> Result<(), Error> {
-    match (fusion.residual != Residual::None, given) {
-        (true, false) => Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" }),
-        (false, true) => Err(Error::Unexpected { name: "residual", reason: "the call's Fusion has Residual::None" }),
-        _ => Ok(()),
     }
 }
 
@@ -225,11 +194,10 @@ pub(crate) fn check_binding(
 
 /// Checks every tensor that a plan uses: there, large enough, with its usage, and not in another's way.
 pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result<(), Error> {
-    let direction = plan.problem.op.direction();
-    let backward = direction == Direction::Backward;
+    let backward = plan.problem.op.direction() == Direction::Backward;
     let used = Tensor::ALL.into_iter().filter(|&t| plan.uses(t));
     for tensor in used.clone() {
-        let name = tensor.name(direction);
+        let name = plan.problem.name(tensor);
         let Some(binding) = &tensors[tensor as usize] else {
             return Err(Error::Missing { name, hint: "the call reads or writes it" });
         };
@@ -265,7 +233,7 @@ pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result
                     (_, false) => "backward needs x and residual again: give y a place of its own",
                     (_, true) => "gradients need a place of their own",
                 };
-                let (first, second) = (written.name(direction), other.name(direction));
+                let (first, second) = (plan.problem.name(written), plan.problem.name(other));
                 return Err(Error::Overlap { first, second, hint });
             }
         }
@@ -284,10 +252,9 @@ pub(crate) fn check_apart<'a>(
     vectors: [Option<Named<'a>>; 2],
     own: [Option<&wgpu::Buffer>; 2],
 ) -> Result<(), Error> {
-    let direction = plan.problem.op.direction();
     let tensor = |t: Tensor| -> Option<Named<'a>> {
         let binding = tensors[t as usize].as_ref().filter(|_| plan.uses(t))?;
-        Some((t.name(direction), binding, plan.problem.memory(t).span() * plan.dtype(t).size()))
+        Some((plan.problem.name(t), binding, plan.problem.memory(t).span() * plan.dtype(t).size()))
     };
     for (first, binding, _) in Tensor::ALL.into_iter().filter_map(tensor) {
         if own.contains(&Some(binding.buffer)) {

@@ -101,7 +101,6 @@ pub(crate) struct Key {
 impl Key {
     /// `update`: what a forward pass does to the running statistics.
     pub fn new(plan: &Plan, pass: &Pass, addressing: Addressing, update: u32) -> Key {
-        let touched = |t: &Tensor| pass.reads.contains(t) || pass.writes.contains(t);
         let access = |tensor| Access { tensor, dtype: plan.dtype(tensor), written: pass.writes.contains(&tensor) };
         let elements = !pass.reads.is_empty();
         let vec4 = addressing.vec4 || !elements;
@@ -119,7 +118,7 @@ impl Key {
                     && pass.over == Over::Stats
                     && (map.position, map.position_div) == (1, 1)
                     && [map.target, map.segment].iter().all(|step| step.is_multiple_of(UNIT)),
-                tensors: Tensor::ALL.into_iter().filter(touched).map(access).collect(),
+                tensors: Tensor::ALL.into_iter().filter(|&t| pass.touches(t)).map(access).collect(),
                 input: plan.problem.input,
             },
             constants: Constants::new(plan, pass, update),

@@ -3,8 +3,9 @@
 //! Lines that begin with `//#` steer it: `//#if NAME`, `//#else`, `//#end`, and `//#for u`, which writes its
 //! lines once a unit with `$u` as the unit's number, so that no loop is left in the shader.
 
+use crate::layout::Walk;
 use crate::op::{Direction, Residual};
-use crate::plan::{Kernel, Tensor};
+use crate::plan::{Kernel, Pass, Plan, Tensor};
 use crate::tensor::DType;
 
 /// How a tensor is bound.
@@ -24,6 +25,26 @@ pub(crate) struct Addressing {
     pub shared: bool,
     /// Whether tensors have strides of their own.
     pub strided: bool,
+}
+
+impl Addressing {
+    /// For the tensors of a pass. `aligned`: all of them are bound where a unit of four elements begins.
+    pub fn new(plan: &Plan, pass: &Pass, shared: bool, aligned: bool) -> Addressing {
+        let walk = |tensor| plan.walk_of(pass.over, tensor);
+        let mut walks = Tensor::ALL.into_iter().filter(|&t| pass.touches(t)).map(walk);
+        let vec4 = aligned && walks.clone().all(|walk| strides_allow_vec4(&walk));
+        let first = walks.next();
+        Addressing { vec4, shared, strided: walks.any(|walk| Some(walk) != first) }
+    }
+}
+
+/// Whether every unit of four elements of a walk begins at a multiple of four.
+pub(super) fn strides_allow_vec4(walk: &Walk) -> bool {
+    let steps =
+        [(walk.outer, walk.outer_stride), (walk.inner, walk.inner_stride), (walk.segments, walk.segment_stride)];
+    walk.stride == 1
+        && walk.len.is_multiple_of(4)
+        && steps.iter().all(|&(n, stride)| n == 1 || stride.is_multiple_of(4))
 }
 
 /// Everything that the text depends on.

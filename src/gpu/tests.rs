@@ -1,10 +1,9 @@
 //! Every shader that plans can ask for, without a device: parsed, validated and translated by naga.
 
-use super::encode::strides_allow_vec4;
 use super::params::Params;
 use super::pipeline::Key;
 use super::shader::Addressing;
-use super::shader::{Variant, compose};
+use super::shader::{Variant, compose, strides_allow_vec4};
 use crate::op::{Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::{Kernel, Plan, Problem};
 use crate::{

@@ -6,7 +6,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::host::{Backward, Output, OutputGradients, Saved};
 use crate::moments::Moments;
-use crate::op::{Commit, Fusion, Gradients, Residual};
+use crate::op::{Commit, Fusion, Given, Gradients};
 use crate::tensor::TensorDescriptor;
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -100,29 +100,19 @@ pub async fn backward_together<I: Element, O: Element>(
 impl<I> ForwardPart<'_, I> {
     /// What the last step would find wrong and the first step does not need: nobody may go ahead without the others.
     fn check(&self) -> Result<(), Error> {
-        match (self.fusion.residual != Residual::None, self.residual.is_some()) {
-            (true, false) => Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" }),
-            (false, true) => {
-                Err(Error::Unexpected { name: "residual", reason: "the call's Fusion has Residual::None" })
-            }
-            _ => Ok(()),
-        }
+        self.fusion.check_residual(self.residual.is_some())
     }
 }
 
 impl<I: Element, O> BackwardPart<'_, I, O> {
     /// As [`ForwardPart::check`].
     fn check(&self, wanted: Gradients) -> Result<(), Error> {
-        let residual = self.saved.fusion().residual;
-        let unexpected = |name, reason| Err(Error::Unexpected { name, reason });
-        match self.io.dsum {
-            Some(_) if residual != Residual::Before => return unexpected("dsum", "the forward pass wrote no sum"),
-            Some(_) if !wanted.dx => return unexpected("dsum", "dx, which it is added to, is not wanted"),
-            _ => {}
-        }
-        if wanted.dresidual && residual != Residual::After {
-            return unexpected("dresidual", "the forward pass did not add one after the norm");
-        }
+        self.saved.fusion().check_backward(Given {
+            residual: self.io.residual.is_some(),
+            dsum: self.io.dsum.is_some(),
+            dx: wanted.dx,
+            dresidual: wanted.dresidual,
+        })?;
         let len = self.io.x.len();
         let (expected, actual) = (len as u64, self.io.dsum.map_or(len, <[I]>::len) as u64);
         if expected == actual { Ok(()) } else { Err(Error::Length { name: "dsum", expected, actual }) }
