@@ -1,8 +1,14 @@
 //! Element by element: y from x, dx from dy.
 
 use super::lanes::{LANES, Span, V, for_spans};
-use super::leaf::{Gradient, Param, Stats, Weights, normalise};
+use super::leaf::{Gradient, Param, Stats, Weights, normalise, with_mask};
 use fearless_simd::{Select, Simd, SimdBase};
+
+/// max(v, 0), NaN included.
+#[inline(always)]
+fn clamp<S: Simd>(simd: S, v: V<S>) -> V<S> {
+    v.simd_le(0.0).select(V::splat(simd, 0.0), v)
+}
 
 /// y of one row.
 #[inline(always)]
@@ -15,21 +21,36 @@ pub(crate) fn forward_row<S: Simd>(
     stats: Stats<impl Param<S>>,
     affine: Weights<impl Param<S>>,
 ) {
-    for_spans!(y.len(), span => {
-        let mut v = normalise(simd, span.load(simd, x), span, stats, affine);
-        if let Some(residual) = residual {
-            v += span.load(simd, residual);
+    // What does not change within a row is decided before it.
+    let x = &x[..y.len()];
+    macro_rules! row {
+        ($v:ident, $span:ident => $last:expr) => {
+            for_spans!(y.len(), $span => {
+                let $v = normalise(simd, $span.load(simd, x), $span, stats, affine);
+                $span.store($last, y);
+            });
+        };
+    }
+    match (residual.map(|r| &r[..y.len()]), relu) {
+        (None, false) => {
+            row!(v, span => v);
         }
-        if relu {
-            v = v.simd_le(0.0).select(V::splat(simd, 0.0), v);
+        (None, true) => {
+            row!(v, span => clamp(simd, v));
         }
-        span.store(v, y);
-    });
+        (Some(residual), false) => {
+            row!(v, span => v + span.load(simd, residual));
+        }
+        (Some(residual), true) => {
+            row!(v, span => clamp(simd, v + span.load(simd, residual)));
+        }
+    }
 }
 
 /// x + residual of a row.
 #[inline(always)]
 pub(crate) fn add_row<S: Simd>(simd: S, x: &[f32], residual: &[f32], sum: &mut [f32]) {
+    let (x, residual) = (&x[..sum.len()], &residual[..sum.len()]);
     for_spans!(sum.len(), span => {
         span.store(span.load(simd, x) + span.load(simd, residual), sum);
     });
@@ -53,8 +74,11 @@ pub(crate) fn masked_row<S: Simd>(
     stats: Stats<impl Param<S>>,
     affine: Weights<impl Param<S>>,
 ) {
-    for_spans!(dresidual.len(), span => {
-        span.store(gradient.masked(simd, span, stats, affine), dresidual);
+    let gradient = gradient.of_len(dresidual.len());
+    with_mask!(gradient, MASK => {
+        for_spans!(dresidual.len(), span => {
+            span.store(gradient.masked::<S, MASK>(simd, span, stats, affine), dresidual);
+        });
     });
 }
 
@@ -69,19 +93,32 @@ pub(crate) fn backward_row<S: Simd, P: Param<S>>(
     affine: Weights<impl Param<S>>,
     projection: Option<Projection<P>>,
 ) {
-    for_spans!(dx.len(), span => {
-        let mut v = gradient.masked(simd, span, stats, affine) * affine.weight.at(simd, span);
-        if let Some(Projection { g, gx }) = projection {
-            let mut taken = gradient.xhat(simd, span, stats) * gx.at(simd, span);
-            if let Some(g) = g {
-                taken += g.at(simd, span);
-            }
-            v -= taken;
+    let gradient = gradient.of_len(dx.len());
+    with_mask!(gradient, MASK => match (projection, dsum) {
+        // Training without a second input, in a loop of its own, for speed.
+        (Some(Projection { g: Some(mean_g), gx }), None) => {
+            for_spans!(dx.len(), span => {
+                let taken = gradient.xhat(simd, span, stats) * gx.at(simd, span) + mean_g.at(simd, span);
+                let v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span) - taken;
+                span.store(v * stats.rstd.at(simd, span), dx);
+            });
         }
-        v *= stats.rstd.at(simd, span);
-        if let Some(dsum) = dsum {
-            v += span.load(simd, dsum);
+        _ => {
+            for_spans!(dx.len(), span => {
+                let mut v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span);
+                if let Some(Projection { g, gx }) = projection {
+                    let mut taken = gradient.xhat(simd, span, stats) * gx.at(simd, span);
+                    if let Some(g) = g {
+                        taken += g.at(simd, span);
+                    }
+                    v -= taken;
+                }
+                v *= stats.rstd.at(simd, span);
+                if let Some(dsum) = dsum {
+                    v += span.load(simd, dsum);
+                }
+                span.store(v, dx);
+            });
         }
-        span.store(v, dx);
     });
 }

@@ -6,7 +6,7 @@ use super::exec::Exec;
 use super::forward::{StatVectors, areas, each_part, spread};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
-use super::memory::{Area, Input, Output, Scratch};
+use super::memory::{Ahead, Area, Input, Output, Scratch};
 use super::partial::merge_all;
 use super::reduce::{self, Down, Parts, Table};
 use super::source::{GradientOf, StatSlices, SumPairs, SumsOf};
@@ -114,7 +114,7 @@ impl Pass<'_> {
         }
         let stats = self.stats.slices(projection);
         self.exec.each_rows(self.grid, |rows, scratch| {
-            dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, scratch));
+            dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, 0, scratch));
         });
     }
 
@@ -163,7 +163,7 @@ impl Pass<'_> {
         let stats = self.stats.slices(NONE).from(first, len, [&projection[0], &projection[1]]);
         for n in 0..grid.samples {
             let first = n * grid.rows + first;
-            self.write_rows(simd, &stats, first..first + len, scratch);
+            self.write_rows(simd, &stats, first..first + len, len, scratch);
         }
     }
 
@@ -191,7 +191,7 @@ impl Pass<'_> {
                 (projection[0][k], projection[1][k]) = (g / self.count, gx / self.count);
             }
             let stats = self.stats.slices(NONE).from(first / size, len / size, [&projection[0], &projection[1]]);
-            self.write_rows(simd, &stats, of_batch, scratch);
+            self.write_rows(simd, &stats, of_batch, batch, scratch);
             if !grid.by_column {
                 let at = first - rows.start;
                 to[0][at..at + len].copy_from_slice(&parts[0][..len]);
@@ -205,16 +205,24 @@ impl Pass<'_> {
         }
     }
 
+    /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
     #[inline(never)]
-    fn write_rows<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
+    fn write_rows<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
         simd.vectorize(
             #[inline(always)]
-            || self.write_rows_inline(simd, stats, rows, scratch),
+            || self.write_rows_inline(simd, stats, rows, next, scratch),
         )
     }
 
     #[inline(always)]
-    fn write_rows_inline<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
+    fn write_rows_inline<S: Simd>(
+        &self,
+        simd: S,
+        stats: &StatSlices,
+        rows: Range<usize>,
+        next: usize,
+        scratch: &mut Scratch,
+    ) {
         let (grid, of) = (self.grid, &self.gradient);
         for area in areas(grid.width, rows) {
             let Area { first, at, len, .. } = area;
@@ -236,7 +244,7 @@ impl Pass<'_> {
                         masked_row(simd, gradient, to, stats, affine);
                     }
                 }
-                dresidual.put(simd, area, out);
+                dresidual.put(simd, area, out, Ahead::default());
             }
             let Some(dx) = self.dx else { continue };
             let mut cursor = Cursor::new(grid, first);
@@ -260,7 +268,7 @@ impl Pass<'_> {
                     backward_row(simd, gradient, dsum, to, stats, of.affine.same(simd, row), projection);
                 }
             }
-            dx.put(simd, area, out);
+            dx.put(simd, area, out, [of.x.ahead(area, next), of.dy.ahead(area, next)]);
         }
     }
 }

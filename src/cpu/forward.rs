@@ -5,7 +5,7 @@ use super::blocks::Blocks;
 use super::exec::Exec;
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
-use super::memory::{Area, Output, Place, Scratch, TILE};
+use super::memory::{Ahead, Area, Output, Place, Scratch, TILE};
 use super::partial::merge_all;
 use super::reduce::{self, Parts};
 use super::source::{Affine, Means, MomentsOf, StatSlices};
@@ -117,7 +117,7 @@ impl Pass<'_> {
         let vectors = StatVectors::new(self.grid, stats);
         let stats = vectors.slices([&[], &[]]);
         self.exec.each_rows(self.grid, |rows, scratch| {
-            dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, scratch));
+            dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, (TILE / self.grid.width).max(1), scratch));
         });
     }
 
@@ -149,12 +149,7 @@ impl Pass<'_> {
         }
         let stats = BlockStats::new(moments, self.eps);
         for rows in of_samples() {
-            // Memory would be idle while y is made of what the cache holds: the next block can come in.
-            if let Place::In(x) = self.x {
-                let next = rows.end.min(grid.all_rows())..(rows.end + len).min(grid.all_rows());
-                x.prefetch(next, grid.width);
-            }
-            self.write_rows(simd, &stats.slices(first), rows, scratch);
+            self.write_rows(simd, &stats.slices(first), rows, len, scratch);
         }
     }
 
@@ -182,7 +177,7 @@ impl Pass<'_> {
                 moments[0] = merged(&cells);
             }
             let stats = BlockStats::new(moments, self.eps);
-            self.write_rows(simd, &stats.slices(first / size), rows, scratch);
+            self.write_rows(simd, &stats.slices(first / size), rows, batch, scratch);
         }
     }
 
@@ -203,20 +198,28 @@ impl Pass<'_> {
             for k in 0..area.rows {
                 add_row(simd, x.row(k), residual.row(k), sum.row(area, k, out));
             }
-            sum.put(simd, area, out);
+            sum.put(simd, area, out, Ahead::default());
         }
     }
 
+    /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
     #[inline(never)]
-    fn write_rows<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
+    fn write_rows<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
         simd.vectorize(
             #[inline(always)]
-            || self.write_rows_inline(simd, stats, rows, scratch),
+            || self.write_rows_inline(simd, stats, rows, next, scratch),
         )
     }
 
     #[inline(always)]
-    fn write_rows_inline<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, scratch: &mut Scratch) {
+    fn write_rows_inline<S: Simd>(
+        &self,
+        simd: S,
+        stats: &StatSlices,
+        rows: Range<usize>,
+        next: usize,
+        scratch: &mut Scratch,
+    ) {
         let (grid, Some(y)) = (self.grid, self.y) else { return };
         for area in areas(grid.width, rows) {
             let Scratch { x, residual, out, .. } = scratch;
@@ -238,7 +241,7 @@ impl Pass<'_> {
                     forward_row(simd, x, residual, y, self.relu, stats, affine);
                 }
             }
-            y.put(simd, area, out);
+            y.put(simd, area, out, [self.x.ahead(area, next), &[]]);
         }
     }
 }

@@ -11,35 +11,54 @@ pub(crate) const LANES: usize = 16;
 /// Sixteen `f32`.
 pub(crate) type V<S> = f32x16<S>;
 
-/// A run of at most sixteen elements; all but the only run of a short row have sixteen.
+/// Vectors in a stride of a loop that is unrolled.
+const TURNS: usize = 4;
+
+/// At most sixteen elements of a row. The first two kinds cost no test within a loop over rows whose length the compiler
+/// has seen.
 #[derive(Clone, Copy)]
-pub(crate) struct Span {
-    pub at: usize,
-    pub len: usize,
+pub(crate) enum Span {
+    /// Vector `.0` of the row.
+    Whole(usize),
+    /// Vector `.1` of the row's stride `.0`.
+    InTurn(usize, usize),
+    /// Elements from `at` on; all but the only span of a short row have sixteen.
+    Part { at: usize, len: usize },
 }
 
 impl Span {
+    /// The last elements of a row that is no multiple of sixteen. It overlaps the span before.
     #[inline(always)]
-    pub fn full(at: usize) -> Span {
-        Span { at, len: LANES }
+    pub fn last(len: usize) -> Span {
+        Span::Part { at: len.saturating_sub(LANES), len: len.min(LANES) }
     }
 
     /// Loads the span of a row; lanes past the end are 0.
     #[inline(always)]
     pub fn load<S: Simd>(self, simd: S, row: &[f32]) -> V<S> {
-        if self.len == LANES {
-            return V::from_slice(simd, &row[self.at..self.at + LANES]);
+        match self {
+            Span::Whole(i) => V::from_slice(simd, &row.as_chunks::<LANES>().0[i]),
+            Span::InTurn(i, turn) => {
+                let stride = &row.as_chunks::<{ TURNS * LANES }>().0[i];
+                V::from_slice(simd, &stride[turn * LANES..][..LANES])
+            }
+            Span::Part { at, len: LANES } => V::from_slice(simd, &row[at..at + LANES]),
+            Span::Part { at, len } => V::from_slice(simd, &padded(&row[at..at + len])),
         }
-        V::from_slice(simd, &padded(&row[self.at..self.at + self.len]))
     }
 
     /// Stores the span of a row.
     #[inline(always)]
     pub fn store<S: Simd>(self, value: V<S>, row: &mut [f32]) {
-        if self.len == LANES {
-            return value.store_slice(&mut row[self.at..self.at + LANES]);
+        match self {
+            Span::Whole(i) => value.store_slice(&mut row.as_chunks_mut::<LANES>().0[i]),
+            Span::InTurn(i, turn) => {
+                let stride = &mut row.as_chunks_mut::<{ TURNS * LANES }>().0[i];
+                value.store_slice(&mut stride[turn * LANES..][..LANES]);
+            }
+            Span::Part { at, len: LANES } => value.store_slice(&mut row[at..at + LANES]),
+            Span::Part { at, len } => row[at..at + len].copy_from_slice(&value.as_array()[..len]),
         }
-        row[self.at..self.at + self.len].copy_from_slice(&value.as_array()[..self.len]);
     }
 }
 
@@ -59,23 +78,17 @@ fn padded(short: &[f32]) -> [f32; LANES] {
 macro_rules! for_spans {
     ($len:expr, $span:ident => $body:block) => {
         let len: usize = $len;
-        if len >= LANES {
-            let mut at = 0;
-            while at < len {
-                let $span = Span::full(at.min(len - LANES));
-                $body
-                at += LANES;
-            }
-        } else if len > 0 {
-            let $span = Span { at: 0, len };
+        for i in 0..len / LANES {
+            let $span = Span::Whole(i);
+            $body
+        }
+        if len % LANES > 0 {
+            let $span = Span::last(len);
             $body
         }
     };
 }
 pub(crate) use for_spans;
-
-/// Accumulators that take turns, so that additions need not wait for each other.
-const TURNS: usize = 4;
 
 #[inline(always)]
 fn add_turns<S: Simd, const N: usize>(a: [[V<S>; N]; TURNS]) -> [V<S>; N] {
@@ -86,29 +99,30 @@ fn add_turns<S: Simd, const N: usize>(a: [[V<S>; N]; TURNS]) -> [V<S>; N] {
     sum
 }
 
-/// Sums `N` terms of every element of a row, once each, lane by lane in a fixed order.
+/// Sums `N` terms of every element of a row, once each, lane by lane in a fixed order. Accumulators take turns, so that
+/// additions need not wait for each other.
 #[inline(always)]
 pub(crate) fn sum_row<S: Simd, const N: usize>(simd: S, len: usize, mut f: impl FnMut(Span) -> [V<S>; N]) -> [V<S>; N] {
     let zero = V::splat(simd, 0.0);
     let mut a = [[zero; N]; TURNS];
-    let (full, rest) = (len / LANES, len % LANES);
-    for i in (0..full / TURNS * TURNS).step_by(TURNS) {
+    let (strides, full, rest) = (len / (TURNS * LANES), len / LANES, len % LANES);
+    for i in 0..strides {
         for (u, a) in a.iter_mut().enumerate() {
-            let term = f(Span::full((i + u) * LANES));
+            let term = f(Span::InTurn(i, u));
             for k in 0..N {
                 a[k] += term[k];
             }
         }
     }
     for (u, a) in a.iter_mut().enumerate().take(full % TURNS) {
-        let term = f(Span::full((full / TURNS * TURNS + u) * LANES));
+        let term = f(Span::Whole(strides * TURNS + u));
         for k in 0..N {
             a[k] += term[k];
         }
     }
     if rest > 0 {
         // A last span that overlaps the one before counts its new elements alone.
-        let term = f(Span { at: len.saturating_sub(LANES), len: len.min(LANES) });
+        let term = f(Span::last(len));
         let lane = V::from_slice(simd, &LANE);
         let new = if full > 0 { lane.simd_ge((LANES - rest) as f32) } else { lane.simd_lt(rest as f32) };
         for k in 0..N {

@@ -69,10 +69,44 @@ pub(crate) struct Gradient<'a> {
     pub residual: Option<&'a [f32]>,
 }
 
+/// What lies between y and dy: nothing, a ReLU, or a ReLU after a residual.
+pub(crate) mod mask {
+    pub const NONE: u8 = 0;
+    pub const RELU: u8 = 1;
+    pub const RESIDUAL: u8 = 2;
+}
+
+/// Runs code with `$mask` as a constant, once for each of [`mask`], so that no loop asks.
+macro_rules! with_mask {
+    ($gradient:expr, $mask:ident => $run:expr) => {
+        match ($gradient.relu, $gradient.residual) {
+            (false, _) => {
+                const $mask: u8 = $crate::cpu::leaf::mask::NONE;
+                $run
+            }
+            (true, None) => {
+                const $mask: u8 = $crate::cpu::leaf::mask::RELU;
+                $run
+            }
+            (true, Some(_)) => {
+                const $mask: u8 = $crate::cpu::leaf::mask::RESIDUAL;
+                $run
+            }
+        }
+    };
+}
+pub(crate) use with_mask;
+
 impl<'a> Gradient<'a> {
+    /// Of so many elements: the compiler needs to see that all slices have them.
+    #[inline(always)]
+    pub fn of_len(self, len: usize) -> Gradient<'a> {
+        Gradient { x: &self.x[..len], dy: &self.dy[..len], residual: self.residual.map(|r| &r[..len]), ..self }
+    }
+
     /// dy behind the mask.
     #[inline(always)]
-    pub fn masked<S: Simd>(
+    pub fn masked<S: Simd, const MASK: u8>(
         &self,
         simd: S,
         span: Span,
@@ -80,12 +114,12 @@ impl<'a> Gradient<'a> {
         affine: Weights<impl Param<S>>,
     ) -> V<S> {
         let dy = span.load(simd, self.dy);
-        if !self.relu {
+        if MASK == mask::NONE {
             return dy;
         }
         let mut y = normalise(simd, span.load(simd, self.x), span, stats, affine);
-        if let Some(residual) = self.residual {
-            y += span.load(simd, residual);
+        if MASK == mask::RESIDUAL {
+            y += span.load(simd, self.residual.unwrap_or_default());
         }
         y.simd_gt(0.0).select(dy, V::splat(simd, 0.0))
     }
@@ -116,7 +150,7 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     let mut sums = [zero; LANES];
     if !centred {
         for (k, sum) in sums.iter_mut().enumerate().take(runs) {
-            let run = run(k);
+            let run = &run(k)[..len];
             [*sum] = sum_row(
                 simd,
                 len,
@@ -131,7 +165,7 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     }
     let mut pivots = [0.0; LANES];
     for k in 0..runs {
-        let run = run(k);
+        let run = &run(k)[..len];
         pivots[k] = run[0];
         let pivot = V::splat(simd, pivots[k]);
         [sums[k]] = sum_row(
@@ -144,7 +178,7 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     let mean = fold(&sums, runs) / len as f32;
     let means = mean.to_array();
     for k in 0..runs {
-        let (run, pivot, mean) = (run(k), V::splat(simd, pivots[k]), V::splat(simd, means[k]));
+        let (run, pivot, mean) = (&run(k)[..len], V::splat(simd, pivots[k]), V::splat(simd, means[k]));
         [sums[k]] = sum_row(
             simd,
             len,
@@ -213,19 +247,20 @@ pub(crate) fn sums_of_rows<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     let (mut g_sums, mut gx_sums) = ([V::splat(simd, 0.0); LANES], [V::splat(simd, 0.0); LANES]);
     for (k, (g_sum, gx_sum)) in g_sums.iter_mut().zip(&mut gx_sums).enumerate().take(runs) {
         let (gradient, stats, affine) = run(k);
-        [*g_sum, *gx_sum] = sum_row(
+        let gradient = gradient.of_len(len);
+        [*g_sum, *gx_sum] = with_mask!(gradient, MASK => sum_row(
             simd,
             len,
             #[inline(always)]
             |span| {
-                let mut g = gradient.masked(simd, span, stats, affine);
+                let mut g = gradient.masked::<S, MASK>(simd, span, stats, affine);
                 if weighted {
                     g *= affine.weight.at(simd, span);
                 }
                 [g, g * gradient.deviation(simd, span, stats)]
             },
-        );
-        *gx_sum -= low(simd, Span::full(0), stats) * *g_sum;
+        ));
+        *gx_sum -= low(simd, Span::Whole(0), stats) * *g_sum;
     }
     Sums([fold(&g_sums, runs), fold(&gx_sums, runs)])
 }
@@ -252,7 +287,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
         #[inline(always)]
         |r| {
             let (gradient, stats, affine) = row(r);
-            let g = gradient.masked(simd, span, stats, affine);
+            let g = with_mask!(gradient, MASK => gradient.masked::<S, MASK>(simd, span, stats, affine));
             let deviation = gradient.deviation(simd, span, stats);
             [g, g * if alike { deviation } else { deviation - low(simd, span, stats) }]
         },

@@ -79,14 +79,15 @@ impl<'a> Input<'a> {
         Tile { values: &scratch[..rows * len], pitch: len, len }
     }
 
-    /// Asks for rows that will be read soon.
+    /// Where the area that lies `skip` rows behind this one is; nothing if there is none, or it is scattered.
     #[inline(always)]
-    pub fn prefetch(&self, rows: std::ops::Range<usize>, width: usize) {
-        let size = self.dtype.size() as usize;
-        if let (1, false) = (self.rows.step, rows.is_empty()) {
-            let (start, end) = (self.rows.offset(rows.start), self.rows.offset(rows.end - 1) + width);
-            prefetch(&self.bytes[start * size..end * size]);
+    pub fn ahead(&self, Area { first, rows, at, len }: Area, skip: usize) -> &'a [u8] {
+        let (size, first) = (self.dtype.size() as usize, first + skip);
+        if skip == 0 || self.rows.pitch(first, rows).is_none() {
+            return &[];
         }
+        let (start, end) = (self.rows.offset(first) + at, self.rows.offset(first + rows - 1) + at + len);
+        self.bytes.get(start * size..end * size).unwrap_or(&[])
     }
 
     /// Copies an area row by row.
@@ -158,25 +159,28 @@ impl<'a> Output<'a> {
         self.dtype == DType::F32 && !self.stream && self.rows.step == 1
     }
 
-    /// Writes an area that [`Output::row`] had in `scratch`, where values follow each other.
+    /// Writes an area that [`Output::row`] had in `scratch`, where values follow each other, and asks for what comes
+    /// next.
     #[inline(always)]
-    pub fn put<S: Simd>(&self, simd: S, area: Area, scratch: &Buffer) {
-        if !self.is_direct() {
-            self.write_area(simd, area, scratch);
+    pub fn put<S: Simd>(&self, simd: S, area: Area, scratch: &Buffer, ahead: Ahead) {
+        if self.is_direct() {
+            ahead.into_iter().for_each(prefetch);
+        } else {
+            self.write_area(simd, area, scratch, ahead);
         }
     }
 
     #[inline(never)]
-    fn write_area<S: Simd>(&self, simd: S, area: Area, values: &[f32]) {
+    fn write_area<S: Simd>(&self, simd: S, area: Area, values: &[f32], mut ahead: Ahead) {
         let Area { first, rows, at, len } = area;
         let start = self.rows.offset(first) + at;
         if self.rows.pitch(first, rows) == Some(len) {
-            return self.write(simd, self.part(start, rows * len), &values[..rows * len]);
+            return self.write(simd, self.part(start, rows * len), &values[..rows * len], ahead);
         }
         for (k, values) in values.chunks(len).take(rows).enumerate() {
             let start = self.rows.offset(first + k) + at * self.rows.step;
             if self.rows.step == 1 {
-                self.write(simd, self.part(start, len), values);
+                self.write(simd, self.part(start, len), values, std::mem::take(&mut ahead));
                 continue;
             }
             for (i, value) in values.iter().enumerate() {
@@ -187,10 +191,11 @@ impl<'a> Output<'a> {
     }
 
     #[inline(always)]
-    fn write<S: Simd>(&self, simd: S, to: &mut [u8], values: &[f32]) {
+    fn write<S: Simd>(&self, simd: S, to: &mut [u8], values: &[f32], ahead: Ahead) {
         if self.stream && self.dtype == DType::F32 {
-            stream(values, bytemuck::cast_slice_mut(to));
+            stream(values, bytemuck::cast_slice_mut(to), ahead);
         } else {
+            ahead.into_iter().for_each(prefetch);
             narrow(simd, self.dtype, values, to);
         }
     }
@@ -209,6 +214,10 @@ impl<'a> Output<'a> {
         Tile { values: &scratch[..rows * len], pitch: len, len }
     }
 }
+
+/// Memory that will be read next. Asking for a line of it with each line that is written keeps memory busy in both
+/// directions.
+pub(crate) type Ahead<'a> = [&'a [u8]; 2];
 
 /// Where an input is.
 #[derive(Clone, Copy)]
@@ -231,11 +240,20 @@ impl<'a> Place<'a> {
             Place::Own(output) => output.tile(simd, area, scratch),
         }
     }
+
+    /// See [`Input::ahead`].
+    #[inline(always)]
+    pub fn ahead(&self, area: Area, skip: usize) -> &'a [u8] {
+        match self {
+            Place::In(input) => input.ahead(area, skip),
+            Place::Own(_) => &[],
+        }
+    }
 }
 
 /// Writes around the caches: what is written is not read first, which plain stores do.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-fn stream(values: &[f32], to: &mut [f32]) {
+fn stream(values: &[f32], to: &mut [f32], ahead: Ahead) {
     // Up to where a cache line begins, and what is left over at the end.
     let head = to.as_ptr().align_offset(64).min(to.len());
     let (first, to) = to.split_at_mut(head);
@@ -245,10 +263,10 @@ fn stream(values: &[f32], to: &mut [f32]) {
     let (line_values, rest_values) = values.as_chunks::<16>();
     if is_x86_feature_detected!("avx") {
         // SAFETY: AVX is there; lines begin at multiples of 64 bytes.
-        unsafe { stream_lines_avx(line_values, lines) };
+        unsafe { stream_lines_avx(line_values, lines, ahead) };
     } else {
         // SAFETY: lines begin at multiples of 64 bytes.
-        unsafe { stream_lines(line_values, lines) };
+        unsafe { stream_lines(line_values, lines, ahead) };
     }
     rest.copy_from_slice(rest_values);
 }
@@ -258,9 +276,10 @@ fn stream(values: &[f32], to: &mut [f32]) {
 /// `lines` is aligned to 32 bytes, and the machine has AVX.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[target_feature(enable = "avx")]
-unsafe fn stream_lines_avx(values: &[[f32; 16]], lines: &mut [[f32; 16]]) {
+unsafe fn stream_lines_avx(values: &[[f32; 16]], lines: &mut [[f32; 16]], ahead: Ahead) {
     use std::arch::x86_64::{_mm256_loadu_ps, _mm256_stream_ps};
-    for (line, values) in lines.iter_mut().zip(values) {
+    for (i, (line, values)) in lines.iter_mut().zip(values).enumerate() {
+        ahead.into_iter().filter_map(|bytes| bytes.get(64 * i..)).for_each(prefetch_line);
         for i in [0, 8] {
             // SAFETY: eight elements are left in both, and `line` is aligned, as the caller promises.
             unsafe { _mm256_stream_ps(line.as_mut_ptr().add(i), _mm256_loadu_ps(values.as_ptr().add(i))) };
@@ -272,9 +291,10 @@ unsafe fn stream_lines_avx(values: &[[f32; 16]], lines: &mut [[f32; 16]]) {
 ///
 /// `lines` is aligned to 16 bytes. (Every x86-64 has SSE.)
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-unsafe fn stream_lines(values: &[[f32; 16]], lines: &mut [[f32; 16]]) {
+unsafe fn stream_lines(values: &[[f32; 16]], lines: &mut [[f32; 16]], ahead: Ahead) {
     use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
-    for (line, values) in lines.iter_mut().zip(values) {
+    for (i, (line, values)) in lines.iter_mut().zip(values).enumerate() {
+        ahead.into_iter().filter_map(|bytes| bytes.get(64 * i..)).for_each(prefetch_line);
         for i in [0, 4, 8, 12] {
             // SAFETY: four elements are left in both, and `line` is aligned, as the caller promises.
             unsafe { _mm_stream_ps(line.as_mut_ptr().add(i), _mm_loadu_ps(values.as_ptr().add(i))) };
@@ -284,18 +304,24 @@ unsafe fn stream_lines(values: &[[f32; 16]], lines: &mut [[f32; 16]]) {
 
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 #[inline(always)]
-fn stream(values: &[f32], to: &mut [f32]) {
+fn stream(values: &[f32], to: &mut [f32], _: Ahead) {
     to.copy_from_slice(values);
 }
 
 /// Asks for memory that will be read soon.
 #[inline(always)]
 fn prefetch(bytes: &[u8]) {
+    bytes.chunks(64).for_each(prefetch_line);
+}
+
+/// Asks for the cache line where a slice begins.
+#[inline(always)]
+fn prefetch_line(bytes: &[u8]) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for line in bytes.chunks(64) {
+    {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: the address is within a slice (and asking for any other would not fault).
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        // SAFETY: asking for an address does not fault, whatever it is.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().cast()) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = bytes;
@@ -326,7 +352,7 @@ mod tests {
         let output = unsafe { Output::new(dtype, bytes_of, rows, stream) };
         let values: Vec<f32> = (0..20).map(|i| i as f32).collect();
         let run = |first: usize, values: &[f32]| {
-            dispatch!(Level::new(), simd => output.write_area(simd, Area { first, rows: 2, at: 0, len: 5 }, values));
+            dispatch!(Level::new(), simd => output.write_area(simd, Area { first, rows: 2, at: 0, len: 5 }, values, [&[], &[]]));
             fence();
         };
         std::thread::scope(|scope| {

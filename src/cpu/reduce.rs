@@ -34,8 +34,8 @@ impl Table {
     }
 
     #[inline(always)]
-    fn load<S: Simd, P: Partial<S>>(&self, simd: S, entry: usize, span: Span) -> P {
-        let row = entry * self.channels..(entry + 1) * self.channels;
+    fn load<S: Simd, P: Partial<S>>(&self, simd: S, entry: usize, channels: Range<usize>, span: Span) -> P {
+        let row = entry * self.channels + channels.start..entry * self.channels + channels.end;
         let [a, b, c] = &self.parts;
         let [a, b, c] = [&a[row.clone()], &b[row.clone()], &c[row]];
         P::from_parts([span.load(simd, a), span.load(simd, b), span.load(simd, c)])
@@ -111,7 +111,7 @@ pub(crate) fn fill_rows<S: Simd, K: Source>(
     for at in (0..to[0].len()).step_by(once) {
         let len = once.min(to[0].len() - at);
         let partial = rows(simd, source, grid, (first + at, len), scratch);
-        store(simd, partial, Span { at, len }, &mut to);
+        store(simd, partial, Span::Part { at, len }, &mut to);
     }
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn fill_channels<S: Simd, K: Source>(
         let cells = rows(simd, source, grid, (sample * grid.rows + first, len), scratch);
         stack.push(0, &mut [cells], grid.width as u32);
     }
-    store(simd, stack.finish(simd, 0), Span { at: 0, len }, &mut to);
+    store(simd, stack.finish(simd, 0), Span::Part { at: 0, len }, &mut to);
 }
 
 /// Every row a cell: one entry a sample.
@@ -266,7 +266,7 @@ fn fill_wide<S: Simd, K: Source>(
 /// Span `i` of some columns; the last one may overlap the one before.
 #[inline(always)]
 fn span_of(i: usize, len: usize) -> Span {
-    Span { at: (i * LANES).min(len.saturating_sub(LANES)), len: len.min(LANES) }
+    Span::Part { at: (i * LANES).min(len.saturating_sub(LANES)), len: len.min(LANES) }
 }
 
 /// Merges every `of` neighbouring entries into one.
@@ -291,7 +291,7 @@ fn fill_joined<S: Simd, K: Kind>(simd: S, table: &Table, entries: Range<usize>, 
     for_spans!(len, span => {
         let mut stack = Stack::<PartialOf<K, S>>::new(simd, 1, entries.len());
         for entry in entries.clone() {
-            let partial = table.load(simd, entry, Span { at: at + span.at, len: span.len });
+            let partial = table.load(simd, entry, at..at + len, span);
             stack.push(0, &mut [partial], table.counts[entry]);
         }
         store(simd, stack.finish(simd, 0), span, &mut to);
