@@ -6,10 +6,12 @@ use super::exec::Exec;
 use super::forward::{StatVectors, areas, each_part, spread};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
-use super::memory::{Ahead, Area, Input, Output, Scratch};
+use super::leaf::TALL;
+use super::memory::{Ahead, Area, Input, Output, Scratch, TILE, Tile};
 use super::partial::merge_all;
-use super::reduce::{self, Down, Parts, Table};
+use super::reduce::{self, Columns, Down, Parts, Table};
 use super::source::{GradientOf, StatSlices, SumPairs, SumsOf};
+use super::strip::Strip;
 use fearless_simd::{Simd, dispatch};
 use std::ops::Range;
 
@@ -113,8 +115,9 @@ impl Pass<'_> {
             return;
         }
         let stats = self.stats.slices(projection);
+        let next = (TILE / self.grid.width).max(1);
         self.exec.each_rows(self.grid, |rows, scratch| {
-            dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, 0, scratch));
+            dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, next, scratch));
         });
     }
 
@@ -161,15 +164,36 @@ impl Pass<'_> {
             projection[1][k] = parts[1][k] * weight / self.count;
         }
         let stats = self.stats.slices(NONE).from(first, len, [&projection[0], &projection[1]]);
+        let strip = Strip::new(grid, &stats, self.gradient.affine, first..first + len);
+        let stats = StatSlices { strip: strip.as_ref(), ..stats };
         for n in 0..grid.samples {
             let first = n * grid.rows + first;
             self.write_rows(simd, &stats, first..first + len, len, scratch);
         }
     }
 
-    /// A block of whole groups of rows.
+    /// A block of whole groups of rows. Where weights belong to columns, their sums are taken every few rows.
     #[inline(always)]
     fn groups<S: Simd>(&self, simd: S, rows: Range<usize>, to: Parts, scratch: &mut Scratch) {
+        let (grid, source) = (self.grid, self.source(self.stats.slices(NONE)));
+        if !grid.by_column {
+            return self.group_rows(simd, rows, Some(to), scratch);
+        }
+        let mut columns = Columns::new(simd, grid.width, grid.leaf_down, rows.len().div_ceil(grid.leaf_down));
+        let few = TALL / grid.leaf_down * grid.leaf_down;
+        for first in rows.clone().step_by(few) {
+            let few = first..(first + few).min(rows.end);
+            self.group_rows(simd, few.clone(), None, scratch);
+            if self.affine {
+                columns.push(simd, &source, few, scratch);
+            }
+        }
+        columns.store(simd, to);
+    }
+
+    /// Sums of rows, and their dx. `to`: where the sums go if they are those of weights.
+    #[inline(always)]
+    fn group_rows<S: Simd>(&self, simd: S, rows: Range<usize>, mut to: Option<Parts>, scratch: &mut Scratch) {
         let grid = self.grid;
         let (size, batch) = (grid.group(), grid.batch());
         let source = self.source(self.stats.slices(NONE));
@@ -192,16 +216,11 @@ impl Pass<'_> {
             }
             let stats = self.stats.slices(NONE).from(first / size, len / size, [&projection[0], &projection[1]]);
             self.write_rows(simd, &stats, of_batch, batch, scratch);
-            if !grid.by_column {
+            if let Some(to) = &mut to {
                 let at = first - rows.start;
                 to[0][at..at + len].copy_from_slice(&parts[0][..len]);
                 to[1][at..at + len].copy_from_slice(&parts[1][..len]);
             }
-        }
-        if grid.by_column && self.affine {
-            let down =
-                Down { samples: 1, rows: rows.len(), width: grid.width, leaf: grid.leaf_down, joins_samples: true };
-            reduce::fill_columns(simd, down, &source, rows.start, (1, rows.len()), to, scratch);
         }
     }
 
@@ -229,6 +248,19 @@ impl Pass<'_> {
             let Scratch { x, dy, residual, dsum, out } = scratch;
             let gradient = of.tile(simd, area, (x, dy, residual));
             let dsum = self.dsum.map(|d| d.tile(simd, area, dsum));
+            if let Some(strip) = stats.strip {
+                let (gradient, stats, affine) = (gradient.flat(), strip.stats(), strip.affine());
+                if let Some(dresidual) = self.dresidual {
+                    masked_row(simd, gradient, dresidual.row(area.flat(), 0, out), stats, affine);
+                    dresidual.put(simd, area, out, Ahead::default());
+                }
+                if let Some(dx) = self.dx {
+                    let (dsum, to) = (dsum.as_ref().map(Tile::flat), dx.row(area.flat(), 0, out));
+                    backward_row(simd, gradient, dsum, to, stats, affine, Some(strip.projection(self.centred)));
+                    dx.put(simd, area, out, [of.x.ahead(area, next), of.dy.ahead(area, next)]);
+                }
+                continue;
+            }
             if let Some(dresidual) = self.dresidual {
                 let mut cursor = Cursor::new(grid, first);
                 for k in 0..area.rows {

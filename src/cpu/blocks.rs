@@ -10,6 +10,9 @@ const BLOCK: usize = 1 << 19;
 /// Bytes of neighbouring rows that are worth having together.
 const RUN: usize = 1 << 14;
 
+/// Bytes of a block of rows, which are looked at a few at a time.
+const LONG: usize = 1 << 21;
+
 /// How a tensor is cut into blocks that hold whole statistics.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Blocks {
@@ -33,11 +36,15 @@ impl Blocks {
                 exec.enough(grid.rows.div_ceil(channels)).then_some(Blocks::Channels(channels))
             }
             Join::Channels(size) => {
-                // So many rows that a column's tree over the tensor has the block's as a branch.
-                let batch = size.max(grid.leaf_down);
-                let batches = (BLOCK / 8 / (row * batch)).max(1);
-                let rows = batch << batches.ilog2();
-                exec.enough(grid.all_rows().div_ceil(rows)).then_some(Blocks::Rows(rows))
+                // So many rows that a column's tree over the tensor has the block's as a branch. Where columns are
+                // summed up, longer blocks leave fewer sums to merge.
+                let (batch, most) = if grid.by_column { (grid.leaf_down, LONG) } else { (size, BLOCK / 8) };
+                let all = grid.all_rows();
+                let mut rows = batch << (most / (row * batch)).max(1).ilog2();
+                while rows > batch && !exec.enough(all.div_ceil(rows)) {
+                    rows /= 2;
+                }
+                exec.enough(all.div_ceil(rows)).then_some(Blocks::Rows(rows))
             }
         }
     }

@@ -5,10 +5,11 @@ use super::blocks::Blocks;
 use super::exec::Exec;
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
-use super::memory::{Ahead, Area, Output, Place, Scratch, TILE};
+use super::memory::{Ahead, Area, Output, Place, Scratch, TILE, Tile};
 use super::partial::merge_all;
 use super::reduce::{self, Parts};
 use super::source::{Affine, Means, MomentsOf, StatSlices};
+use super::strip::{self, Strip};
 use crate::moments::Moments;
 use fearless_simd::{Simd, dispatch};
 use std::ops::Range;
@@ -62,7 +63,7 @@ impl StatVectors {
 
     pub fn slices<'a>(&'a self, projection: [&'a [f32]; 2]) -> StatSlices<'a> {
         let [hi, lo, rstd] = &self.0;
-        StatSlices { first: 0, of: [hi, lo, rstd, projection[0], projection[1]] }
+        StatSlices { first: 0, of: [hi, lo, rstd, projection[0], projection[1]], strip: None }
     }
 }
 
@@ -114,10 +115,20 @@ impl Pass<'_> {
 
     /// y of the whole tensor.
     pub fn write(&self, stats: &[Stat]) {
-        let vectors = StatVectors::new(self.grid, stats);
+        let (grid, exec) = (self.grid, self.exec);
+        let vectors = StatVectors::new(grid, stats);
         let stats = vectors.slices([&[], &[]]);
-        self.exec.each_rows(self.grid, |rows, scratch| {
-            dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, (TILE / self.grid.width).max(1), scratch));
+        if let Some(Blocks::Channels(len)) = Blocks::new(grid, exec)
+            && strip::pays(grid)
+        {
+            return exec.each((0..grid.rows).step_by(len), |first, scratch| {
+                let channels = first..(first + len).min(grid.rows);
+                dispatch!(exec.level, simd => self.write_channels(simd, stats, channels, grid.rows, scratch));
+            });
+        }
+        let next = (TILE / grid.width).max(1);
+        exec.each_rows(grid, |rows, scratch| {
+            dispatch!(exec.level, simd => self.write_rows(simd, &stats, rows, next, scratch));
         });
     }
 
@@ -148,8 +159,24 @@ impl Pass<'_> {
             *moments = Moments { count, mean_hi: parts[0][k], mean_lo: parts[1][k], m2: parts[2][k] };
         }
         let stats = BlockStats::new(moments, self.eps);
-        for rows in of_samples() {
-            self.write_rows(simd, &stats.slices(first), rows, len, scratch);
+        self.write_channels(simd, stats.slices(first), first..first + len, len, scratch);
+    }
+
+    /// y of a few channels of all samples.
+    #[inline(always)]
+    fn write_channels<S: Simd>(
+        &self,
+        simd: S,
+        stats: StatSlices,
+        channels: Range<usize>,
+        next: usize,
+        scratch: &mut Scratch,
+    ) {
+        let strip = Strip::new(self.grid, &stats, &self.affine, channels.clone());
+        let stats = StatSlices { strip: strip.as_ref(), ..stats };
+        for n in 0..self.grid.samples {
+            let first = n * self.grid.rows;
+            self.write_rows(simd, &stats, first + channels.start..first + channels.end, next, scratch);
         }
     }
 
@@ -226,6 +253,12 @@ impl Pass<'_> {
             let x = self.x.tile(simd, area, x);
             let residual = self.residual.map(|r| r.tile(simd, area, residual));
             let Area { first, at, len, .. } = area;
+            if let Some(strip) = stats.strip {
+                let (residual, to) = (residual.as_ref().map(Tile::flat), y.row(area.flat(), 0, out));
+                forward_row(simd, x.flat(), residual, to, self.relu, strip.stats(), strip.affine());
+                y.put(simd, area, out, [self.x.ahead(area, next), &[]]);
+                continue;
+            }
             let mut cursor = Cursor::new(grid, first);
             for k in 0..area.rows {
                 let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), cursor.next());
@@ -274,7 +307,7 @@ impl BlockStats {
     #[inline(always)]
     fn slices(&self, first: usize) -> StatSlices<'_> {
         let [hi, lo, rstd] = &self.0;
-        StatSlices { first, of: [hi, lo, rstd, &[], &[]] }
+        StatSlices { first, of: [hi, lo, rstd, &[], &[]], strip: None }
     }
 }
 

@@ -4,6 +4,7 @@
 //! and a sum into one rounding, so all levels give the same bits.
 
 use fearless_simd::{Select, Simd, SimdBase, f32x16};
+use std::ops::Range;
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
@@ -74,19 +75,22 @@ fn padded(short: &[f32]) -> [f32; LANES] {
 /// the one before, so what is done to an element may be done twice.
 ///
 /// Not a function that takes a closure, which would lose the instruction set if it were not inlined; and two copies of
-/// the block, so that the one for full spans knows that they are.
+/// the block, so that the one for full spans knows that they are. The second form counts them.
 macro_rules! for_spans {
     ($len:expr, $span:ident => $body:block) => {
+        for_spans!($len, (_i, $span) => $body)
+    };
+    ($len:expr, ($i:ident, $span:ident) => $body:block) => {{
         let len: usize = $len;
-        for i in 0..len / LANES {
-            let $span = Span::Whole(i);
+        for $i in 0..len / LANES {
+            let $span = Span::Whole($i);
             $body
         }
         if len % LANES > 0 {
-            let $span = Span::last(len);
+            let ($i, $span) = (len / LANES, Span::last(len));
             $body
         }
-    };
+    }};
 }
 pub(crate) use for_spans;
 
@@ -114,10 +118,13 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(simd: S, len: usize, mut f: impl 
             }
         }
     }
-    for (u, a) in a.iter_mut().enumerate().take(full % TURNS) {
-        let term = f(Span::Whole(strides * TURNS + u));
-        for k in 0..N {
-            a[k] += term[k];
+    // A test for each, so that accumulators stay in registers.
+    for (u, a) in a.iter_mut().enumerate().take(TURNS - 1) {
+        if u < full % TURNS {
+            let term = f(Span::Whole(strides * TURNS + u));
+            for k in 0..N {
+                a[k] += term[k];
+            }
         }
     }
     if rest > 0 {
@@ -134,21 +141,21 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(simd: S, len: usize, mut f: impl 
 
 const LANE: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
-/// Sums `N` terms over rows, each lane a column of its own.
+/// Sums `N` terms over rows, each lane a column of its own. (Neighbouring spans need not wait for each other.)
 #[inline(always)]
 pub(crate) fn sum_column<S: Simd, const N: usize>(
     simd: S,
-    rows: usize,
+    rows: Range<usize>,
     mut f: impl FnMut(usize) -> [V<S>; N],
 ) -> [V<S>; N] {
-    let mut a = [[V::splat(simd, 0.0); N]; TURNS];
-    for row in 0..rows {
+    let mut sum = [V::splat(simd, 0.0); N];
+    for row in rows {
         let term = f(row);
         for k in 0..N {
-            a[row % TURNS][k] += term[k];
+            sum[k] += term[k];
         }
     }
-    add_turns(a)
+    sum
 }
 
 /// Sums of neighbours: of the first vector in the lower lanes, of the second in the upper.

@@ -1,8 +1,16 @@
 //! Leaves: moments and sums of short runs, two passes over what the first-level cache holds.
 
-use super::lanes::{LANES, Span, V, fold, sum_column, sum_row};
-use super::partial::{Mean, Sums, two_sum};
+use super::lanes::{LANES, Span, V, fold, for_spans, sum_column, sum_row};
+use super::memory::TILE;
+use super::partial::{Mean, Partial, Sums, two_sum};
 use fearless_simd::{Select, Simd, SimdBase};
+use std::ops::Range;
+
+/// Columns that are reduced side by side.
+pub(crate) const WIDE: usize = 256;
+
+/// Rows that are looked at together.
+pub(crate) const TALL: usize = TILE / WIDE;
 
 /// A number that goes with elements: the same for a whole row, or one a column.
 pub(crate) trait Param<S: Simd>: Copy {
@@ -124,16 +132,10 @@ impl<'a> Gradient<'a> {
         y.simd_gt(0.0).select(dy, V::splat(simd, 0.0))
     }
 
-    /// The normalised input, but for the mean's low part.
-    #[inline(always)]
-    fn deviation<S: Simd>(&self, simd: S, span: Span, stats: Stats<impl Param<S>>) -> V<S> {
-        (span.load(simd, self.x) - stats.hi.at(simd, span)) * stats.rstd.at(simd, span)
-    }
-
     /// The normalised input.
     #[inline(always)]
     pub fn xhat<S: Simd>(&self, simd: S, span: Span, stats: Stats<impl Param<S>>) -> V<S> {
-        self.deviation(simd, span, stats) - low(simd, span, stats)
+        (span.load(simd, self.x) - stats.hi.at(simd, span)) * stats.rstd.at(simd, span) - low(simd, span, stats)
     }
 }
 
@@ -193,46 +195,44 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     Mean { hi, lo, m2: fold(&sums, runs) }
 }
 
-/// Moments of sixteen columns over a few rows.
+/// Moments of columns over a few rows: one of `to` a span.
 #[inline(always)]
-pub(crate) fn moments_of_columns<S: Simd>(
+pub(crate) fn moments_of_columns<'a, S: Simd>(
     simd: S,
-    rows: usize,
+    leaves: Leaves,
+    len: usize,
     centred: bool,
-    load: impl Fn(usize) -> V<S>,
-) -> Mean<S> {
+    row: impl Fn(usize) -> &'a [f32],
+    to: &mut [Mean<S>],
+) {
     let zero = V::splat(simd, 0.0);
-    if !centred {
-        let [m2] = sum_column(
+    for_spans!(len, (i, span) => {
+        to[i] = leaves.merge(
             simd,
-            rows,
             #[inline(always)]
-            |row| {
-                let x = load(row);
-                [x * x]
+            |rows| {
+                let pivot = if centred { span.load(simd, row(rows.start)) } else { zero };
+                let [sum] = sum_column(
+                    simd,
+                    if centred { rows.clone() } else { 0..0 },
+                    #[inline(always)]
+                    |r| [span.load(simd, row(r)) - pivot],
+                );
+                let mean = sum / rows.len() as f32;
+                let [m2] = sum_column(
+                    simd,
+                    rows,
+                    #[inline(always)]
+                    |r| {
+                        let deviation = (span.load(simd, row(r)) - pivot) - mean;
+                        [deviation * deviation]
+                    },
+                );
+                let (hi, lo) = two_sum(pivot, mean);
+                Mean { hi, lo, m2 }
             },
         );
-        return Mean { hi: zero, lo: zero, m2 };
-    }
-    let pivot = load(0);
-    let [sum] = sum_column(
-        simd,
-        rows,
-        #[inline(always)]
-        |row| [load(row) - pivot],
-    );
-    let mean = sum / rows as f32;
-    let [m2] = sum_column(
-        simd,
-        rows,
-        #[inline(always)]
-        |row| {
-            let deviation = (load(row) - pivot) - mean;
-            [deviation * deviation]
-        },
-    );
-    let (hi, lo) = two_sum(pivot, mean);
-    Mean { hi, lo, m2 }
+    });
 }
 
 /// Sums of g and of g times the normalised input, times the weight if `weighted`, of up to sixteen runs.
@@ -257,10 +257,11 @@ pub(crate) fn sums_of_rows<'a, S: Simd, P: Param<S>, Q: Param<S>>(
                 if weighted {
                     g *= affine.weight.at(simd, span);
                 }
-                [g, g * gradient.deviation(simd, span, stats)]
+                [g, g * (span.load(simd, gradient.x) - stats.hi.at(simd, span))]
             },
         ));
-        *gx_sum -= low(simd, Span::Whole(0), stats) * *g_sum;
+        let all = Span::Whole(0);
+        *gx_sum = *gx_sum * stats.rstd.at(simd, all) - low(simd, all, stats) * *g_sum;
     }
     Sums([fold(&g_sums, runs), fold(&gx_sums, runs)])
 }
@@ -272,28 +273,72 @@ fn low<S: Simd>(simd: S, span: Span, stats: Stats<impl Param<S>>) -> V<S> {
     stats.lo.at(simd, span) * stats.rstd.at(simd, span)
 }
 
-/// The same of sixteen columns over a few rows, without weights. `alike`: all rows have the same statistics.
+/// The same of columns over a few rows, without weights. `alike`: all rows have the same statistics.
 #[inline(always)]
 pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     simd: S,
-    rows: usize,
-    span: Span,
+    leaves: Leaves,
+    len: usize,
     alike: bool,
     row: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
-) -> Sums<S> {
-    let [g_sum, mut gx_sum] = sum_column(
-        simd,
-        rows,
-        #[inline(always)]
-        |r| {
-            let (gradient, stats, affine) = row(r);
-            let g = with_mask!(gradient, MASK => gradient.masked::<S, MASK>(simd, span, stats, affine));
-            let deviation = gradient.deviation(simd, span, stats);
-            [g, g * if alike { deviation } else { deviation - low(simd, span, stats) }]
-        },
-    );
-    if alike && rows > 0 {
-        gx_sum -= low(simd, span, row(0).1) * g_sum;
+    to: &mut [Sums<S>],
+) {
+    with_mask!(row(0).0, MASK => for_spans!(len, (i, span) => {
+        to[i] = leaves.merge(
+            simd,
+            #[inline(always)]
+            |rows| {
+                let all = row(rows.start).1;
+                let [g_sum, mut gx_sum] = sum_column(
+                    simd,
+                    rows,
+                    #[inline(always)]
+                    |r| {
+                        let (gradient, stats, affine) = row(r);
+                        let g = gradient.masked::<S, MASK>(simd, span, stats, affine);
+                        if alike {
+                            [g, g * (span.load(simd, gradient.x) - stats.hi.at(simd, span))]
+                        } else {
+                            [g, g * gradient.xhat(simd, span, stats)]
+                        }
+                    },
+                );
+                if alike {
+                    gx_sum = gx_sum * all.rstd.at(simd, span) - low(simd, span, all) * g_sum;
+                }
+                Sums([g_sum, gx_sum])
+            },
+        );
+    }));
+}
+
+/// A few leaves of columns, as many as a power of two: so many rows, so many of each.
+#[derive(Clone, Copy)]
+pub(crate) struct Leaves {
+    pub rows: usize,
+    pub leaf: usize,
+}
+
+impl Leaves {
+    /// Their tree, of what each leaf's rows give.
+    #[inline(always)]
+    fn merge<S: Simd, P: Partial<S>>(self, simd: S, of: impl Fn(Range<usize>) -> P) -> P {
+        let (rows, leaf) = (self.rows, self.leaf);
+        if rows <= leaf {
+            return of(0..rows);
+        }
+        let mut leaves = [P::empty(simd); TALL];
+        let (mut len, mut count) = (rows / leaf, leaf as u32);
+        for (k, partial) in leaves.iter_mut().enumerate().take(len) {
+            *partial = of(k * leaf..(k + 1) * leaf);
+        }
+        while len > 1 {
+            len /= 2;
+            for i in 0..len {
+                leaves[i] = leaves[2 * i].merge(leaves[2 * i + 1], [count, count]);
+            }
+            count *= 2;
+        }
+        leaves[0]
     }
-    Sums([g_sum, gx_sum])
 }

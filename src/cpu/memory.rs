@@ -46,6 +46,13 @@ pub(crate) struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
+    /// All rows, where one begins at the end of the one before.
+    #[inline(always)]
+    pub fn flat(&self) -> &'a [f32] {
+        debug_assert_eq!(self.pitch, self.len, "rows of a sample have no gaps between them");
+        self.values
+    }
+
     #[inline(always)]
     pub fn row(&self, k: usize) -> &'a [f32] {
         &self.values[k * self.pitch..][..self.len]
@@ -90,6 +97,16 @@ impl<'a> Input<'a> {
         self.bytes.get(start * size..end * size).unwrap_or(&[])
     }
 
+    /// Asks for an area, row by row.
+    #[inline(always)]
+    pub fn prefetch(&self, Area { first, rows, at, len }: Area) {
+        let size = self.dtype.size() as usize;
+        for row in first..first + rows {
+            let start = (self.rows.offset(row) + at) * size;
+            self.bytes.get(start..start + len * size).into_iter().for_each(prefetch);
+        }
+    }
+
     /// Copies an area row by row.
     #[inline(never)]
     fn copy<S: Simd>(&self, simd: S, Area { first, at, len, .. }: Area, to: &mut [f32]) {
@@ -124,6 +141,14 @@ pub(crate) struct Output<'a> {
 unsafe impl Send for Output<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Output<'_> {}
+
+impl Area {
+    /// The same elements as one row, where rows have no gaps between them.
+    #[inline(always)]
+    pub fn flat(self) -> Area {
+        Area { rows: 1, len: self.rows * self.len, ..self }
+    }
+}
 
 impl<'a> Output<'a> {
     /// # Safety
@@ -163,9 +188,7 @@ impl<'a> Output<'a> {
     /// next.
     #[inline(always)]
     pub fn put<S: Simd>(&self, simd: S, area: Area, scratch: &Buffer, ahead: Ahead) {
-        if self.is_direct() {
-            ahead.into_iter().for_each(prefetch);
-        } else {
+        if !self.is_direct() {
             self.write_area(simd, area, scratch, ahead);
         }
     }
@@ -192,11 +215,24 @@ impl<'a> Output<'a> {
 
     #[inline(always)]
     fn write<S: Simd>(&self, simd: S, to: &mut [u8], values: &[f32], ahead: Ahead) {
-        if self.stream && self.dtype == DType::F32 {
-            stream(values, bytemuck::cast_slice_mut(to), ahead);
-        } else {
+        if !self.stream {
             ahead.into_iter().for_each(prefetch);
-            narrow(simd, self.dtype, values, to);
+            return narrow(simd, self.dtype, values, to);
+        }
+        if self.dtype == DType::F32 {
+            return stream(bytemuck::cast_slice(values), to, ahead);
+        }
+        // By way of the first-level cache, a piece at a time; the first ends where a cache line does.
+        let size = self.dtype.size() as usize;
+        let mut piece = [0; 1024];
+        let mut done = 0;
+        while done < to.len() {
+            let to = &mut to[done..];
+            let misaligned = to.as_ptr() as usize % 64;
+            let len = (piece.len() - misaligned).min(to.len());
+            narrow(simd, self.dtype, &values[done / size..(done + len) / size], &mut piece[..len]);
+            stream(&piece[..len], &mut to[..len], ahead.map(|bytes| bytes.get(done..).unwrap_or(&[])));
+            done += len;
         }
     }
 
@@ -241,6 +277,14 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// See [`Input::prefetch`].
+    #[inline(always)]
+    pub fn prefetch(&self, area: Area) {
+        if let Place::In(input) = self {
+            input.prefetch(area);
+        }
+    }
+
     /// See [`Input::ahead`].
     #[inline(always)]
     pub fn ahead(&self, area: Area, skip: usize) -> &'a [u8] {
@@ -253,22 +297,22 @@ impl<'a> Place<'a> {
 
 /// Writes around the caches: what is written is not read first, which plain stores do.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-fn stream(values: &[f32], to: &mut [f32], ahead: Ahead) {
+fn stream(from: &[u8], to: &mut [u8], ahead: Ahead) {
     // Up to where a cache line begins, and what is left over at the end.
     let head = to.as_ptr().align_offset(64).min(to.len());
     let (first, to) = to.split_at_mut(head);
-    let (first_values, values) = values.split_at(head);
-    first.copy_from_slice(first_values);
-    let (lines, rest) = to.as_chunks_mut::<16>();
-    let (line_values, rest_values) = values.as_chunks::<16>();
+    let (from_first, from) = from.split_at(head);
+    first.copy_from_slice(from_first);
+    let (lines, rest) = to.as_chunks_mut();
+    let (from_lines, from_rest) = from.as_chunks();
     if is_x86_feature_detected!("avx") {
         // SAFETY: AVX is there; lines begin at multiples of 64 bytes.
-        unsafe { stream_lines_avx(line_values, lines, ahead) };
+        unsafe { stream_lines_avx(from_lines, lines, ahead) };
     } else {
         // SAFETY: lines begin at multiples of 64 bytes.
-        unsafe { stream_lines(line_values, lines, ahead) };
+        unsafe { stream_lines(from_lines, lines, ahead) };
     }
-    rest.copy_from_slice(rest_values);
+    rest.copy_from_slice(from_rest);
 }
 
 /// # Safety
@@ -276,13 +320,14 @@ fn stream(values: &[f32], to: &mut [f32], ahead: Ahead) {
 /// `lines` is aligned to 32 bytes, and the machine has AVX.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[target_feature(enable = "avx")]
-unsafe fn stream_lines_avx(values: &[[f32; 16]], lines: &mut [[f32; 16]], ahead: Ahead) {
-    use std::arch::x86_64::{_mm256_loadu_ps, _mm256_stream_ps};
-    for (i, (line, values)) in lines.iter_mut().zip(values).enumerate() {
+unsafe fn stream_lines_avx(from: &[[u8; 64]], lines: &mut [[u8; 64]], ahead: Ahead) {
+    use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256};
+    for (i, (line, from)) in lines.iter_mut().zip(from).enumerate() {
         ahead.into_iter().filter_map(|bytes| bytes.get(64 * i..)).for_each(prefetch_line);
-        for i in [0, 8] {
-            // SAFETY: eight elements are left in both, and `line` is aligned, as the caller promises.
-            unsafe { _mm256_stream_ps(line.as_mut_ptr().add(i), _mm256_loadu_ps(values.as_ptr().add(i))) };
+        for i in [0, 32] {
+            let (from, to) = (from[i..].as_ptr(), line[i..].as_mut_ptr());
+            // SAFETY: 32 bytes are left in both, and `line` is aligned, as the caller promises.
+            unsafe { _mm256_stream_si256(to.cast(), _mm256_loadu_si256(from.cast())) };
         }
     }
 }
@@ -291,21 +336,22 @@ unsafe fn stream_lines_avx(values: &[[f32; 16]], lines: &mut [[f32; 16]], ahead:
 ///
 /// `lines` is aligned to 16 bytes. (Every x86-64 has SSE.)
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-unsafe fn stream_lines(values: &[[f32; 16]], lines: &mut [[f32; 16]], ahead: Ahead) {
-    use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
-    for (i, (line, values)) in lines.iter_mut().zip(values).enumerate() {
+unsafe fn stream_lines(from: &[[u8; 64]], lines: &mut [[u8; 64]], ahead: Ahead) {
+    use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
+    for (i, (line, from)) in lines.iter_mut().zip(from).enumerate() {
         ahead.into_iter().filter_map(|bytes| bytes.get(64 * i..)).for_each(prefetch_line);
-        for i in [0, 4, 8, 12] {
-            // SAFETY: four elements are left in both, and `line` is aligned, as the caller promises.
-            unsafe { _mm_stream_ps(line.as_mut_ptr().add(i), _mm_loadu_ps(values.as_ptr().add(i))) };
+        for i in [0, 16, 32, 48] {
+            let (from, to) = (from[i..].as_ptr(), line[i..].as_mut_ptr());
+            // SAFETY: 16 bytes are left in both, and `line` is aligned, as the caller promises.
+            unsafe { _mm_stream_si128(to.cast(), _mm_loadu_si128(from.cast())) };
         }
     }
 }
 
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 #[inline(always)]
-fn stream(values: &[f32], to: &mut [f32], _: Ahead) {
-    to.copy_from_slice(values);
+fn stream(from: &[u8], to: &mut [u8], _: Ahead) {
+    to.copy_from_slice(from);
 }
 
 /// Asks for memory that will be read soon.

@@ -153,16 +153,3 @@ pub(crate) fn merge_all<T: Copy>(items: &[T], merge: &impl Fn(T, T) -> T) -> Opt
         }
     }
 }
-
-/// The tree over leaves of `count` elements each, as many as a power of two.
-#[inline(always)]
-pub(crate) fn merge_equal<S: Simd, P: Partial<S>>(leaves: &mut [P], mut count: u32) {
-    let mut len = leaves.len();
-    while len > 1 {
-        len /= 2;
-        for i in 0..len {
-            leaves[i] = leaves[2 * i].merge(leaves[2 * i + 1], [count, count]);
-        }
-        count *= 2;
-    }
-}

@@ -3,9 +3,10 @@
 use super::exec::Exec;
 use super::grid::Grid;
 use super::lanes::{LANES, Span, for_spans};
+use super::leaf::{TALL, WIDE};
 use super::memory::{Area, Scratch, TILE};
-use super::partial::{Partial, Stack, merge_equal};
-use super::source::{Kind, PartialOf, Source, TALL, WIDE};
+use super::partial::{Partial, Stack};
+use super::source::{Kind, PartialOf, Source};
 use crate::moments::Moments;
 use fearless_simd::{Simd, dispatch};
 use std::ops::Range;
@@ -205,61 +206,88 @@ pub(crate) fn fill_columns<S: Simd, K: Source>(
     down: Down,
     source: &K,
     first: usize,
-    of: (usize, usize),
-    mut to: Parts,
+    (samples, rows): (usize, usize),
+    to: Parts,
     scratch: &mut Scratch,
 ) {
-    for at in (0..down.width).step_by(WIDE) {
-        let columns = (at, WIDE.min(down.width - at));
-        let [a, b, c] = &mut to;
-        let to = [&mut a[at..at + columns.1], &mut b[at..at + columns.1], &mut c[at..at + columns.1]];
-        fill_wide(simd, down, source, first, of, columns, to, scratch);
+    let (all, leaf) = (samples * rows, if samples > 1 { rows } else { down.leaf.min(rows) });
+    let mut columns = Columns::<S, K>::new(simd, down.width, leaf, all.div_ceil(leaf));
+    columns.push(simd, source, first..first + all, scratch);
+    columns.store(simd, to);
+}
+
+/// The trees over all columns of some rows, row by row as they lie in memory.
+pub(crate) struct Columns<S: Simd, K: Source> {
+    width: usize,
+    /// Rows of a leaf.
+    leaf: usize,
+    stack: Stack<PartialOf<K::Kind, S>>,
+    /// One a span.
+    merged: Vec<PartialOf<K::Kind, S>>,
+}
+
+impl<S: Simd, K: Source> Columns<S, K> {
+    /// For so many leaves.
+    #[inline(always)]
+    pub fn new(simd: S, width: usize, leaf: usize, leaves: usize) -> Self {
+        let spans = width / WIDE * (WIDE / LANES) + (width % WIDE).div_ceil(LANES);
+        let merged = vec![PartialOf::<K::Kind, S>::empty(simd); spans];
+        Columns { width, leaf, stack: Stack::new(simd, spans, leaves), merged }
+    }
+
+    /// The next rows: whole leaves, but for the last rows of all.
+    #[inline(always)]
+    pub fn push(&mut self, simd: S, source: &K, rows: Range<usize>, scratch: &mut Scratch) {
+        let mut first = rows.start;
+        while first < rows.end {
+            // As many leaves as a tile holds, a power of two; or the last one, which may be shorter.
+            let full = ((rows.end - first) / self.leaf).min(TALL / self.leaf);
+            let level = full.max(1).ilog2() as usize;
+            let count = (self.leaf << level).min(rows.end - first);
+            // Panels are not read in the order of memory, so it has to be told.
+            source.prefetch(Area { first: first + count, rows: count, at: 0, len: self.width });
+            for (at, len, spans) in panels(self.width) {
+                let area = Area { first, rows: count, at, len };
+                leaves_of_columns(simd, source, area, self.leaf, &mut self.merged[spans], scratch);
+            }
+            self.stack.push(level, &mut self.merged, count as u32);
+            first += count;
+        }
+    }
+
+    #[inline(always)]
+    pub fn store(&self, simd: S, mut to: Parts) {
+        for (at, len, spans) in panels(self.width) {
+            let [a, b, c] = &mut to;
+            let mut to = [&mut a[at..at + len], &mut b[at..at + len], &mut c[at..at + len]];
+            for i in 0..spans.len() {
+                store(simd, self.stack.finish(simd, spans.start + i), span_of(i, len), &mut to);
+            }
+        }
     }
 }
 
-/// Out of line, so that it is compiled once.
+/// Columns that are reduced side by side: where they begin, how many they are, and their spans.
+fn panels(width: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    (0..width).step_by(WIDE).map(move |at| {
+        let (len, first) = (WIDE.min(width - at), at / LANES);
+        (at, len, first..first + len.div_ceil(LANES))
+    })
+}
+
+/// Leaves of every column of an area, merged: one partial result a span. Out of line, so that it is compiled once.
 #[inline(never)]
-#[expect(clippy::too_many_arguments, reason = "an area of many samples, and where its sums go")]
-fn fill_wide<S: Simd, K: Source>(
+fn leaves_of_columns<S: Simd, K: Source>(
     simd: S,
-    down: Down,
     source: &K,
-    first: usize,
-    (samples, rows): (usize, usize),
-    (at, len): (usize, usize),
-    mut to: Parts,
+    area: Area,
+    leaf: usize,
+    to: &mut [PartialOf<K::Kind, S>],
     scratch: &mut Scratch,
 ) {
     simd.vectorize(
         #[inline(always)]
-        || {
-            let (all, leaf) = (samples * rows, if samples > 1 { rows } else { down.leaf.min(rows) });
-            let spans = len.div_ceil(LANES);
-            let mut stack = Stack::<PartialOf<K::Kind, S>>::new(simd, spans, all.div_ceil(leaf));
-            let mut merged = [PartialOf::<K::Kind, S>::empty(simd); WIDE / LANES];
-            let mut leaves = [merged[0]; TALL];
-            let mut row = 0;
-            while row < all {
-                // As many leaves as a tile holds, a power of two; or the last one, which may be shorter.
-                let full = ((all - row) / leaf).min(TALL / leaf);
-                let level = full.max(1).ilog2() as usize;
-                let rows = (leaf << level).min(all - row);
-                let tile = source.tile(simd, Area { first: first + row, rows, at, len }, scratch);
-                for (i, merged) in merged.iter_mut().enumerate().take(spans) {
-                    let span = span_of(i, len);
-                    for (k, partial) in leaves.iter_mut().enumerate().take(1 << level) {
-                        *partial = source.columns(simd, &tile, k * leaf..((k + 1) * leaf).min(rows), span);
-                    }
-                    merge_equal(&mut leaves[..1 << level], leaf as u32);
-                    *merged = leaves[0];
-                }
-                stack.push(level, &mut merged[..spans], rows as u32);
-                row += rows;
-            }
-            for i in 0..spans {
-                store(simd, stack.finish(simd, i), span_of(i, len), &mut to);
-            }
-        },
+        || source.columns(simd, area, leaf, to, scratch),
     )
 }
 

@@ -1,19 +1,13 @@
 //! What is summed up: moments of x, or sums of the gradient.
 
 use super::grid::{Cursor, Grid, Join, Row};
-use super::lanes::{Span, V};
-use super::leaf::{self, Each, Gradient, Same, Stats, Weights};
-use super::memory::{Area, Buffer, Input, Place, Scratch, TILE, Tile};
+use super::lanes::V;
+use super::leaf::{self, Each, Gradient, Leaves, Same, Stats, TALL, Weights};
+use super::memory::{Area, Buffer, Input, Place, Scratch, Tile};
 use super::partial::{Mean, Partial, Sums};
+use super::strip::Strip;
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;
-use std::ops::Range;
-
-/// Columns that are reduced side by side.
-pub(crate) const WIDE: usize = 128;
-
-/// Rows that are looked at together.
-pub(crate) const TALL: usize = TILE / WIDE;
 
 /// Which partial results, whatever the instruction set.
 pub(crate) trait Kind: Sync {
@@ -42,21 +36,19 @@ pub(crate) trait Source: Sync {
     /// Of an area of up to sixteen rows, each row a lane.
     fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
 
-    /// An area of up to [`WIDE`] columns and [`TALL`] rows.
-    type Tile<'t>
-    where
-        Self: 't;
-
-    fn tile<'t, S: Simd>(&'t self, simd: S, area: Area, scratch: &'t mut Scratch) -> Self::Tile<'t>;
-
-    /// Of some rows of a tile, each column of a span a lane.
+    /// Of an area of up to [`WIDE`] columns and [`TALL`] rows, each column a lane: one of `to` a span. Leaves have so
+    /// many rows each.
     fn columns<S: Simd>(
         &self,
         simd: S,
-        tile: &Self::Tile<'_>,
-        rows: Range<usize>,
-        span: Span,
-    ) -> PartialOf<Self::Kind, S>;
+        area: Area,
+        leaf: usize,
+        to: &mut [PartialOf<Self::Kind, S>],
+        scratch: &mut Scratch,
+    );
+
+    /// Asks for the tensors' elements of an area.
+    fn prefetch(&self, area: Area);
 }
 
 /// Moments of x.
@@ -82,25 +74,23 @@ impl Source for MomentsOf<'_> {
         )
     }
 
-    type Tile<'t>
-        = Tile<'t>
-    where
-        Self: 't;
-
     #[inline(always)]
-    fn tile<'t, S: Simd>(&'t self, simd: S, area: Area, scratch: &'t mut Scratch) -> Tile<'t> {
-        self.x.tile(simd, area, &mut scratch.x)
+    fn columns<S: Simd>(&self, simd: S, area: Area, leaf: usize, to: &mut [Mean<S>], scratch: &mut Scratch) {
+        let tile = self.x.tile(simd, area, &mut scratch.x);
+        leaf::moments_of_columns(
+            simd,
+            Leaves { rows: area.rows, leaf },
+            area.len,
+            self.centred,
+            #[inline(always)]
+            |k| tile.row(k),
+            to,
+        )
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, tile: &Tile, rows: Range<usize>, span: Span) -> Mean<S> {
-        leaf::moments_of_columns(
-            simd,
-            rows.len(),
-            self.centred,
-            #[inline(always)]
-            |k| span.load(simd, tile.row(rows.start + k)),
-        )
+    fn prefetch(&self, area: Area) {
+        self.x.prefetch(area);
     }
 }
 
@@ -110,6 +100,8 @@ pub(crate) struct StatSlices<'a> {
     pub first: usize,
     /// Mean, its rounding error, 1/std, and the two of [`super::apply::Projection`].
     pub of: [&'a [f32]; 5],
+    /// The same for every element of the rows, where these are worked on as one.
+    pub strip: Option<&'a Strip>,
 }
 
 impl<'a> StatSlices<'a> {
@@ -117,7 +109,7 @@ impl<'a> StatSlices<'a> {
     #[inline(always)]
     pub fn from(&self, first: usize, len: usize, [g, gx]: [&'a [f32]; 2]) -> StatSlices<'a> {
         let part = |k: usize| &self.of[k][first - self.first..][..len];
-        StatSlices { first, of: [part(0), part(1), part(2), g, gx] }
+        StatSlices { first, of: [part(0), part(1), part(2), g, gx], strip: None }
     }
 
     #[inline(always)]
@@ -221,6 +213,13 @@ impl<'a> GradientOf<'a> {
 }
 
 impl<'a> GradientTile<'a> {
+    /// See [`Tile::flat`].
+    #[inline(always)]
+    pub fn flat(&self) -> Gradient<'a> {
+        let residual = self.residual.as_ref().map(Tile::flat);
+        Gradient { x: self.x.flat(), dy: self.dy.flat(), relu: self.relu, residual }
+    }
+
     #[inline(always)]
     pub fn row(&self, k: usize) -> Gradient<'a> {
         let residual = self.residual.as_ref().map(|r| r.row(k));
@@ -268,49 +267,42 @@ impl Source for SumsOf<'_> {
         }
     }
 
-    type Tile<'t>
-        = SumsTile<'t>
-    where
-        Self: 't;
-
     #[inline(always)]
-    fn tile<'t, S: Simd>(&'t self, simd: S, area: Area, scratch: &'t mut Scratch) -> SumsTile<'t> {
+    fn columns<S: Simd>(&self, simd: S, area: Area, leaf: usize, to: &mut [Sums<S>], scratch: &mut Scratch) {
+        let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
         let Scratch { x, dy, residual, .. } = scratch;
-        let gradient = self.gradient.tile(simd, area, (x, dy, residual));
-        SumsTile { gradient, rows: rows_of(self.gradient.grid, area), at: area.at, len: area.len }
-    }
-
-    #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, tile: &SumsTile, rows: Range<usize>, span: Span) -> Sums<S> {
-        let (of, stats, first) = (&self.gradient, &self.stats, rows.start);
-        let SumsTile { gradient, rows: all, at, len } = tile;
-        let weights = of.affine.each(*at, *len);
+        let gradient = of.tile(simd, area, (x, dy, residual));
+        let (all, weights) = (rows_of(of.grid, area), of.affine.each(at, len));
         if of.grid.columns {
             leaf::sums_of_columns(
                 simd,
-                rows.len(),
-                span,
+                Leaves { rows, leaf },
+                len,
                 true,
                 #[inline(always)]
-                |k| (gradient.row(first + k), stats.stats_each(of.grid, all[first + k], *at, *len), weights),
+                |k| (gradient.row(k), stats.stats_each(of.grid, all[k], at, len), weights),
+                to,
             )
         } else {
             leaf::sums_of_columns(
                 simd,
-                rows.len(),
-                span,
+                Leaves { rows, leaf },
+                len,
                 false,
                 #[inline(always)]
-                |k| (gradient.row(first + k), stats.stats_same(simd, all[first + k]), weights),
+                |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
+                to,
             )
         }
     }
-}
 
-/// An area of the gradient's tensors, and what belongs to its rows.
-pub(crate) struct SumsTile<'a> {
-    gradient: GradientTile<'a>,
-    rows: [Row; TALL],
-    at: usize,
-    len: usize,
+    #[inline(always)]
+    fn prefetch(&self, area: Area) {
+        let GradientOf { x, dy, residual, .. } = &self.gradient;
+        x.prefetch(area);
+        dy.prefetch(area);
+        if let Some(residual) = residual {
+            residual.prefetch(area);
+        }
+    }
 }
