@@ -1,4 +1,5 @@
-//! Line charts as SVG.
+//! Charts as SVG.
+#![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
 
 pub use plotters::prelude::SeriesLabelPosition;
 use plotters::prelude::*;
@@ -6,10 +7,12 @@ use std::path::Path;
 
 /// Distinguishable with any colour vision (Okabe and Ito, 2008).
 pub const BLUE: RGBColor = RGBColor(0, 114, 178);
-#[allow(dead_code)] // used by one of the programs
 pub const SKY: RGBColor = RGBColor(86, 180, 233);
 pub const VERMILION: RGBColor = RGBColor(213, 94, 0);
 pub const ORANGE: RGBColor = RGBColor(230, 159, 0);
+
+/// What pictures are drawn on.
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// One curve.
 pub struct Line {
@@ -32,30 +35,36 @@ pub struct Chart<'a> {
     pub lines: Vec<Line>,
 }
 
+/// Draws a picture, writes it, and makes the folders on the way to it.
+pub fn svg(path: &Path, size: (u32, u32), draw: impl FnOnce(&Area) -> Result<(), String>) -> Result<(), String> {
+    let failed =
+        |error: &dyn std::fmt::Display| format!("{}: {error}. Choose another place with --plot", path.display());
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
+    }
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        area.fill(&WHITE).map_err(|e| failed(&e))?;
+        draw(&area).map_err(|e| failed(&e))?;
+        area.present().map_err(|e| failed(&e))?;
+    }
+    std::fs::write(path, text).map_err(|e| failed(&e))
+}
+
 impl Chart<'_> {
-    /// Writes the chart, and the folders on the way to it.
+    /// Writes the chart.
     pub fn write(&self, path: &Path) -> Result<(), String> {
-        let failed =
-            |error: &dyn std::fmt::Display| format!("{}: {error}. Choose another place with --plot", path.display());
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
-        }
-        let mut svg = String::new();
-        self.draw(SVGBackend::with_string(&mut svg, (860, 500)).into_drawing_area()).map_err(|e| failed(&e))?;
-        std::fs::write(path, svg).map_err(|e| failed(&e))
+        svg(path, (860, 500), |area| self.draw(area))
     }
 
-    fn draw<D: DrawingBackend>(&self, area: DrawingArea<D, plotters::coord::Shift>) -> Result<(), String>
-    where
-        D::ErrorType: 'static,
-    {
-        let text = |e: DrawingAreaErrorKind<D::ErrorType>| e.to_string();
-        area.fill(&WHITE).map_err(text)?;
+    fn draw(&self, area: &Area) -> Result<(), String> {
+        let text = |e: DrawingAreaErrorKind<_>| e.to_string();
         let at = |x: f64| if self.x_doubles { x.log2() } else { x };
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let (first, last) = points().fold((f64::MAX, f64::MIN), |(lo, hi), p| (lo.min(at(p.0)), hi.max(at(p.0))));
         let top = points().fold(0.0, |top: f64, p| top.max(p.1)) * 1.05;
-        let mut chart = ChartBuilder::on(&area)
+        let mut chart = ChartBuilder::on(area)
             .caption(self.title, ("sans-serif", 20))
             .margin(14)
             .x_label_area_size(46)
@@ -99,7 +108,6 @@ impl Chart<'_> {
             .legend_area_size(30)
             .label_font(("sans-serif", 15))
             .draw()
-            .map_err(text)?;
-        area.present().map_err(text)
+            .map_err(text)
     }
 }

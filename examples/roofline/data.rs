@@ -4,6 +4,7 @@ use super::cases::{Call, Case};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use wgpu_norm::{DType, Element, Error, Fusion, Running, State, half, reference};
 
+/// A batch that repeats a few samples, which changes neither their statistics nor their gradients.
 pub struct Data {
     pub x: Vec<f32>,
     pub dy: Vec<f32>,
@@ -24,13 +25,16 @@ impl Data {
             *running_mean = numbers(weights, -1.0, 1.0);
             *running_var = numbers(weights, 0.5, 2.0);
         }
-        Ok(Data { x: numbers(case.elements(), -2.0, 3.0), dy: numbers(case.elements(), -1.0, 1.0), state })
+        let period = case.period().elements();
+        let mut tensor = |low, high| numbers(period, low, high).repeat(case.elements() / period);
+        Ok(Data { x: tensor(-2.0, 3.0), dy: tensor(-1.0, 1.0), state })
     }
 
-    /// y, or dx.
+    /// y, or dx, of the samples that repeat.
     pub fn expected(&self, case: &Case) -> Result<Vec<f64>, Error> {
+        let case = &case.period();
         let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
-        let (x, dy) = (wide(&self.x), wide(&self.dy));
+        let [x, dy] = [&self.x, &self.dy].map(|values| wide(&values[..case.elements()]));
         let (weight, bias) = (self.state.weight.as_deref().map(wide), self.state.bias.as_deref().map(wide));
         let running = self.state.running.as_ref().map(|r| (wide(&r.running_mean), wide(&r.running_var)));
         let running = running.as_ref().filter(|_| case.call == Call::Eval);

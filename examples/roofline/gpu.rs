@@ -3,7 +3,7 @@
 use super::adapters::Gpu;
 use super::cases::{Call, Case};
 use super::data::Data;
-use super::measure::{Runner, median};
+use super::measure::Runner;
 use std::time::Instant;
 use wgpu::util::DeviceExt;
 use wgpu_norm::{Commit, DType, Element, Error, Fusion, gpu, half, wgpu};
@@ -12,6 +12,8 @@ use wgpu_norm::{Commit, DType, Element, Error, Fusion, gpu, half, wgpu};
 pub const TIMESTAMPS: wgpu::Features =
     wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
 
+/// Workgroup sizes and vectors of four words an invocation, of the copy kernels.
+const COPIES: [(u32, u32); 5] = [(32, 1), (64, 1), (256, 1), (32, 8), (256, 4)];
 /// Bytes that one copy dispatch takes.
 const WINDOW: u64 = 64 << 20;
 
@@ -23,8 +25,7 @@ pub struct Runs<'a> {
     dy: wgpu::Buffer,
     out: wgpu::Buffer,
     affine: [wgpu::Buffer; 2],
-    copies: Vec<(wgpu::ComputePipeline, u32)>,
-    fastest: Option<usize>,
+    copies: [Option<wgpu::ComputePipeline>; COPIES.len()],
     stamps: Option<(wgpu::QuerySet, wgpu::Buffer)>,
 }
 
@@ -67,8 +68,7 @@ pub fn runner<'a>(gpu: &'a Gpu, context: &gpu::Context, case: &Case, data: &Data
         x: buffer(&x),
         dy: buffer(&bytes(&data.dy)),
         affine: [buffer(&vector), buffer(&vector)],
-        copies: [(32, 1), (64, 1), (256, 1), (32, 8), (256, 4)].map(|(w, n)| (copy_kernel(device, w, n), w * n)).into(),
-        fastest: None,
+        copies: Default::default(),
         stamps,
     })
 }
@@ -160,53 +160,42 @@ impl Runs<'_> {
         let view = staging.get_mapped_range(..).map_err(|e| Error::Readback(e.to_string()))?;
         Ok(view.to_vec())
     }
+}
 
-    fn copy_with(&self, kernel: usize) -> Result<f64, Error> {
-        let (pipeline, vectors) = &self.copies[kernel];
+impl Runner for Runs<'_> {
+    fn copies(&self) -> Vec<String> {
+        COPIES.map(|(size, each)| format!("workgroups of {size}, {each} vec4 an invocation")).into()
+    }
+
+    fn copy(&mut self, way: usize) -> Result<f64, Error> {
+        let (size, each) = COPIES[way];
+        let pipeline = self.copies[way].get_or_insert_with(|| copy_kernel(&self.gpu.device, size, each)).clone();
+        let layout = pipeline.get_bind_group_layout(0);
         self.time(|encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_pipeline(pipeline);
+            pass.set_pipeline(&pipeline);
             for start in (0..self.x.size()).step_by(WINDOW as usize) {
-                let size = WINDOW.min(self.x.size() - start);
+                let bytes = WINDOW.min(self.x.size() - start);
                 let binding = |binding, buffer| wgpu::BindGroupEntry {
                     binding,
                     resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                         buffer,
                         offset: start,
-                        size: std::num::NonZero::new(size),
+                        size: std::num::NonZero::new(bytes),
                     }),
                 };
                 let group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
                     label: Some("copy"),
-                    layout: &pipeline.get_bind_group_layout(0),
+                    layout: &layout,
                     entries: &[binding(0, &self.x), binding(1, &self.out)],
                 });
                 pass.set_bind_group(0, &group, &[]);
-                let groups = (size / 16).div_ceil(u64::from(*vectors)) as u32;
+                let groups = (bytes / 16).div_ceil(u64::from(size * each)) as u32;
                 let x = groups.min(32768);
                 pass.dispatch_workgroups(x, groups.div_ceil(x), 1);
             }
             Ok(())
         })
-    }
-}
-
-impl Runner for Runs<'_> {
-    fn copy(&mut self) -> Result<f64, Error> {
-        if self.fastest.is_none() {
-            // The best of several, each timed a few times.
-            let mut best = (f64::INFINITY, 0);
-            for kernel in 0..self.copies.len() {
-                self.copy_with(kernel)?;
-                let mut times = [self.copy_with(kernel)?, self.copy_with(kernel)?, self.copy_with(kernel)?];
-                let time = median(&mut times);
-                if time < best.0 {
-                    best = (time, kernel);
-                }
-            }
-            self.fastest = Some(best.1);
-        }
-        self.copy_with(self.fastest.unwrap_or(0))
     }
 
     fn run(&mut self) -> Result<f64, Error> {

@@ -1,104 +1,111 @@
-//! The table, the line for an issue, the chart, JSON.
+//! The table, the line for an issue, JSON.
 
 use super::cases::{Call, Case};
-use super::chart::{BLUE, Chart, Line, ORANGE, SeriesLabelPosition, VERMILION};
 use super::measure::{Measured, median};
 use serde_json::json;
 use std::path::Path;
 
+/// What was measured of a case on a device.
 pub struct Row {
-    device: String,
-    case: String,
-    call: Call,
-    measured: Measured,
-    tensor_bytes: u64,
-    least_bytes: u64,
-    plan_bytes: u64,
+    pub case: Case,
+    /// By its short name.
+    pub device: String,
+    description: String,
     clock: &'static str,
+    measured: Measured,
+    plan_bytes: u64,
+}
+
+/// Column heads of what [`Row::line`] makes. With it, 78 characters.
+pub fn head() -> String {
+    format!("{:26}{:>11}{:>9}{:>8}{:>8}{:>8}{:>8}", "", "time", "least MB", "GB/s", "copy's", "ratio", "copies")
+}
+
+/// Says what the columns are.
+pub const LEGEND: &str = "\
+least MB: what the call must read and write; GB/s: that over the time.
+copy's: GB/s of a copy of one such tensor, in turns with the call, by the fastest
+of several ways. ratio: of the two. copies: the call's time over the copy's.";
+
+/// Three digits that count.
+fn short(value: f64) -> String {
+    let decimals = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.decimals$}")
 }
 
 impl Row {
-    pub fn new(device: &str, case: &Case, measured: Measured, plan_bytes: u64, clock: &'static str) -> Row {
-        Row {
-            device: device.into(),
-            case: case.name(),
-            call: case.call,
-            measured,
-            tensor_bytes: case.tensor_bytes(),
-            least_bytes: case.least_bytes(),
-            plan_bytes,
-            clock,
-        }
+    pub fn new(
+        case: &Case,
+        device: &str,
+        description: String,
+        clock: &'static str,
+        measured: Measured,
+        plan_bytes: u64,
+    ) -> Row {
+        Row { case: case.clone(), device: device.into(), description, clock, measured, plan_bytes }
     }
 
     fn rate(&self) -> f64 {
-        self.least_bytes as f64 / self.measured.seconds / 1e9
+        self.case.least_bytes() as f64 / self.measured.seconds / 1e9
     }
 
     fn copy_rate(&self) -> f64 {
-        2.0 * self.tensor_bytes as f64 / self.measured.copy_seconds / 1e9
+        2.0 * self.case.tensor_bytes() as f64 / self.measured.copy_seconds / 1e9
     }
 
-    pub fn print(&self) {
+    /// The call's bytes a second over the copy's, from the pairs that ran one after the other.
+    pub fn ratio(&self) -> f64 {
+        self.case.least_bytes() as f64 / (2.0 * self.case.tensor_bytes() as f64) / self.measured.ratio
+    }
+
+    pub fn line(&self) -> String {
         let Measured { seconds, ratio, .. } = self.measured;
-        let time =
-            if seconds < 1e-3 { format!("{:8.2} us", seconds * 1e6) } else { format!("{:8.2} ms", seconds * 1e3) };
-        println!(
-            "{:<12} {:<44} {:<9} {time}  {:>7.2} MB at least  {:>6.1} GB/s  copy {:>6.1} GB/s  {:>5.2} copies",
-            self.device,
-            self.case,
-            self.call.name(),
-            self.least_bytes as f64 / 1e6,
-            self.rate(),
-            self.copy_rate(),
-            ratio,
-        );
+        let time = if seconds < 1e-3 { (seconds * 1e6, "us") } else { (seconds * 1e3, "ms") };
+        format!(
+            "{:26}{:>11}{:>9}{:>8}{:>8}{:>8}{:>8}",
+            format!("  {}", self.case.call.name()),
+            format!("{} {}", short(time.0), time.1),
+            short(self.case.least_bytes() as f64 / 1e6),
+            short(self.rate()),
+            short(self.copy_rate()),
+            short(self.ratio()),
+            short(ratio),
+        )
     }
 }
 
-/// One line about the last device's rows.
-pub fn line(description: &str, rows: &[Row]) -> String {
-    let Some(device) = rows.last().map(|r| &r.device) else { return description.into() };
-    let of_device = || rows.iter().filter(|r| r.device == *device);
-    let medians = Call::ALL.map(|call| {
-        let mut ratios: Vec<f64> = of_device().filter(|r| r.call == call).map(|r| r.measured.ratio).collect();
-        format!("{} {:.2}", call.name(), median(&mut ratios))
+/// One line about a device's rows, for an issue.
+pub fn summary(rows: &[Row]) -> String {
+    let Some(Row { description, clock, .. }) = rows.first() else { return String::new() };
+    let ratios = Call::ALL.iter().filter_map(|&call| {
+        let mut ratios: Vec<f64> = rows.iter().filter(|r| r.case.call == call).map(Row::ratio).collect();
+        (!ratios.is_empty()).then(|| format!("{} {}", call.name(), short(median(&mut ratios))))
     });
-    let copy = of_device().map(Row::copy_rate).fold(0.0, f64::max);
-    let clock = rows.last().map_or("", |r| r.clock);
-    format!("{description}: copy {copy:.0} GB/s; in copies: {} ({clock}, medians of shapes)", medians.join(", "))
-}
-
-pub fn plot(rows: &[Row], path: &Path) -> Result<(), String> {
-    let lines = Call::ALL.into_iter().zip([BLUE, ORANGE, VERMILION]).map(|(call, colour)| {
-        let of_call = rows.iter().filter(|r| r.call == call);
-        let mut points: Vec<(f64, f64)> = of_call.map(|r| (r.tensor_bytes as f64 / 1e6, r.measured.ratio)).collect();
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        Line { label: call.name().into(), points, colour, dashed: false }
-    });
-    Chart {
-        title: "Time of a call over that of a copy of one of its tensors",
-        x_label: "megabytes of a tensor",
-        y_label: "copies",
-        x_doubles: true,
-        legend: SeriesLabelPosition::UpperRight,
-        lines: lines.filter(|line| !line.points.is_empty()).collect(),
-    }
-    .write(path)
+    let ratios = ratios.collect::<Vec<String>>().join(", ");
+    // Of the largest tensor: smaller ones may be copied within a cache.
+    let largest = rows.iter().max_by_key(|r| r.case.tensor_bytes()).map_or(f64::NAN, Row::copy_rate);
+    format!(
+        "{description}: copy {} GB/s; ratio to it: {ratios} (medians of {} cases, {clock})",
+        short(largest),
+        rows.len()
+    )
 }
 
 pub fn json(rows: &[Row], path: &Path) -> Result<(), String> {
     let rows: Vec<_> = rows
         .iter()
         .map(|r| {
+            let Row { case, measured, .. } = r;
             json!({
-                "device": r.device, "case": r.case, "op": r.call.name(), "clock": r.clock,
-                "seconds": r.measured.seconds, "copy_seconds": r.measured.copy_seconds, "copies": r.measured.ratio,
-                "tensor_bytes": r.tensor_bytes, "least_bytes": r.least_bytes, "plan_bytes": r.plan_bytes,
-                "gb_per_s": r.rate(), "copy_gb_per_s": r.copy_rate(),
+                "backend": r.device, "device": r.description, "clock": r.clock,
+                "case": case.name(), "norm": case.norm.name(), "shape": case.shape, "op": case.call.name(),
+                "dtype": format!("{:?}", case.dtype).to_lowercase(), "format": format!("{:?}", case.format),
+                "seconds": measured.seconds, "least_bytes": case.least_bytes(), "plan_bytes": r.plan_bytes,
+                "gb_per_s": r.rate(), "copy": measured.copy, "copy_seconds": measured.copy_seconds,
+                "copy_gb_per_s": r.copy_rate(), "ratio": r.ratio(), "copies": measured.ratio,
             })
         })
         .collect();
     let text = serde_json::to_string_pretty(&rows).map_err(|e| e.to_string())?;
-    std::fs::write(path, text + "\n").map_err(|e| format!("{}: {e}. Choose another place with --json", path.display()))
+    std::fs::write(path, text + "\n").map_err(|e| format!("{}: {e}", path.display()))
 }
