@@ -3,14 +3,14 @@
 use super::apply::{Projection, backward_row, masked_row};
 use super::blocks::Blocks;
 use super::exec::Exec;
-use super::forward::{StatVectors, areas, each_part, spread};
+use super::forward::{StatVectors, areas, each_part, rows_of_area, spread};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
 use super::leaf::TALL;
-use super::memory::{Ahead, Area, Input, Output, Scratch, TILE, Tile};
+use super::memory::{Ahead, Area, Input, Output, Scratch, Tile};
 use super::partial::merge_all;
 use super::reduce::{self, Columns, Down, Parts, Table};
-use super::source::{GradientOf, StatSlices, SumPairs, SumsOf};
+use super::source::{GradientOf, StatSlices, SumPairs, SumsOf, with_values};
 use super::strip::Strip;
 use fearless_simd::{Simd, dispatch};
 use std::ops::Range;
@@ -115,7 +115,7 @@ impl Pass<'_> {
             return;
         }
         let stats = self.stats.slices(projection);
-        let next = (TILE / self.grid.width).max(1);
+        let next = rows_of_area(self.grid.width);
         self.exec.each_rows(self.grid, |rows, scratch| {
             dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, next, scratch));
         });
@@ -249,14 +249,15 @@ impl Pass<'_> {
             let gradient = of.tile(simd, area, (x, dy, residual));
             let dsum = self.dsum.map(|d| d.tile(simd, area, dsum));
             if let Some(strip) = stats.strip {
-                let (gradient, stats, affine) = (gradient.flat(), strip.stats(), strip.affine());
+                let (gradient, of_all) = (gradient.flat(), area.flat().len);
+                let (stats, affine) = (strip.stats(of_all), strip.affine(of_all));
                 if let Some(dresidual) = self.dresidual {
                     masked_row(simd, gradient, dresidual.row(area.flat(), 0, out), stats, affine);
                     dresidual.put(simd, area, out, Ahead::default());
                 }
                 if let Some(dx) = self.dx {
                     let (dsum, to) = (dsum.as_ref().map(Tile::flat), dx.row(area.flat(), 0, out));
-                    backward_row(simd, gradient, dsum, to, stats, affine, Some(strip.projection(self.centred)));
+                    backward_row(simd, gradient, dsum, to, stats, affine, Some(strip.projection(self.centred, of_all)));
                     dx.put(simd, area, out, [of.x.ahead(area, next), of.dy.ahead(area, next)]);
                 }
                 continue;
@@ -265,16 +266,9 @@ impl Pass<'_> {
                 let mut cursor = Cursor::new(grid, first);
                 for k in 0..area.rows {
                     let (row, gradient, to) = (cursor.next(), gradient.row(k), dresidual.row(area, k, out));
-                    if grid.columns {
-                        let (stats, affine) = (stats.stats_each(grid, row, at, len), of.affine.each(at, len));
-                        masked_row(simd, gradient, to, stats, affine);
-                    } else if grid.by_column {
-                        let (stats, affine) = (stats.stats_same(simd, row), of.affine.each(at, len));
-                        masked_row(simd, gradient, to, stats, affine);
-                    } else {
-                        let (stats, affine) = (stats.stats_same(simd, row), of.affine.same(simd, row));
-                        masked_row(simd, gradient, to, stats, affine);
-                    }
+                    with_values!(simd, grid, stats, of.affine, (row, at, len), (stats, weights, _part) => {
+                        masked_row(simd, gradient, to, stats, weights);
+                    });
                 }
                 dresidual.put(simd, area, out, Ahead::default());
             }
@@ -283,22 +277,11 @@ impl Pass<'_> {
             for k in 0..area.rows {
                 let (row, gradient, dsum) = (cursor.next(), gradient.row(k), dsum.as_ref().map(|d| d.row(k)));
                 let to = dx.row(area, k, out);
-                if grid.columns {
-                    let part = |k| stats.each(grid, row, k, at, len);
+                with_values!(simd, grid, stats, of.affine, (row, at, len), (stats, weights, part) => {
                     let projection =
                         self.projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
-                    let (stats, affine) = (stats.stats_each(grid, row, at, len), of.affine.each(at, len));
-                    backward_row(simd, gradient, dsum, to, stats, affine, projection);
-                    continue;
-                }
-                let part = |k| stats.same(simd, row, k);
-                let projection = self.projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
-                let stats = stats.stats_same(simd, row);
-                if grid.by_column {
-                    backward_row(simd, gradient, dsum, to, stats, of.affine.each(at, len), projection);
-                } else {
-                    backward_row(simd, gradient, dsum, to, stats, of.affine.same(simd, row), projection);
-                }
+                    backward_row(simd, gradient, dsum, to, stats, weights, projection);
+                });
             }
             dx.put(simd, area, out, [of.x.ahead(area, next), of.dy.ahead(area, next)]);
         }

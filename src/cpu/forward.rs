@@ -8,8 +8,8 @@ use super::lanes::LANES;
 use super::memory::{Ahead, Area, Output, Place, Scratch, TILE, Tile};
 use super::partial::merge_all;
 use super::reduce::{self, Parts};
-use super::source::{Affine, Means, MomentsOf, StatSlices};
-use super::strip::{self, Strip};
+use super::source::{Affine, Means, MomentsOf, StatSlices, with_values};
+use super::strip::{self, Strip, repeated};
 use crate::moments::Moments;
 use fearless_simd::{Simd, dispatch};
 use std::ops::Range;
@@ -68,11 +68,9 @@ impl StatVectors {
 }
 
 /// One number a statistic; in grids of columns one a cell.
-pub(crate) fn spread(grid: &Grid, numbers: impl Iterator<Item = f32>) -> Vec<f32> {
+pub(crate) fn spread(grid: &Grid, numbers: impl ExactSizeIterator<Item = f32>) -> Vec<f32> {
     match grid.join {
-        Join::Channels(size) if grid.columns && size > 1 => {
-            numbers.flat_map(|number| std::iter::repeat_n(number, size)).collect()
-        }
+        Join::Channels(size) if grid.columns && size > 1 => repeated(numbers, size),
         _ => numbers.collect(),
     }
 }
@@ -126,7 +124,7 @@ impl Pass<'_> {
                 dispatch!(exec.level, simd => self.write_channels(simd, stats, channels, grid.rows, scratch));
             });
         }
-        let next = (TILE / grid.width).max(1);
+        let next = rows_of_area(grid.width);
         exec.each_rows(grid, |rows, scratch| {
             dispatch!(exec.level, simd => self.write_rows(simd, &stats, rows, next, scratch));
         });
@@ -255,7 +253,7 @@ impl Pass<'_> {
             let Area { first, at, len, .. } = area;
             if let Some(strip) = stats.strip {
                 let (residual, to) = (residual.as_ref().map(Tile::flat), y.row(area.flat(), 0, out));
-                forward_row(simd, x.flat(), residual, to, self.relu, strip.stats(), strip.affine());
+                forward_row(simd, x.flat(), residual, to, self.relu, strip.stats(to.len()), strip.affine(to.len()));
                 y.put(simd, area, out, [self.x.ahead(area, next), &[]]);
                 continue;
             }
@@ -263,16 +261,9 @@ impl Pass<'_> {
             for k in 0..area.rows {
                 let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), cursor.next());
                 let y = y.row(area, k, out);
-                if grid.columns {
-                    let (stats, affine) = (stats.stats_each(grid, row, at, len), self.affine.each(at, len));
-                    forward_row(simd, x, residual, y, self.relu, stats, affine);
-                } else if grid.by_column {
-                    let (stats, affine) = (stats.stats_same(simd, row), self.affine.each(at, len));
-                    forward_row(simd, x, residual, y, self.relu, stats, affine);
-                } else {
-                    let (stats, affine) = (stats.stats_same(simd, row), self.affine.same(simd, row));
-                    forward_row(simd, x, residual, y, self.relu, stats, affine);
-                }
+                with_values!(simd, grid, stats, self.affine, (row, at, len), (stats, weights, _part) => {
+                    forward_row(simd, x, residual, y, self.relu, stats, weights);
+                });
             }
             y.put(simd, area, out, [self.x.ahead(area, next), &[]]);
         }
@@ -311,11 +302,16 @@ impl BlockStats {
     }
 }
 
-/// Areas of rows, of as many elements as a tile holds.
+/// Rows of an area, if it has more than a part of one.
+#[inline(always)]
+pub(crate) fn rows_of_area(width: usize) -> usize {
+    (TILE / width).max(1)
+}
+
+/// Areas of rows: several rows each, or a part of one.
 #[inline(always)]
 pub(crate) fn areas(width: usize, rows: Range<usize>) -> impl Iterator<Item = Area> {
-    // Several rows, or a part of one.
-    let (once, pieces) = if width > TILE { (1, width.div_ceil(TILE)) } else { (TILE / width, 1) };
+    let (once, pieces) = (rows_of_area(width), width.div_ceil(TILE));
     let first = rows.start;
     (0..rows.len().div_ceil(once) * pieces).map(move |i| {
         let (first, at) = (first + i / pieces * once, i % pieces * TILE);

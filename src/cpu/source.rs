@@ -137,6 +137,33 @@ impl<'a> StatSlices<'a> {
     }
 }
 
+/// Runs a block for columns `at..at + len` of a row with its statistics and weights, each in the form that it has in the
+/// grid: one number for the whole row, or one for each of its elements. `part` gives a number of [`StatSlices::of`].
+///
+/// Not a function that takes a closure, which would have to be generic.
+macro_rules! with_values {
+    ($simd:ident, $grid:expr, $slices:expr, $affine:expr, ($row:expr, $at:expr, $len:expr),
+     ($stats:ident, $weights:ident, $part:ident) => $body:expr) => {{
+        let (grid, row, at, len) = ($grid, $row, $at, $len);
+        if grid.columns {
+            let $part = |k| $slices.each(grid, row, k, at, len);
+            let ($stats, $weights) = ($slices.stats_each(grid, row, at, len), $affine.each(at, len));
+            $body
+        } else {
+            let $part = |k| $slices.same($simd, row, k);
+            let $stats = $slices.stats_same($simd, row);
+            if grid.by_column {
+                let $weights = $affine.each(at, len);
+                $body
+            } else {
+                let $weights = $affine.same($simd, row);
+                $body
+            }
+        }
+    }};
+}
+pub(crate) use with_values;
+
 /// Weight and bias; 1 and 0 where the layer has none.
 pub(crate) struct Affine<'a> {
     pub weight: Cow<'a, [f32]>,

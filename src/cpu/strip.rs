@@ -26,8 +26,7 @@ impl Strip {
     /// For a sample's rows of some channels. None where it does not pay.
     pub fn new(grid: &Grid, stats: &StatSlices, affine: &Affine, channels: Range<usize>) -> Option<Strip> {
         let spread = |numbers: &[f32], first: usize| {
-            let rows = numbers.iter().skip(first).take(channels.len());
-            rows.flat_map(|&number| std::iter::repeat_n(number, grid.width)).collect()
+            repeated(numbers.iter().skip(first).take(channels.len()).copied(), grid.width)
         };
         pays(grid).then(|| {
             let first = channels.start;
@@ -36,18 +35,30 @@ impl Strip {
         })
     }
 
-    pub fn stats(&self) -> Stats<Each<'_>> {
+    /// Of the first `len` elements.
+    #[inline(always)]
+    pub fn stats(&self, len: usize) -> Stats<Each<'_>> {
         let [hi, lo, rstd, ..] = &self.0;
-        Stats { hi: Each(hi), lo: Each(lo), rstd: Each(rstd) }
+        Stats { hi: Each(&hi[..len]), lo: Each(&lo[..len]), rstd: Each(&rstd[..len]) }
     }
 
-    pub fn affine(&self) -> Weights<Each<'_>> {
+    #[inline(always)]
+    pub fn affine(&self, len: usize) -> Weights<Each<'_>> {
         let [.., weight, bias] = &self.0;
-        Weights { weight: Each(weight), bias: Each(bias) }
+        Weights { weight: Each(&weight[..len]), bias: Each(&bias[..len]) }
     }
 
-    pub fn projection(&self, centred: bool) -> Projection<Each<'_>> {
+    #[inline(always)]
+    pub fn projection(&self, centred: bool, len: usize) -> Projection<Each<'_>> {
         let [_, _, _, g, gx, ..] = &self.0;
-        Projection { g: centred.then_some(Each(g)), gx: Each(gx) }
+        Projection { g: centred.then(|| Each(&g[..len])), gx: Each(&gx[..len]) }
     }
+}
+
+/// Every number so many times.
+pub(crate) fn repeated(numbers: impl ExactSizeIterator<Item = f32>, times: usize) -> Vec<f32> {
+    let mut all = Vec::with_capacity(numbers.len() * times);
+    // Not flat_map, which would go number by number.
+    numbers.for_each(|number| all.extend(std::iter::repeat_n(number, times)));
+    all
 }
