@@ -2,6 +2,7 @@
 
 use super::lanes::{LANES, Span, V, for_spans};
 use super::leaf::{Gradient, Param, Stats, Weights, normalise, with_mask};
+use super::stream::{Sink, Store, with_sink};
 use fearless_simd::{Select, Simd, SimdBase};
 
 /// max(v, 0), NaN included.
@@ -16,22 +17,23 @@ pub(crate) fn forward_row<S: Simd>(
     simd: S,
     x: &[f32],
     residual: Option<&[f32]>,
-    y: &mut [f32],
+    y: Sink,
     relu: bool,
     stats: Stats<impl Param<S>>,
     affine: Weights<impl Param<S>>,
 ) {
     // What does not change within a row is decided before it.
-    let x = &x[..y.len()];
+    let len = y.len();
+    let x = &x[..len];
     macro_rules! row {
         ($v:ident, $span:ident => $last:expr) => {
-            for_spans!(y.len(), $span => {
+            with_sink!(y, len => for_spans!(len, $span => {
                 let $v = normalise(simd, $span.load(simd, x), $span, stats, affine);
-                $span.store($last, y);
-            });
+                y.store($span, $last);
+            }))
         };
     }
-    match (residual.map(|r| &r[..y.len()]), relu) {
+    match (residual.map(|r| &r[..len]), relu) {
         (None, false) => {
             row!(v, span => v);
         }
@@ -49,11 +51,12 @@ pub(crate) fn forward_row<S: Simd>(
 
 /// x + residual of a row.
 #[inline(always)]
-pub(crate) fn add_row<S: Simd>(simd: S, x: &[f32], residual: &[f32], sum: &mut [f32]) {
-    let (x, residual) = (&x[..sum.len()], &residual[..sum.len()]);
-    for_spans!(sum.len(), span => {
-        span.store(span.load(simd, x) + span.load(simd, residual), sum);
-    });
+pub(crate) fn add_row<S: Simd>(simd: S, x: &[f32], residual: &[f32], sum: Sink) {
+    let len = sum.len();
+    let (x, residual) = (&x[..len], &residual[..len]);
+    with_sink!(sum, len => for_spans!(len, span => {
+        sum.store(span, span.load(simd, x) + span.load(simd, residual));
+    }));
 }
 
 /// Sums over a statistic's elements, divided by their number: what is taken out of the gradient again.
@@ -70,16 +73,15 @@ pub(crate) struct Projection<P> {
 pub(crate) fn masked_row<S: Simd>(
     simd: S,
     gradient: Gradient,
-    dresidual: &mut [f32],
+    dresidual: Sink,
     stats: Stats<impl Param<S>>,
     affine: Weights<impl Param<S>>,
 ) {
-    let gradient = gradient.of_len(dresidual.len());
-    with_mask!(gradient, MASK => {
-        for_spans!(dresidual.len(), span => {
-            span.store(gradient.masked::<S, MASK>(simd, span, stats, affine), dresidual);
-        });
-    });
+    let len = dresidual.len();
+    let gradient = gradient.of_len(len);
+    with_mask!(gradient, MASK => with_sink!(dresidual, len => for_spans!(len, span => {
+        dresidual.store(span, gradient.masked::<S, MASK>(simd, span, stats, affine));
+    })));
 }
 
 /// dx of one row. `projection`: `None` for statistics that do not depend on x. `dsum`: a gradient that is added.
@@ -88,37 +90,34 @@ pub(crate) fn backward_row<S: Simd, P: Param<S>>(
     simd: S,
     gradient: Gradient,
     dsum: Option<&[f32]>,
-    dx: &mut [f32],
+    dx: Sink,
     stats: Stats<P>,
     affine: Weights<impl Param<S>>,
     projection: Option<Projection<P>>,
 ) {
-    let gradient = gradient.of_len(dx.len());
+    let len = dx.len();
+    let gradient = gradient.of_len(len);
     with_mask!(gradient, MASK => match (projection, dsum) {
         // Training without a second input, in a loop of its own, for speed.
-        (Some(Projection { g: Some(mean_g), gx }), None) => {
-            for_spans!(dx.len(), span => {
-                let taken = gradient.xhat(simd, span, stats) * gx.at(simd, span) + mean_g.at(simd, span);
-                let v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span) - taken;
-                span.store(v * stats.rstd.at(simd, span), dx);
-            });
-        }
-        _ => {
-            for_spans!(dx.len(), span => {
-                let mut v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span);
-                if let Some(Projection { g, gx }) = projection {
-                    let mut taken = gradient.xhat(simd, span, stats) * gx.at(simd, span);
-                    if let Some(g) = g {
-                        taken += g.at(simd, span);
-                    }
-                    v -= taken;
+        (Some(Projection { g: Some(mean_g), gx }), None) => with_sink!(dx, len => for_spans!(len, span => {
+            let taken = gradient.xhat(simd, span, stats) * gx.at(simd, span) + mean_g.at(simd, span);
+            let v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span) - taken;
+            dx.store(span, v * stats.rstd.at(simd, span));
+        })),
+        _ => with_sink!(dx, len => for_spans!(len, span => {
+            let mut v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span);
+            if let Some(Projection { g, gx }) = projection {
+                let mut taken = gradient.xhat(simd, span, stats) * gx.at(simd, span);
+                if let Some(g) = g {
+                    taken += g.at(simd, span);
                 }
-                v *= stats.rstd.at(simd, span);
-                if let Some(dsum) = dsum {
-                    v += span.load(simd, dsum);
-                }
-                span.store(v, dx);
-            });
-        }
+                v -= taken;
+            }
+            v *= stats.rstd.at(simd, span);
+            if let Some(dsum) = dsum {
+                v += span.load(simd, dsum);
+            }
+            dx.store(span, v);
+        })),
     });
 }

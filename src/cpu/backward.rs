@@ -7,10 +7,11 @@ use super::forward::{StatVectors, areas, each_part, rows_of_area, spread};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
 use super::leaf::TALL;
-use super::memory::{Ahead, Area, Input, Output, Scratch, Tile};
+use super::memory::{Area, Input, Output, Scratch, Tile};
 use super::partial::merge_all;
 use super::reduce::{self, Columns, Down, Parts, Table};
 use super::source::{GradientOf, StatSlices, SumPairs, SumsOf, with_values};
+use super::stream::Ahead;
 use super::strip::Strip;
 use fearless_simd::{Simd, dispatch};
 use std::ops::Range;
@@ -248,24 +249,26 @@ impl Pass<'_> {
             let Scratch { x, dy, residual, dsum, out } = scratch;
             let gradient = of.tile(simd, area, (x, dy, residual));
             let dsum = self.dsum.map(|d| d.tile(simd, area, dsum));
+            let ahead = [of.x.ahead(area, next), of.dy.ahead(area, next)];
             if let Some(strip) = stats.strip {
                 let (gradient, of_all) = (gradient.flat(), area.flat().len);
                 let (stats, affine) = (strip.stats(of_all), strip.affine(of_all));
                 if let Some(dresidual) = self.dresidual {
-                    masked_row(simd, gradient, dresidual.row(area.flat(), 0, out), stats, affine);
-                    dresidual.put(simd, area, out, Ahead::default());
+                    masked_row(simd, gradient, dresidual.row(area.flat(), 0, out, Ahead::default()), stats, affine);
+                    dresidual.put(simd, area.flat(), out, Ahead::default());
                 }
                 if let Some(dx) = self.dx {
-                    let (dsum, to) = (dsum.as_ref().map(Tile::flat), dx.row(area.flat(), 0, out));
+                    let (dsum, to) = (dsum.as_ref().map(Tile::flat), dx.row(area.flat(), 0, out, ahead));
                     backward_row(simd, gradient, dsum, to, stats, affine, Some(strip.projection(self.centred, of_all)));
-                    dx.put(simd, area, out, [of.x.ahead(area, next), of.dy.ahead(area, next)]);
+                    dx.put(simd, area.flat(), out, ahead);
                 }
                 continue;
             }
             if let Some(dresidual) = self.dresidual {
                 let mut cursor = Cursor::new(grid, first);
                 for k in 0..area.rows {
-                    let (row, gradient, to) = (cursor.next(), gradient.row(k), dresidual.row(area, k, out));
+                    let (row, gradient, to) =
+                        (cursor.next(), gradient.row(k), dresidual.row(area, k, out, Ahead::default()));
                     with_values!(simd, grid, stats, of.affine, (row, at, len), (stats, weights, _part) => {
                         masked_row(simd, gradient, to, stats, weights);
                     });
@@ -276,14 +279,14 @@ impl Pass<'_> {
             let mut cursor = Cursor::new(grid, first);
             for k in 0..area.rows {
                 let (row, gradient, dsum) = (cursor.next(), gradient.row(k), dsum.as_ref().map(|d| d.row(k)));
-                let to = dx.row(area, k, out);
+                let to = dx.row(area, k, out, ahead);
                 with_values!(simd, grid, stats, of.affine, (row, at, len), (stats, weights, part) => {
                     let projection =
                         self.projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
                     backward_row(simd, gradient, dsum, to, stats, weights, projection);
                 });
             }
-            dx.put(simd, area, out, [of.x.ahead(area, next), of.dy.ahead(area, next)]);
+            dx.put(simd, area, out, ahead);
         }
     }
 }

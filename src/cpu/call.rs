@@ -5,11 +5,13 @@ use super::exec::Exec;
 use super::forward::{self, Stat, StatVectors};
 use super::grid::Grid;
 use super::io::{Backward, Forward, Source};
+use super::lanes::LANES;
 use super::memory::{Input, Output, Place};
 use super::norm::Norm;
 use super::running;
 use super::saved::Saved;
 use super::source::{Affine, GradientOf};
+use super::stream::Way;
 use crate::error::Error;
 use crate::moments::Moments;
 use crate::op::{Commit, Fusion, Gradients, Op, Residual, Statistics};
@@ -61,15 +63,26 @@ impl Call {
     ///
     /// As [`Output::new`]. The passes of `forward` and `backward` keep the promise: each of their tasks has rows of its
     /// own.
-    pub unsafe fn output<'a>(&self, tensor: Tensor, bytes: &'a mut [u8], stream: bool) -> Output<'a> {
+    pub unsafe fn output<'a>(&self, tensor: Tensor, bytes: &'a mut [u8], way: Way) -> Output<'a> {
         let rows = self.grid.rows_of(self.problem.memory(tensor));
         // SAFETY: the caller's promise.
-        unsafe { Output::new(self.plan.dtype(tensor), bytes, rows, stream) }
+        unsafe { Output::new(self.plan.dtype(tensor), bytes, rows, way) }
     }
 
-    /// Whether outputs that will not be read again in this call go around the caches.
-    fn streams(&self) -> bool {
-        self.plan.bytes() >= STREAM
+    /// How an output that will not be read again in this call is written, next to these inputs.
+    fn way(&self, tensor: Tensor, to: &[u8], from: &[Option<Input>]) -> Way {
+        if self.plan.bytes() < STREAM {
+            return Way::Cached;
+        }
+        let rows = self.grid.rows_of(self.problem.memory(tensor));
+        let whole = (self.grid.width | rows.row | rows.sample).is_multiple_of(LANES);
+        let from = || from.iter().flatten();
+        // Where gaps differ, so does the distance from one row to the next.
+        if whole && from().all(|input| input.rows == rows) {
+            Way::around(to, from().map(|input| input.bytes))
+        } else {
+            Way::Staged
+        }
     }
 }
 
@@ -207,16 +220,19 @@ impl Norm {
     pub(super) fn run(&self, call: &Call, io: Forward<'_, u8, u8>, from: From) -> Vec<Moments> {
         let fusion = call.problem.fusion;
         let in_place = matches!(io.x, Source::InPlace) || matches!(io.residual, Some(Source::InPlace));
-        // SAFETY: `Pass` has tasks with rows of their own.
-        let y = unsafe { call.output(Tensor::Output, io.y, call.streams() && !in_place) };
-        // SAFETY: as above.
-        let sum = io.sum.map(|sum| unsafe { call.output(Tensor::SecondOutput, sum, false) });
-        let place = |source, tensor| match source {
-            Source::From(bytes) => Place::In(call.input(tensor, bytes)),
-            Source::InPlace => Place::Own(&y),
+        let read = |source, tensor| match source {
+            Source::From(bytes) => Some(call.input(tensor, bytes)),
+            Source::InPlace => None,
         };
-        let x = place(io.x, Tensor::Input);
-        let residual = io.residual.map(|source| place(source, Tensor::Residual));
+        let inputs = [read(io.x, Tensor::Input), io.residual.and_then(|source| read(source, Tensor::Residual))];
+        let way = if in_place { Way::Cached } else { call.way(Tensor::Output, io.y, &inputs) };
+        // SAFETY: `Pass` has tasks with rows of their own.
+        let y = unsafe { call.output(Tensor::Output, io.y, way) };
+        // SAFETY: as above.
+        let sum = io.sum.map(|sum| unsafe { call.output(Tensor::SecondOutput, sum, Way::Cached) });
+        let place = |input: Option<_>| input.map_or(Place::Own(&y), Place::In);
+        let x = place(inputs[0]);
+        let residual = io.residual.map(|_| place(inputs[1]));
         let before = fusion.residual == Residual::Before;
         let added = residual.zip(sum.as_ref()).filter(|_| before).map(|(residual, sum)| (x, residual, sum));
         let pass = forward::Pass {
@@ -253,29 +269,29 @@ impl Norm {
     ) -> backward::AffineGradients {
         let (problem, grid) = (&call.problem, &call.grid);
         let Backward { x, dy, residual, dsum, dx, dresidual, .. } = io;
+        let read = |tensor, bytes| call.input(tensor, bytes);
+        let (x, dy) = (read(Tensor::Input, x), read(Tensor::Gradient, dy));
+        let [residual, dsum] = [residual, dsum].map(|bytes| bytes.map(|bytes| read(Tensor::Residual, bytes)));
+        let inputs = [Some(x), Some(dy), residual, dsum];
+        let way = |tensor, to: &mut _| call.way(tensor, to, &inputs);
+        let (way_of_dx, way_of_dresidual) =
+            (dx.map(|to| (way(Tensor::Output, to), to)), dresidual.map(|to| (way(Tensor::SecondOutput, to), to)));
         // SAFETY: `Pass` has tasks with rows of their own.
-        let dx = dx.map(|bytes| unsafe { call.output(Tensor::Output, bytes, call.streams()) });
+        let dx = way_of_dx.map(|(way, bytes)| unsafe { call.output(Tensor::Output, bytes, way) });
         // SAFETY: as above.
-        let dresidual = dresidual.map(|bytes| unsafe { call.output(Tensor::SecondOutput, bytes, call.streams()) });
+        let dresidual = way_of_dresidual.map(|(way, bytes)| unsafe { call.output(Tensor::SecondOutput, bytes, way) });
         let vectors = StatVectors::new(grid, &saved.stats);
         let weights = self.affine(grid);
         let pass = backward::Pass {
             exec: call.exec,
             grid,
             centred: problem.centred,
-            gradient: GradientOf {
-                grid,
-                x: call.input(Tensor::Input, x),
-                dy: call.input(Tensor::Gradient, dy),
-                residual: residual.map(|bytes| call.input(Tensor::Residual, bytes)),
-                relu: problem.fusion.relu,
-                affine: &weights,
-            },
+            gradient: GradientOf { grid, x, dy, residual, relu: problem.fusion.relu, affine: &weights },
             stats: &vectors,
             count: problem.layout.stats.count() as f32,
             projects: dx.is_some() && problem.statistics == Statistics::Batch,
             affine,
-            dsum: dsum.map(|bytes| call.input(Tensor::Residual, bytes)),
+            dsum,
             dx: dx.as_ref(),
             dresidual: dresidual.as_ref(),
         };

@@ -5,10 +5,11 @@ use super::blocks::Blocks;
 use super::exec::Exec;
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
-use super::memory::{Ahead, Area, Output, Place, Scratch, TILE, Tile};
+use super::memory::{Area, Output, Place, Scratch, TILE, Tile};
 use super::partial::merge_all;
 use super::reduce::{self, Parts};
 use super::source::{Affine, Means, MomentsOf, StatSlices, with_values};
+use super::stream::Ahead;
 use super::strip::{self, Strip, repeated};
 use crate::moments::Moments;
 use fearless_simd::{Simd, dispatch};
@@ -221,7 +222,7 @@ impl Pass<'_> {
             let Scratch { x: x_scratch, residual: residual_scratch, out, .. } = scratch;
             let (x, residual) = (x.tile(simd, area, x_scratch), residual.tile(simd, area, residual_scratch));
             for k in 0..area.rows {
-                add_row(simd, x.row(k), residual.row(k), sum.row(area, k, out));
+                add_row(simd, x.row(k), residual.row(k), sum.row(area, k, out, Ahead::default()));
             }
             sum.put(simd, area, out, Ahead::default());
         }
@@ -251,21 +252,30 @@ impl Pass<'_> {
             let x = self.x.tile(simd, area, x);
             let residual = self.residual.map(|r| r.tile(simd, area, residual));
             let Area { first, at, len, .. } = area;
+            let ahead = [self.x.ahead(area, next), &[]];
             if let Some(strip) = stats.strip {
-                let (residual, to) = (residual.as_ref().map(Tile::flat), y.row(area.flat(), 0, out));
-                forward_row(simd, x.flat(), residual, to, self.relu, strip.stats(to.len()), strip.affine(to.len()));
-                y.put(simd, area, out, [self.x.ahead(area, next), &[]]);
+                let (residual, to) = (residual.as_ref().map(Tile::flat), y.row(area.flat(), 0, out, ahead));
+                forward_row(
+                    simd,
+                    x.flat(),
+                    residual,
+                    to,
+                    self.relu,
+                    strip.stats(x.flat().len()),
+                    strip.affine(x.flat().len()),
+                );
+                y.put(simd, area.flat(), out, ahead);
                 continue;
             }
             let mut cursor = Cursor::new(grid, first);
             for k in 0..area.rows {
                 let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), cursor.next());
-                let y = y.row(area, k, out);
+                let y = y.row(area, k, out, ahead);
                 with_values!(simd, grid, stats, self.affine, (row, at, len), (stats, weights, _part) => {
                     forward_row(simd, x, residual, y, self.relu, stats, weights);
                 });
             }
-            y.put(simd, area, out, [self.x.ahead(area, next), &[]]);
+            y.put(simd, area, out, ahead);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::grid::Rows;
 use super::half::{narrow, widen};
+use super::stream::{Ahead, Sink, Way, prefetch, stream};
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -132,8 +133,7 @@ pub(crate) struct Output<'a> {
     /// In bytes.
     len: usize,
     rows: Rows,
-    /// Whether what is written will not be read soon, so that it need not pass through the caches.
-    stream: bool,
+    way: Way,
     of: PhantomData<&'a mut [u8]>,
 }
 
@@ -154,8 +154,8 @@ impl<'a> Output<'a> {
     /// # Safety
     ///
     /// Threads that write at the same time, or read as [`Place::Own`], do so in areas that do not overlap.
-    pub unsafe fn new(dtype: DType, bytes: &'a mut [u8], rows: Rows, stream: bool) -> Output<'a> {
-        Output { dtype, start: bytes.as_mut_ptr(), len: bytes.len(), rows, stream, of: PhantomData }
+    pub unsafe fn new(dtype: DType, bytes: &'a mut [u8], rows: Rows, way: Way) -> Output<'a> {
+        Output { dtype, start: bytes.as_mut_ptr(), len: bytes.len(), rows, way, of: PhantomData }
     }
 
     /// Elements `at..at + len` as bytes. Results of one thread must not be used at the same time.
@@ -169,26 +169,30 @@ impl<'a> Output<'a> {
     }
 
     /// Where row k of an area is to be written: in place if it can be, otherwise in `scratch`. Then comes
-    /// [`Output::put`].
+    /// [`Output::put`]. `ahead` is asked for meanwhile.
     #[inline(always)]
-    pub fn row<'t>(&'t self, Area { first, at, len, .. }: Area, k: usize, scratch: &'t mut Buffer) -> &'t mut [f32] {
-        if self.is_direct() {
-            bytemuck::cast_slice_mut(self.part(self.rows.offset(first + k) + at, len))
-        } else {
-            &mut scratch[k * len..][..len]
+    pub fn row<'t>(&'t self, area: Area, k: usize, scratch: &'t mut Buffer, ahead: Ahead<'t>) -> Sink<'t> {
+        let len = area.len;
+        if !self.is_in_place() {
+            return Sink::Plain(&mut scratch[k * len..][..len]);
+        }
+        let to = bytemuck::cast_slice_mut(self.part(self.rows.offset(area.first + k) + area.at, len));
+        match self.way {
+            Way::Direct => Sink::around(to, ahead.map(|bytes| bytes.get(k * size_of_val(to)..).unwrap_or(&[]))),
+            _ => Sink::Plain(to),
         }
     }
 
     #[inline(always)]
-    fn is_direct(&self) -> bool {
-        self.dtype == DType::F32 && !self.stream && self.rows.step == 1
+    fn is_in_place(&self) -> bool {
+        self.dtype == DType::F32 && self.rows.step == 1 && self.way != Way::Staged
     }
 
     /// Writes an area that [`Output::row`] had in `scratch`, where values follow each other, and asks for what comes
     /// next.
     #[inline(always)]
     pub fn put<S: Simd>(&self, simd: S, area: Area, scratch: &Buffer, ahead: Ahead) {
-        if !self.is_direct() {
+        if !self.is_in_place() {
             self.write_area(simd, area, scratch, ahead);
         }
     }
@@ -215,7 +219,7 @@ impl<'a> Output<'a> {
 
     #[inline(always)]
     fn write<S: Simd>(&self, simd: S, to: &mut [u8], values: &[f32], ahead: Ahead) {
-        if !self.stream {
+        if self.way == Way::Cached {
             ahead.into_iter().for_each(prefetch);
             return narrow(simd, self.dtype, values, to);
         }
@@ -250,10 +254,6 @@ impl<'a> Output<'a> {
         Tile { values: &scratch[..rows * len], pitch: len, len }
     }
 }
-
-/// Memory that will be read next. Asking for a line of it with each line that is written keeps memory busy in both
-/// directions.
-pub(crate) type Ahead<'a> = [&'a [u8]; 2];
 
 /// Where an input is.
 #[derive(Clone, Copy)]
@@ -295,94 +295,6 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Writes around the caches: what is written is not read first, which plain stores do.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-fn stream(from: &[u8], to: &mut [u8], ahead: Ahead) {
-    // Up to where a cache line begins, and what is left over at the end.
-    let head = to.as_ptr().align_offset(64).min(to.len());
-    let (first, to) = to.split_at_mut(head);
-    let (from_first, from) = from.split_at(head);
-    first.copy_from_slice(from_first);
-    let (lines, rest) = to.as_chunks_mut();
-    let (from_lines, from_rest) = from.as_chunks();
-    if is_x86_feature_detected!("avx") {
-        // SAFETY: AVX is there; lines begin at multiples of 64 bytes.
-        unsafe { stream_lines_avx(from_lines, lines, ahead) };
-    } else {
-        // SAFETY: lines begin at multiples of 64 bytes.
-        unsafe { stream_lines(from_lines, lines, ahead) };
-    }
-    rest.copy_from_slice(from_rest);
-}
-
-/// # Safety
-///
-/// `lines` is aligned to 32 bytes, and the machine has AVX.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[target_feature(enable = "avx")]
-unsafe fn stream_lines_avx(from: &[[u8; 64]], lines: &mut [[u8; 64]], ahead: Ahead) {
-    use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256};
-    for (i, (line, from)) in lines.iter_mut().zip(from).enumerate() {
-        ahead.into_iter().filter_map(|bytes| bytes.get(64 * i..)).for_each(prefetch_line);
-        for i in [0, 32] {
-            let (from, to) = (from[i..].as_ptr(), line[i..].as_mut_ptr());
-            // SAFETY: 32 bytes are left in both, and `line` is aligned, as the caller promises.
-            unsafe { _mm256_stream_si256(to.cast(), _mm256_loadu_si256(from.cast())) };
-        }
-    }
-}
-
-/// # Safety
-///
-/// `lines` is aligned to 16 bytes. (Every x86-64 has SSE.)
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-unsafe fn stream_lines(from: &[[u8; 64]], lines: &mut [[u8; 64]], ahead: Ahead) {
-    use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
-    for (i, (line, from)) in lines.iter_mut().zip(from).enumerate() {
-        ahead.into_iter().filter_map(|bytes| bytes.get(64 * i..)).for_each(prefetch_line);
-        for i in [0, 16, 32, 48] {
-            let (from, to) = (from[i..].as_ptr(), line[i..].as_mut_ptr());
-            // SAFETY: 16 bytes are left in both, and `line` is aligned, as the caller promises.
-            unsafe { _mm_stream_si128(to.cast(), _mm_loadu_si128(from.cast())) };
-        }
-    }
-}
-
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-#[inline(always)]
-fn stream(from: &[u8], to: &mut [u8], _: Ahead) {
-    to.copy_from_slice(from);
-}
-
-/// Asks for memory that will be read soon.
-#[inline(always)]
-fn prefetch(bytes: &[u8]) {
-    bytes.chunks(64).for_each(prefetch_line);
-}
-
-/// Asks for the cache line where a slice begins.
-#[inline(always)]
-fn prefetch_line(bytes: &[u8]) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: asking for an address does not fault, whatever it is.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().cast()) };
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = bytes;
-}
-
-/// Makes streamed stores visible to other threads: at the end of each task.
-#[inline(always)]
-pub(crate) fn fence() {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: SSE is there on every x86-64.
-    unsafe {
-        std::arch::x86_64::_mm_sfence()
-    };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -391,15 +303,15 @@ mod tests {
     /// Two samples of two rows of five, with gaps everywhere.
     const ROWS: Rows = Rows { per_sample: 2, row: 7, sample: 20, step: 1 };
 
-    fn written(dtype: DType, rows: Rows, stream: bool) -> Vec<u8> {
+    fn written(dtype: DType, rows: Rows, way: Way) -> Vec<u8> {
         let mut bytes = vec![0xa5; 40 * dtype.size() as usize];
         let bytes_of = bytemuck::cast_slice_mut::<u8, u8>(&mut bytes);
         // SAFETY: each thread has rows of its own.
-        let output = unsafe { Output::new(dtype, bytes_of, rows, stream) };
+        let output = unsafe { Output::new(dtype, bytes_of, rows, way) };
         let values: Vec<f32> = (0..20).map(|i| i as f32).collect();
         let run = |first: usize, values: &[f32]| {
             dispatch!(Level::new(), simd => output.write_area(simd, Area { first, rows: 2, at: 0, len: 5 }, values, [&[], &[]]));
-            fence();
+            crate::cpu::stream::fence();
         };
         std::thread::scope(|scope| {
             scope.spawn(|| run(0, &values[..10]));
@@ -411,9 +323,9 @@ mod tests {
     #[test]
     fn areas_are_read_as_they_were_written() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            for (step, stream) in [(1, false), (1, true), (2, false)] {
+            for (step, way) in [(1, Way::Cached), (1, Way::Staged), (2, Way::Cached)] {
                 let rows = if step == 1 { ROWS } else { Rows { per_sample: 1, row: 0, sample: 10, step } };
-                let bytes = written(dtype, rows, stream);
+                let bytes = written(dtype, rows, way);
                 let input = Input { dtype, bytes: &bytes, rows };
                 let mut scratch = Scratch::new();
                 let mut read = Vec::new();
@@ -423,10 +335,10 @@ mod tests {
                     read.extend((0..2).flat_map(|k| tile.row(k).to_vec()));
                 }
                 let expected: Vec<f32> = (0..20).filter(|i| i % 5 != 0).map(|i| i as f32).collect();
-                assert_eq!(read, expected, "{dtype:?} step {step}");
+                assert_eq!(read, expected, "{dtype:?} step {step} {way:?}");
                 // Four rows of five elements: the rest is as it was.
                 let untouched = bytes.iter().filter(|&&b| b == 0xa5).count();
-                assert_eq!(untouched, 20 * dtype.size() as usize, "{dtype:?} step {step}");
+                assert_eq!(untouched, 20 * dtype.size() as usize, "{dtype:?} step {step} {way:?}");
             }
         }
     }

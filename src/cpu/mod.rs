@@ -6,7 +6,7 @@
 //! One chain of files: `norm`, `call`, `sync` and `io` are the calls; `forward` and `backward` go over the tensor, by
 //! `blocks` that fit the caches or twice as a whole, in the terms of `grid`; `reduce` walks the tree over the leaves
 //! of `source`; `leaf` and `apply` are the loops over elements, all of them `f32` by `lanes`, which see short rows as
-//! one `strip`; `memory` brings tiles of tensors of any type and pitch in and out; `exec` deals tasks out to threads.
+//! one `strip`; `memory` brings tiles of tensors of any type and pitch in and out, `stream` past the caches; `exec` deals tasks out to threads.
 
 mod apply;
 mod backward;
@@ -28,6 +28,7 @@ mod reduce;
 mod running;
 mod saved;
 mod source;
+mod stream;
 mod strip;
 mod sync;
 

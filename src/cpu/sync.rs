@@ -7,6 +7,7 @@ use super::memory::Place;
 use super::norm::Norm;
 use super::saved::Saved;
 use super::source::Affine;
+use super::stream::Way;
 use crate::error::Error;
 use crate::moments::Moments;
 use crate::norm::NormDescriptor;
@@ -43,7 +44,7 @@ impl Norm {
         let words = if before { (call.problem.layout.elements * dtype.size()).div_ceil(4) } else { 0 };
         let mut memory = vec![0u32; words as usize];
         // SAFETY: `Pass` has tasks with rows of their own.
-        let sum = unsafe { call.output(Tensor::SecondOutput, bytemuck::cast_slice_mut(&mut memory), false) };
+        let sum = unsafe { call.output(Tensor::SecondOutput, bytemuck::cast_slice_mut(&mut memory), Way::Cached) };
         let x = Place::In(call.input(Tensor::Input, x));
         let residual = residual.map(|bytes| Place::In(call.input(Tensor::Residual, bytes)));
         let pass = forward::Pass {
