@@ -4,27 +4,37 @@ fn merge(x: Partial, y: Partial) -> Partial {
     return Partial(x.count + y.count, x.a + y.a, x.b + y.b, 0.0);
 }
 
+// What is known of a leaf before its elements.
+struct Known {
+    stat: Stat,
+    // What the mean's low part takes off every normalised input of a target: taken off the sums, not off each element,
+    // where it would be lost in the rounding, always to the same side.
+    shift: f32,
+    weight: f32,
+    bias: f32,
+}
+
+fn known_of(p: Place) -> Known {
+    let stat = stat_at(select(p.goal, mapped(p), OVER_AFFINE));
+    let shift = select(stat.lo * stat.rstd, 0.0, OVER_AFFINE && MAP != 0u);
+    return Known(stat, shift, weight_of(p), bias_of(p));
+}
+
 struct Coefficients {
-    rstd: f32,
     mean_g: f32,
     mean_g_xhat: f32,
 }
 
-fn stat_of(p: Place) -> Stat {
-    return stat_at(select(p.goal, mapped(p), OVER_AFFINE));
-}
-
 //#if GRADIENT
 // Gradient behind the ReLU, and the normalised input before `shift` is taken off.
-struct Tile {
-    n: array<u32, UNITS>,
-    g: array<vec4<f32>, UNITS>,
-    xhat: array<vec4<f32>, UNITS>,
+struct Unit {
+    g: vec4<f32>,
+    xhat: vec4<f32>,
 }
 
-fn normalise(p: Place, j: u32, x: vec4<f32>, stat: Stat) -> vec4<f32> {
+fn normalise(p: Place, unit: u32, x: vec4<f32>, stat: Stat) -> vec4<f32> {
     if (OVER_AFFINE && MAP != 0u) {
-        let i = min(mapped_at(p, j), vec4<u32>(mapped_at(p, params.len - 1u).x));
+        let i = min(mapped_at(p, 4u * unit_at(p, unit)), vec4<u32>(mapped_at(p, params.len - 1u).x));
         let a = stat_at(i.x);
         let b = stat_at(i.y);
         let c = stat_at(i.z);
@@ -35,79 +45,52 @@ fn normalise(p: Place, j: u32, x: vec4<f32>, stat: Stat) -> vec4<f32> {
     return (x - stat.hi) * stat.rstd;
 }
 
-// What the mean's low part takes off every normalised input of a target: taken off the sums, not off each element,
-// where it would be lost in the rounding, always to the same side.
-fn shift(p: Place) -> f32 {
-    let stat = stat_of(p);
-    return select(stat.lo * stat.rstd, 0.0, OVER_AFFINE && MAP != 0u);
-}
-
 // dy where the ReLU let the value through. The sum is the forward pass's.
-fn masked(p: Place, j: u32, n: u32, dy: vec4<f32>, x: vec4<f32>, xhat: vec4<f32>, stat: Stat) -> vec4<f32> {
+fn masked(p: Place, unit: u32, dy: vec4<f32>, x: vec4<f32>, xhat: vec4<f32>, known: Known) -> vec4<f32> {
     if (!RELU) {
         return dy;
     }
-    var y = xhat * weights(p, j, weight_of(p)) + biases(p, j, bias_of(p));
+    let weight = weights(p, unit, known.weight);
+    let bias = biases(p, unit, known.bias);
+    var y = xhat * weight + bias;
     if (!(OVER_AFFINE && MAP != 0u)) {
-        y = ((x - stat.hi) - stat.lo) * (weights(p, j, weight_of(p)) * stat.rstd) + biases(p, j, bias_of(p));
+        y = ((x - known.stat.hi) - known.stat.lo) * (weight * known.stat.rstd) + bias;
     }
 //#if RESIDUAL_AFTER
-    y += load_residual(p, j, n);
+    y += load_residual(p, unit);
 //#end
     return select(dy, vec4<f32>(0.0), y <= vec4<f32>(0.0));
 }
 
-fn load_tile(p: Place) -> Tile {
-    let stat = stat_of(p);
-//#for u
-    let j$u = position(p, $uu);
-    let n$u = valid(p, j$u);
-    let dy$u = load_gradient(p, j$u, n$u);
+fn load_unit(p: Place, unit: u32, known: Known) -> Unit {
+    let dy = load_gradient(p, unit);
 //#if INPUT
-    let x$u = load_input(p, j$u, n$u);
-    let xhat$u = normalise(p, j$u, x$u, stat);
-    let g$u = masked(p, j$u, n$u, dy$u, x$u, xhat$u, stat);
+    let x = load_input(p, unit);
+    let xhat = normalise(p, unit, x, known.stat);
+    return Unit(masked(p, unit, dy, x, xhat, known), xhat);
 //#else
-    let xhat$u = vec4<f32>(0.0);
-    let g$u = dy$u;
+    return Unit(dy, vec4<f32>(0.0));
 //#end
-//#end
-    return Tile(
-        array<u32, UNITS>(
-//#for u
-            n$u,
-//#end
-        ),
-        array<vec4<f32>, UNITS>(
-//#for u
-            g$u,
-//#end
-        ),
-        array<vec4<f32>, UNITS>(
-//#for u
-            xhat$u,
-//#end
-        ),
-    );
 }
 
-fn leaf(p: Place, tile: Tile) -> Partial {
+fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     var count = 0u;
     var sums = vec4<f32>(0.0);
     var products = vec4<f32>(0.0);
-    let weight = weight_of(p);
 //#for u
-    count += tile.n[$u];
-    var g$u = tile.g[$u];
+    count += valid(p, $uu);
+    var g$u = tile[$u].g;
     if (WEIGHTED) {
-        g$u *= weights(p, position(p, $uu), weight);
+        g$u *= weights(p, $uu, known.weight);
     }
-    g$u = select(vec4<f32>(0.0), g$u, mask(tile.n[$u]));
-    sums += g$u;
-    products += select(vec4<f32>(0.0), g$u * tile.xhat[$u], mask(tile.n[$u]));
+    sums += only(p, $uu, g$u);
+    products += only(p, $uu, g$u * tile[$u].xhat);
 //#end
     let sum = (sums.x + sums.y) + (sums.z + sums.w);
-    return Partial(count, sum, ((products.x + products.y) + (products.z + products.w)) - shift(p) * sum, 0.0);
+    if (!p.inside) {
+        return EMPTY;
+    }
+    return Partial(count, sum, ((products.x + products.y) + (products.z + products.w)) - known.shift * sum, 0.0);
 }
 //#end
 
@@ -120,33 +103,26 @@ fn finish(p: Place, sum: Partial) -> Coefficients {
     if (!WEIGHTED) {
         scale *= weight_of(p);
     }
-    return Coefficients(stat_of(p).rstd, select(0.0, sum.a * scale, CENTRED), sum.b * scale);
+    return Coefficients(select(0.0, sum.a * scale, CENTRED), sum.b * scale);
 }
 
 fn given(p: Place) -> Coefficients {
-    return Coefficients(stat_of(p).rstd, 0.0, 0.0);
+    return Coefficients(0.0, 0.0);
 }
 
 //#if GRADIENT
-fn transform(p: Place, tile: Tile, c: Coefficients) {
-    let weight = weight_of(p);
-    let shift = shift(p);
-//#for u
-    {
-        let j = position(p, $uu);
-        let n = tile.n[$u];
+fn transform(p: Place, unit: u32, values: Unit, c: Coefficients, known: Known) {
 //#if OUTPUT
-        let xhat = tile.xhat[$u] - shift;
-        var dx = (tile.g[$u] * weights(p, j, weight) - (c.mean_g + xhat * c.mean_g_xhat)) * c.rstd;
+    let xhat = values.xhat - known.shift;
+    let weighted = values.g * weights(p, unit, known.weight);
+    var dx = (weighted - (c.mean_g + xhat * c.mean_g_xhat)) * known.stat.rstd;
 //#if RESIDUAL_BEFORE
-        dx += load_residual(p, j, n);
+    dx += load_residual(p, unit);
 //#end
-        store_output(p, j, dx, n);
+    store_output(p, unit, dx);
 //#end
 //#if SECOND_OUTPUT
-        store_second_output(p, j, tile.g[$u], n);
-//#end
-    }
+    store_second_output(p, unit, values.g);
 //#end
 }
 //#end

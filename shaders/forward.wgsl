@@ -33,53 +33,44 @@ fn merge(x: Partial, y: Partial) -> Partial {
     return Partial(count, mean.x, mean.y, m2);
 }
 
-//#if INPUT
-struct Tile {
-    n: array<u32, UNITS>,
-    x: array<vec4<f32>, UNITS>,
+// What is known of a leaf before its elements.
+struct Known {
+    weight: f32,
+    bias: f32,
 }
 
-fn load_tile(p: Place) -> Tile {
-//#for u
-    let j$u = position(p, $uu);
-    let n$u = valid(p, j$u);
+fn known_of(p: Place) -> Known {
+    return Known(weight_of(p), bias_of(p));
+}
+
+//#if INPUT
+alias Unit = vec4<f32>;
+
+fn load_unit(p: Place, unit: u32, known: Known) -> Unit {
 //#if RESIDUAL_BEFORE
-    let x$u = rounded_INPUT_DTYPE(load_input(p, j$u, n$u) + load_residual(p, j$u, n$u));
+    return rounded_INPUT_DTYPE(load_input(p, unit) + load_residual(p, unit));
 //#else
-    let x$u = load_input(p, j$u, n$u);
+    return load_input(p, unit);
 //#end
-//#end
-    return Tile(
-        array<u32, UNITS>(
-//#for u
-            n$u,
-//#end
-        ),
-        array<vec4<f32>, UNITS>(
-//#for u
-            x$u,
-//#end
-        ),
-    );
 }
 
 // Two passes over registers, with one of the leaf's own elements as the pivot.
-fn leaf(p: Place, tile: Tile) -> Partial {
+fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     var count = 0u;
     var sums = vec4<f32>(0.0);
-    let pivot = select(0.0, tile.x[0].x, CENTRED);
+    let pivot = select(0.0, tile[0].x, CENTRED);
 //#for u
-    count += tile.n[$u];
-    sums += select(vec4<f32>(0.0), tile.x[$u] - pivot, mask(tile.n[$u]));
+    count += valid(p, $uu);
+    sums += only(p, $uu, tile[$u] - pivot);
 //#end
-    let shift = select(0.0, ((sums.x + sums.y) + (sums.z + sums.w)) / f32(max(count, 1u)), CENTRED);
+    let shift = select(0.0, ((sums.x + sums.y) + (sums.z + sums.w)) / f32(count), CENTRED);
     var squares = vec4<f32>(0.0);
 //#for u
-    let d$u = select(vec4<f32>(0.0), (tile.x[$u] - pivot) - shift, mask(tile.n[$u]));
+    let d$u = only(p, $uu, (tile[$u] - pivot) - shift);
     squares += d$u * d$u;
 //#end
     let mean = two_sum(pivot, shift);
-    if (count == 0u) {
+    if (!p.inside) {
         return EMPTY;
     }
     return Partial(count, mean.x, mean.y, (squares.x + squares.y) + (squares.z + squares.w));
@@ -105,7 +96,7 @@ fn update_running(channel: u32, mean: f32, variance: f32, count: u32) {
         return;
     }
     let tracked_at = 4u * params.state_stride + channel;
-    if (UPDATE == 1u && !(is_finite(mean) && is_finite(variance))) {
+    if (UPDATE == 1u && !(is_finite(mean) & is_finite(variance))) {
         state[tracked_at + params.state_stride] += 1u;
         return;
     }
@@ -139,22 +130,14 @@ fn given(p: Place) -> Stat {
 }
 
 //#if OUTPUT
-fn transform(p: Place, tile: Tile, stat: Stat) {
-    let weight = weight_of(p);
-    let bias = bias_of(p);
-//#for u
-    {
-        let j = position(p, $uu);
-        let n = tile.n[$u];
-        var y = ((tile.x[$u] - stat.hi) - stat.lo) * (weights(p, j, weight) * stat.rstd) + biases(p, j, bias);
+fn transform(p: Place, unit: u32, x: Unit, stat: Stat, known: Known) {
+    var y = ((x - stat.hi) - stat.lo) * (weights(p, unit, known.weight) * stat.rstd) + biases(p, unit, known.bias);
 //#if RESIDUAL_AFTER
-        y += load_residual(p, j, n);
+    y += load_residual(p, unit);
 //#end
-        store_output(p, j, relu(y), n);
+    store_output(p, unit, relu(y));
 //#if SECOND_OUTPUT
-        store_second_output(p, j, tile.x[$u], n);
-//#end
-    }
+    store_second_output(p, unit, x);
 //#end
 }
 //#end

@@ -2,7 +2,8 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
     let p = locate(workgroup, slot);
-    let sum = tree(p, leaf(p, load_tile(p)), LEAVES);
+    let known = known_of(p);
+    let sum = tree(p, leaf(p, load_tile(p, known), known), LEAVES);
     if (FINISHES) {
         finish(p, sum);
     }

@@ -2,10 +2,14 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
     let p = locate(workgroup, slot);
-    let tile = load_tile(p);
-    let sum = tree(p, leaf(p, tile), LEAVES);
-    let result = finish(p, sum);
+    let known = known_of(p);
+    let tile = load_tile(p, known);
+    let result = finish(p, tree(p, leaf(p, tile, known), LEAVES));
 //#if WRITES
-    transform(p, tile, result);
+    if (p.inside) {
+//#for u
+        transform(p, $uu, tile[$u], result, known);
+//#end
+    }
 //#end
 }

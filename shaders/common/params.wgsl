@@ -13,7 +13,6 @@ struct Params {
     len: u32,
     // The tree.
     leaves_log2: u32,
-    lanes_log2: u32,
     // The dispatch.
     grid_x: u32,
     first_target: u32,
@@ -55,6 +54,9 @@ override WORKGROUP: u32;
 // Lanes that share a target, and the distance of two of them.
 override LEAVES: u32;
 override LEAF_STRIDE: u32;
+// Leaves whose units interleave, and how many of a leaf's units have four elements wherever it has any.
+override LANES: u32;
+override WHOLE: u32;
 override CENTRED: bool;
 override HAS_WEIGHT: bool;
 override HAS_BIAS: bool;

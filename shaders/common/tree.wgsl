@@ -37,14 +37,15 @@ fn tree(p: Place, leaf: Partial, width: u32) -> Partial {
 }
 
 fn partial_in(p: Place) -> Partial {
-    if (p.exists && p.leaf < params.partials_in) {
-        return from_bits(partials[params.partials_in_at + p.goal * params.partials_in_target + p.leaf * params.partials_in_step]);
+    if (p.exists & (p.leaf < params.partials_in)) {
+        let at = p.goal * params.partials_in_target + p.leaf * params.partials_in_step;
+        return from_bits(partials[params.partials_in_at + at]);
     }
     return EMPTY;
 }
 
 fn write_partial(p: Place, sum: Partial) {
-    if (p.exists && p.leaf_lane == 0u && params.partials_out > 0u) {
+    if (p.exists & (p.leaf_lane == 0u) & (params.partials_out > 0u)) {
         partials[params.partials_out_at + p.goal * params.partials_out + p.tile] = to_bits(sum);
     }
 }

@@ -6,12 +6,12 @@ struct Place {
     // The statistic or the affine parameter.
     goal: u32,
     segment: u32,
-    chunk: u32,
-    lane: u32,
     leaf: u32,
+    // The leaf's first unit in its segment.
+    first: u32,
     // Offset of the segment's first element by the strides that all tensors share.
     base: u32,
-    // Whether there is such a target, and such a segment of it.
+    // Whether there is such a target, and whether the leaf has elements.
     exists: bool,
     inside: bool,
 }
@@ -32,35 +32,52 @@ fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
     let leaf = tile * LEAVES + leaf_lane;
     let segment = leaf >> params.leaves_log2;
     let in_segment = leaf & ((1u << params.leaves_log2) - 1u);
+    let first = in_segment / LANES * (LANES * UNITSu) + in_segment % LANES;
+    // `&` and not `&&`, which is a branch.
+    let inside = exists & (segment < params.segments) & (4u * first < params.len);
     return Place(
-        slot, leaf_lane, tile, goal, segment,
-        in_segment >> params.lanes_log2, in_segment & ((1u << params.lanes_log2) - 1u),
-        leaf, segment_offset(goal, segment, params.strides), exists, exists && segment < params.segments,
+        slot, leaf_lane, tile, goal, segment, leaf, select(0u, first, inside),
+        segment_offset(goal, segment, params.strides), exists, inside,
     );
 }
 
-// First position of a unit in its segment.
-fn position(p: Place, unit: u32) -> u32 {
-    return (((p.chunk * UNITSu + unit) << params.lanes_log2) + p.lane) * 4u;
+// A unit of the leaf in its segment; one that is not there is moved to the last that is.
+fn unit_at(p: Place, unit: u32) -> u32 {
+    let at = p.first + unit * LANES;
+    if (unit < WHOLE) {
+        return at;
+    }
+    return min(at, (params.len - 1u) / 4u);
 }
 
-// How many of a unit's four elements there are.
-fn valid(p: Place, j: u32) -> u32 {
-    return select(0u, min(params.len - j, 4u), p.inside && j < params.len);
+// How many of a unit's four elements a leaf with elements has.
+fn valid(p: Place, unit: u32) -> u32 {
+    if (unit < WHOLE) {
+        return 4u;
+    }
+    let j = 4u * (p.first + unit * LANES);
+    return select(0u, min(params.len - j, 4u), j < params.len);
 }
 
-// Offset of a unit; one that is not there is moved to elements that are.
-fn offset(p: Place, j: u32) -> u32 {
-    return p.base + min(j, params.len - UNIT_ELEMENTSu) * params.strides.w;
+// Zeros for elements that are not there.
+fn only(p: Place, unit: u32, v: vec4<f32>) -> vec4<f32> {
+    if (unit < WHOLE) {
+        return v;
+    }
+    return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(valid(p, unit)));
 }
 
-// The same by a tensor's own strides.
-fn offset_by(strides: vec4<u32>, p: Place, j: u32) -> u32 {
-    return segment_offset(p.goal, p.segment, strides) + min(j, params.len - UNIT_ELEMENTSu) * strides.w;
+// A unit's elements from its first; those that are not there are the last that is.
+fn elements(p: Place, unit: u32) -> vec4<u32> {
+    return min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(valid(p, unit), 1u) - 1u));
 }
 
-fn mask(n: u32) -> vec4<bool> {
-    return vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(n);
+// The values to store in `elements`.
+fn repeated(p: Place, unit: u32, v: vec4<f32>) -> vec4<f32> {
+    let n = valid(p, unit);
+    let y = select(v.x, v.y, n > 1u);
+    let z = select(y, v.z, n > 2u);
+    return vec4<f32>(v.x, y, z, select(z, v.w, n > 3u));
 }
 
 fn mapped(p: Place) -> u32 {
@@ -76,10 +93,11 @@ fn mapped_at(p: Place, j: u32) -> vec4<u32> {
 }
 
 // A vector of the state at a unit's elements; `uniform_value` is the one of the whole segment.
-fn state_of_unit(vector: u32, p: Place, j: u32, uniform_value: f32) -> vec4<f32> {
+fn state_of_unit(vector: u32, p: Place, unit: u32, uniform_value: f32) -> vec4<f32> {
     if (MAP == 0u || OVER_AFFINE) {
         return vec4<f32>(uniform_value);
     }
+    let j = 4u * unit_at(p, unit);
     if (MAP == 3u) {
         return vec4<f32>(state_at(vector, mapped(p) + j / params.map_position_div * params.map_position));
     }
@@ -109,16 +127,16 @@ fn bias_of(p: Place) -> f32 {
     return 0.0;
 }
 
-fn weights(p: Place, j: u32, uniform_value: f32) -> vec4<f32> {
+fn weights(p: Place, unit: u32, uniform_value: f32) -> vec4<f32> {
     if (HAS_WEIGHT) {
-        return state_of_unit(0u, p, j, uniform_value);
+        return state_of_unit(0u, p, unit, uniform_value);
     }
     return vec4<f32>(1.0);
 }
 
-fn biases(p: Place, j: u32, uniform_value: f32) -> vec4<f32> {
+fn biases(p: Place, unit: u32, uniform_value: f32) -> vec4<f32> {
     if (HAS_BIAS) {
-        return state_of_unit(1u, p, j, uniform_value);
+        return state_of_unit(1u, p, unit, uniform_value);
     }
     return vec4<f32>(0.0);
 }
@@ -133,5 +151,5 @@ fn relu(v: vec4<f32>) -> vec4<f32> {
 
 // Writes results of a target once, whatever the number of workgroups that have them.
 fn writes_results(p: Place) -> bool {
-    return FINISHES && p.exists && p.tile == 0u && p.leaf_lane == 0u;
+    return FINISHES & p.exists & (p.tile == 0u) & (p.leaf_lane == 0u);
 }

@@ -12,19 +12,13 @@ fn store_one_NAME(at: u32, bits: u32) {
     atomicOr(&NAME[at >> 1u], bits << shift);
 }
 
-fn store_NAME(p: Place, j: u32, v: vec4<f32>, n: u32) {
-    let at = OFFSET + params.shift_NAME + vec4<u32>(0u, 1u, 2u, 3u) * params.STRIDES.w;
-    let bits = round_DTYPE(v);
-    if (n > 0u) {
+fn store_NAME(p: Place, unit: u32, v: vec4<f32>) {
+    if (valid(p, unit) > 0u) {
+        let at = at_NAME(p, unit);
+        let bits = round_DTYPE(repeated(p, unit, v));
         store_one_NAME(at.x, bits.x);
-    }
-    if (n > 1u) {
         store_one_NAME(at.y, bits.y);
-    }
-    if (n > 2u) {
         store_one_NAME(at.z, bits.z);
-    }
-    if (n > 3u) {
         store_one_NAME(at.w, bits.w);
     }
 }
@@ -36,11 +30,15 @@ fn word_NAME(i: u32) -> u32 {
 }
 //#end
 
+fn at_NAME(p: Place, unit: u32) -> vec4<u32> {
+    return BASE + (4u * unit_at(p, unit) + elements(p, unit)) * params.STRIDES.w;
+}
+
 fn load_one_NAME(at: u32) -> f32 {
     return unpack_DTYPE(word_NAME(at >> 1u) >> ((at & 1u) * 16u)).x;
 }
 
-fn load_NAME(p: Place, j: u32, n: u32) -> vec4<f32> {
-    let at = OFFSET + params.shift_NAME + min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(n, 1u) - 1u)) * params.STRIDES.w;
+fn load_NAME(p: Place, unit: u32) -> vec4<f32> {
+    let at = at_NAME(p, unit);
     return vec4<f32>(load_one_NAME(at.x), load_one_NAME(at.y), load_one_NAME(at.z), load_one_NAME(at.w));
 }

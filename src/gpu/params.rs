@@ -16,7 +16,6 @@ pub(crate) struct Params {
     pub segments: u32,
     pub len: u32,
     pub leaves_log2: u32,
-    pub lanes_log2: u32,
     pub grid_x: u32,
     pub first_target: u32,
     pub end_target: u32,
@@ -43,7 +42,7 @@ pub(crate) struct Params {
     pub shift_gradient: u32,
     pub shift_output: u32,
     pub shift_second_output: u32,
-    pub padding: u32,
+    pub padding: [u32; 2],
 }
 
 /// Numbers of a layer and a call that no plan has.
@@ -83,7 +82,6 @@ impl Params {
             segments: low(walk.segments),
             len: low(walk.len),
             leaves_log2: tree.leaves.ilog2(),
-            lanes_log2: tree.lanes.ilog2(),
             grid_x: dispatch.grid[0],
             first_target: low(dispatch.targets.start),
             end_target: low(dispatch.targets.end),

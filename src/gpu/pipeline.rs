@@ -18,6 +18,8 @@ pub(crate) struct Constants {
     workgroup: u32,
     leaves: u32,
     leaf_stride: u32,
+    lanes: u32,
+    whole: u32,
     centred: bool,
     has_weight: bool,
     has_bias: bool,
@@ -48,6 +50,8 @@ impl Constants {
             workgroup: geometry.workgroup,
             leaves: geometry.leaves,
             leaf_stride: if geometry.tree.side_by_side { geometry.targets } else { 1 },
+            lanes: geometry.tree.lanes,
+            whole: geometry.tree.whole_units(plan.walk(pass.over).len),
             centred: problem.centred,
             has_weight: problem.affine.weight,
             has_bias: problem.affine.bias,
@@ -69,12 +73,14 @@ impl Constants {
         }
     }
 
-    pub(super) fn pairs(&self) -> [(&'static str, f64); 15] {
+    pub(super) fn pairs(&self) -> [(&'static str, f64); 17] {
         let flag = |b: bool| f64::from(u8::from(b));
         [
             ("WORKGROUP", self.workgroup.into()),
             ("LEAVES", self.leaves.into()),
             ("LEAF_STRIDE", self.leaf_stride.into()),
+            ("LANES", self.lanes.into()),
+            ("WHOLE", self.whole.into()),
             ("CENTRED", flag(self.centred)),
             ("HAS_WEIGHT", flag(self.has_weight)),
             ("HAS_BIAS", flag(self.has_bias)),

@@ -133,14 +133,15 @@ pub(crate) fn compose(variant: &Variant) -> String {
         };
         let mode = if access.written || shared { "read_write" } else { "read" };
         let name = access.tensor.variable();
-        let (strides, offset) = if strided {
-            ("strides_NAME", "offset_by(params.strides_NAME, p, j)")
+        // Where the segment's first element lies in the binding.
+        let (strides, base) = if strided {
+            ("strides_NAME", "(segment_offset(p.goal, p.segment, params.strides_NAME) + params.shift_NAME)")
         } else {
-            ("strides", "offset(p, j)")
+            ("strides", "(p.base + params.shift_NAME)")
         };
         let source = template
             .replace("STRIDES", strides)
-            .replace("OFFSET", offset)
+            .replace("BASE", base)
             .replace("NAME", name)
             .replace("BINDING", &access.tensor.binding().to_string())
             .replace("ACCESS", mode)
@@ -154,6 +155,9 @@ pub(crate) fn compose(variant: &Variant) -> String {
         },
         &flags,
     );
+    if matches!(variant.kernel, Kernel::Rows | Kernel::Reduce) {
+        add(include_str!("../../shaders/common/tile.wgsl"), &flags);
+    }
     add(
         match variant.kernel {
             Kernel::Rows => include_str!("../../shaders/rows.wgsl"),
@@ -164,9 +168,7 @@ pub(crate) fn compose(variant: &Variant) -> String {
         },
         &flags,
     );
-    text.replace("INPUT_DTYPE", dtype_name(variant.input))
-        .replace("UNIT_ELEMENTS", if variant.addressing.vec4 { "4" } else { "1" })
-        .replace("UNITS", &variant.units.to_string())
+    text.replace("INPUT_DTYPE", dtype_name(variant.input)).replace("UNITS", &variant.units.to_string())
 }
 
 /// Carries out the `//#` lines.

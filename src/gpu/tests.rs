@@ -240,7 +240,7 @@ fn params_are_what_the_shader_reads() {
     let shader: Vec<(&str, u32)> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset)).collect();
     let rust = fields! {
         strides strides_input strides_residual strides_gradient strides_output strides_second_output
-        inner segments len leaves_log2 lanes_log2 grid_x first_target
+        inner segments len leaves_log2 grid_x first_target
         end_target first_tile tiles partials_in partials_in_at partials_in_target partials_in_step partials_out
         partials_out_at map_target_div map_target map_segment map_position_div map_position state_stride gradients_at
         zero eps momentum shift_input shift_residual shift_gradient shift_output shift_second_output

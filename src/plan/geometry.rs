@@ -51,6 +51,18 @@ impl Tree {
         }
     }
 
+    /// How many of a leaf's units have four elements, in every leaf of a segment of `len` elements that has any.
+    pub fn whole_units(&self, len: u64) -> u32 {
+        let (lanes, whole) = (u64::from(self.lanes), len / UNIT);
+        if len == 0 {
+            return 0;
+        }
+        // The last leaf that has any starts latest.
+        let chunk = (len - 1) / self.chunk_len() * lanes * u64::from(self.units);
+        let last = chunk + (len.div_ceil(UNIT) - chunk).min(lanes) - 1;
+        ((whole + lanes - 1).saturating_sub(last) / lanes).min(self.units.into()) as u32
+    }
+
     /// Elements of a leaf.
     pub const fn leaf_len(&self) -> u64 {
         self.units as u64 * UNIT

@@ -34,8 +34,6 @@ impl Dispatch {
 /// Windows of one pass: more than any tensor that a device can hold needs.
 const MOST_WINDOWS: u64 = 1 << 16;
 
-/// Most elements that one binding can hold, whatever the offset of the tensor in its buffer; kernels count in 32
-/// bits.
 /// The walk with each stride the longest of any tensor: windows that fit it fit all tensors.
 fn widest(problem: &Problem, over: Over) -> Walk {
     let dense = *problem.walk(over);
@@ -48,6 +46,8 @@ fn widest(problem: &Problem, over: Over) -> Walk {
     })
 }
 
+/// Most elements that one binding can hold, whatever the offset of the tensor in its buffer; kernels count in 32
+/// bits.
 fn max_elements(problem: &Problem, profile: &Profile) -> u64 {
     let size = problem.input.size().max(problem.output.size());
     (profile.max_binding_size.saturating_sub(profile.offset_alignment) / size).min(1 << 32)
