@@ -251,16 +251,17 @@ impl Pass<'_> {
             let dsum = self.dsum.map(|d| d.tile(simd, area, dsum));
             let ahead = [of.x.ahead(area, next), of.dy.ahead(area, next)];
             if let Some(strip) = stats.strip {
-                let (gradient, of_all) = (gradient.flat(), area.flat().len);
-                let (stats, affine) = (strip.stats(of_all), strip.affine(of_all));
+                let (gradient, all) = (gradient.flat(), area.flat());
+                let (stats, affine) = (strip.stats(all.len), strip.affine(all.len));
                 if let Some(dresidual) = self.dresidual {
-                    masked_row(simd, gradient, dresidual.row(area.flat(), 0, out, Ahead::default()), stats, affine);
-                    dresidual.put(simd, area.flat(), out, Ahead::default());
+                    masked_row(simd, gradient, dresidual.row(all, 0, out, Ahead::default()), stats, affine);
+                    dresidual.put(simd, all, out, Ahead::default());
                 }
                 if let Some(dx) = self.dx {
-                    let (dsum, to) = (dsum.as_ref().map(Tile::flat), dx.row(area.flat(), 0, out, ahead));
-                    backward_row(simd, gradient, dsum, to, stats, affine, Some(strip.projection(self.centred, of_all)));
-                    dx.put(simd, area.flat(), out, ahead);
+                    let (dsum, to) = (dsum.as_ref().map(Tile::flat), dx.row(all, 0, out, ahead));
+                    let projection = strip.projection(self.centred, all.len);
+                    backward_row(simd, gradient, dsum, to, stats, affine, Some(projection));
+                    dx.put(simd, all, out, ahead);
                 }
                 continue;
             }

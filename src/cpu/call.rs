@@ -269,17 +269,19 @@ impl Norm {
     ) -> backward::AffineGradients {
         let (problem, grid) = (&call.problem, &call.grid);
         let Backward { x, dy, residual, dsum, dx, dresidual, .. } = io;
-        let read = |tensor, bytes| call.input(tensor, bytes);
-        let (x, dy) = (read(Tensor::Input, x), read(Tensor::Gradient, dy));
-        let [residual, dsum] = [residual, dsum].map(|bytes| bytes.map(|bytes| read(Tensor::Residual, bytes)));
+        let (x, dy) = (call.input(Tensor::Input, x), call.input(Tensor::Gradient, dy));
+        let [residual, dsum] = [residual, dsum].map(|bytes| Some(call.input(Tensor::Residual, bytes?)));
         let inputs = [Some(x), Some(dy), residual, dsum];
-        let way = |tensor, to: &mut _| call.way(tensor, to, &inputs);
-        let (way_of_dx, way_of_dresidual) =
-            (dx.map(|to| (way(Tensor::Output, to), to)), dresidual.map(|to| (way(Tensor::SecondOutput, to), to)));
-        // SAFETY: `Pass` has tasks with rows of their own.
-        let dx = way_of_dx.map(|(way, bytes)| unsafe { call.output(Tensor::Output, bytes, way) });
-        // SAFETY: as above.
-        let dresidual = way_of_dresidual.map(|(way, bytes)| unsafe { call.output(Tensor::SecondOutput, bytes, way) });
+        let dx = dx.map(|bytes| {
+            let way = call.way(Tensor::Output, bytes, &inputs);
+            // SAFETY: `Pass` has tasks with rows of their own.
+            unsafe { call.output(Tensor::Output, bytes, way) }
+        });
+        let dresidual = dresidual.map(|bytes| {
+            let way = call.way(Tensor::SecondOutput, bytes, &inputs);
+            // SAFETY: as above.
+            unsafe { call.output(Tensor::SecondOutput, bytes, way) }
+        });
         let vectors = StatVectors::new(grid, &saved.stats);
         let weights = self.affine(grid);
         let pass = backward::Pass {

@@ -254,17 +254,10 @@ impl Pass<'_> {
             let Area { first, at, len, .. } = area;
             let ahead = [self.x.ahead(area, next), &[]];
             if let Some(strip) = stats.strip {
-                let (residual, to) = (residual.as_ref().map(Tile::flat), y.row(area.flat(), 0, out, ahead));
-                forward_row(
-                    simd,
-                    x.flat(),
-                    residual,
-                    to,
-                    self.relu,
-                    strip.stats(x.flat().len()),
-                    strip.affine(x.flat().len()),
-                );
-                y.put(simd, area.flat(), out, ahead);
+                let all = area.flat();
+                let (residual, to) = (residual.as_ref().map(Tile::flat), y.row(all, 0, out, ahead));
+                forward_row(simd, x.flat(), residual, to, self.relu, strip.stats(all.len), strip.affine(all.len));
+                y.put(simd, all, out, ahead);
                 continue;
             }
             let mut cursor = Cursor::new(grid, first);

@@ -38,6 +38,14 @@ pub(crate) struct Area {
     pub len: usize,
 }
 
+impl Area {
+    /// The same elements as one row, where rows have no gaps between them.
+    #[inline(always)]
+    pub fn flat(self) -> Area {
+        Area { rows: 1, len: self.rows * self.len, ..self }
+    }
+}
+
 /// An area's values.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
@@ -141,14 +149,6 @@ pub(crate) struct Output<'a> {
 unsafe impl Send for Output<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Output<'_> {}
-
-impl Area {
-    /// The same elements as one row, where rows have no gaps between them.
-    #[inline(always)]
-    pub fn flat(self) -> Area {
-        Area { rows: 1, len: self.rows * self.len, ..self }
-    }
-}
 
 impl<'a> Output<'a> {
     /// # Safety

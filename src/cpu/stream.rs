@@ -83,15 +83,12 @@ impl Way {
     }
 }
 
-/// Numbers that are stored together.
-const QUAD: usize = 4;
-
 #[inline(always)]
 fn is_aligned<T>(to: *const T) -> bool {
-    (to as usize).is_multiple_of(size_of::<[f32; QUAD]>())
+    (to as usize).is_multiple_of(QUAD)
 }
 
-/// A row of whole spans that is written around the caches. With each line of it, one is asked for.
+/// A row of whole spans that is written around the caches. It begins at a multiple of [`QUAD`] bytes.
 pub(crate) struct Stream<'a> {
     to: &'a mut [f32],
     ahead: Ahead<'a>,
@@ -108,93 +105,57 @@ impl Store for Stream<'_> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
         let Span::Whole(i) = span else { return span.store(value, self.to) };
-        self.ahead.into_iter().filter_map(|bytes| bytes.get(64 * i..)).for_each(prefetch_line);
         let to = &mut self.to.as_chunks_mut::<LANES>().0[i];
-        for (to, values) in to.as_chunks_mut::<QUAD>().0.iter_mut().zip(value.as_array().as_chunks::<QUAD>().0) {
-            store_quad(to, values);
-        }
-    }
-}
-
-/// Stores four numbers at a multiple of sixteen bytes, as [`Sink::around`] has made sure.
-#[inline(always)]
-fn store_quad(to: &mut [f32; QUAD], values: &[f32; QUAD]) {
-    debug_assert!(is_aligned(to));
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
-        // SAFETY: both have four elements, and `to` is aligned. (Every x86-64 has SSE.)
-        unsafe { _mm_stream_ps(to.as_mut_ptr(), _mm_loadu_ps(values.as_ptr())) };
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    {
-        *to = *values;
+        // SAFETY: whole spans are lines from the row's beginning on, which is aligned.
+        unsafe { stream_line(bytemuck::cast_ref(value.as_array()), bytemuck::cast_mut(to), i, self.ahead) };
     }
 }
 
 /// Writes around the caches: what is written is not read first, which plain stores do.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
 pub(super) fn stream(from: &[u8], to: &mut [u8], ahead: Ahead) {
     // Up to where a cache line begins, and what is left over at the end.
-    let head = to.as_ptr().align_offset(64).min(to.len());
+    let head = to.as_ptr().align_offset(LINE).min(to.len());
     let (first, to) = to.split_at_mut(head);
     let (from_first, from) = from.split_at(head);
     first.copy_from_slice(from_first);
     let (lines, rest) = to.as_chunks_mut();
     let (from_lines, from_rest) = from.as_chunks();
-    if is_x86_feature_detected!("avx") {
-        // SAFETY: AVX is there; lines begin at multiples of 64 bytes.
-        unsafe { stream_lines_avx(from_lines, lines, ahead) };
-    } else {
-        // SAFETY: lines begin at multiples of 64 bytes.
-        unsafe { stream_lines(from_lines, lines, ahead) };
+    for (i, (to, from)) in lines.iter_mut().zip(from_lines).enumerate() {
+        // SAFETY: the first line begins where a cache line does.
+        unsafe { stream_line(from, to, i, ahead) };
     }
     rest.copy_from_slice(from_rest);
 }
 
+/// Bytes of a cache line: sixteen numbers.
+const LINE: usize = LANES * size_of::<f32>();
+
+/// Bytes that are stored together: what every x86-64 can.
+const QUAD: usize = 16;
+
+/// Writes as much as a cache line, and asks for the line that is read as many further on.
+///
 /// # Safety
 ///
-/// `lines` is aligned to 32 bytes, and the machine has AVX.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[target_feature(enable = "avx")]
-unsafe fn stream_lines_avx(from: &[[u8; 64]], lines: &mut [[u8; 64]], ahead: Ahead) {
-    use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256};
-    for (i, (line, from)) in lines.iter_mut().zip(from).enumerate() {
-        ahead.into_iter().filter_map(|bytes| bytes.get(64 * i..)).for_each(prefetch_line);
-        for i in [0, 32] {
-            let (from, to) = (from[i..].as_ptr(), line[i..].as_mut_ptr());
-            // SAFETY: 32 bytes are left in both, and `line` is aligned, as the caller promises.
-            unsafe { _mm256_stream_si256(to.cast(), _mm256_loadu_si256(from.cast())) };
-        }
-    }
-}
-
-/// # Safety
-///
-/// `lines` is aligned to 16 bytes. (Every x86-64 has SSE.)
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-unsafe fn stream_lines(from: &[[u8; 64]], lines: &mut [[u8; 64]], ahead: Ahead) {
-    use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
-    for (i, (line, from)) in lines.iter_mut().zip(from).enumerate() {
-        ahead.into_iter().filter_map(|bytes| bytes.get(64 * i..)).for_each(prefetch_line);
-        for i in [0, 16, 32, 48] {
-            let (from, to) = (from[i..].as_ptr(), line[i..].as_mut_ptr());
-            // SAFETY: 16 bytes are left in both, and `line` is aligned, as the caller promises.
-            unsafe { _mm_stream_si128(to.cast(), _mm_loadu_si128(from.cast())) };
-        }
-    }
-}
-
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+/// `to` begins at a multiple of [`QUAD`] bytes.
 #[inline(always)]
-pub(super) fn stream(from: &[u8], to: &mut [u8], _: Ahead) {
+unsafe fn stream_line(from: &[u8; LINE], to: &mut [u8; LINE], i: usize, ahead: Ahead) {
+    debug_assert!(is_aligned(to.as_ptr()));
+    ahead.into_iter().filter_map(|bytes| bytes.get(LINE * i..)).for_each(prefetch_line);
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for (to, from) in to.as_chunks_mut::<QUAD>().0.iter_mut().zip(from.as_chunks::<QUAD>().0) {
+        use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
+        // SAFETY: sixteen bytes each, and `to` is aligned, as the caller promises. (Every x86-64 has SSE2.)
+        unsafe { _mm_stream_si128(to.as_mut_ptr().cast(), _mm_loadu_si128(from.as_ptr().cast())) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     to.copy_from_slice(from);
 }
 
 /// Asks for memory that will be read soon.
 #[inline(always)]
 pub(super) fn prefetch(bytes: &[u8]) {
-    bytes.chunks(64).for_each(prefetch_line);
+    bytes.chunks(LINE).for_each(prefetch_line);
 }
 
 /// Asks for the cache line where a slice begins.
@@ -218,4 +179,48 @@ pub(crate) fn fence() {
     unsafe {
         std::arch::x86_64::_mm_sfence()
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cpu::tests::{elements, noise};
+    use crate::cpu::{Backward, Forward, Norm};
+    use crate::*;
+
+    /// Of large tensors results go around the caches, at once or by way of a buffer; of small ones they do not.
+    #[test]
+    fn large_tensors_get_the_bits_of_their_parts() {
+        const CHANNELS: usize = 8;
+        let numbers = |seed, len| elements::<f32>(noise(seed, len));
+        let running = Running {
+            running_mean: numbers(1, CHANNELS),
+            running_var: vec![0.7; CHANNELS],
+            tracked: vec![1; CHANNELS],
+            skipped: vec![0; CHANNELS],
+        };
+        let state =
+            State { weight: Some(numbers(2, CHANNELS)), bias: Some(numbers(3, CHANNELS)), running: Some(running) };
+        let norm = Norm::with_state(BatchNormDescriptor::new(CHANNELS), state).unwrap();
+        let pass = |shape: &[usize], x: &[f32], dy: &[f32], y: &mut [f32], dx: &mut [f32]| {
+            let tensor = TensorDescriptor::new(shape);
+            let saved = norm.forward_frozen::<f32, f32>(&tensor, Fusion::default(), Forward::new(x, y)).unwrap();
+            norm.backward::<f32, f32>(saved, Backward { dx: Some(dx), ..Backward::new(x, dy) }).unwrap();
+        };
+        // Whole spans or not; results as far into a page as what is read, just behind it, far behind it, between lines.
+        for (width, offset) in [(64, 0), (64, 4), (64, 260), (64, 1), (4112, 260), (49, 0), (100, 260)] {
+            let sample = CHANNELS * width;
+            let samples = ((16 << 20) / 8_usize).div_ceil(sample).next_multiple_of(4);
+            let len = samples * sample;
+            let (x, dy) = (numbers(4, len), numbers(5, len));
+            let [mut y, mut dx] = [(); 2].map(|()| vec![f32::NAN; len + offset]);
+            pass(&[samples, CHANNELS, width], &x, &dy, &mut y[offset..], &mut dx[offset..]);
+            let [mut y_of_parts, mut dx_of_parts] = [(); 2].map(|()| vec![f32::NAN; len]);
+            for part in (0..len).step_by(len / 4).map(|at| at..at + len / 4) {
+                let (y, dx) = (&mut y_of_parts[part.clone()], &mut dx_of_parts[part.clone()]);
+                pass(&[samples / 4, CHANNELS, width], &x[part.clone()], &dy[part], y, dx);
+            }
+            assert!(y[offset..] == y_of_parts && dx[offset..] == dx_of_parts, "width {width}, offset {offset}");
+            assert!(y.iter().chain(&dx).filter(|v| v.is_nan()).count() == 2 * offset, "width {width}, offset {offset}");
+        }
+    }
 }

@@ -128,7 +128,7 @@ impl Case {
 }
 
 /// Numbers that are the same on every machine: about normal, mean 0 and deviation 1.
-fn noise(seed: u64, len: usize) -> Vec<f64> {
+pub(super) fn noise(seed: u64, len: usize) -> Vec<f64> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -137,7 +137,7 @@ fn noise(seed: u64, len: usize) -> Vec<f64> {
     (0..len).map(|_| (next() + next() + next() + next() - 2.0) * 3f64.sqrt()).collect()
 }
 
-fn elements<T: Element>(values: impl IntoIterator<Item = f64>) -> Vec<T> {
+pub(super) fn elements<T: Element>(values: impl IntoIterator<Item = f64>) -> Vec<T> {
     values.into_iter().map(|v| T::from_f32(v as f32)).collect()
 }
 
@@ -494,41 +494,5 @@ fn any_number_of_threads_gives_the_same_bits() {
                 assert_eq!(results[0], results[2], "{case:?}");
             }
         }
-    }
-}
-
-/// Of large tensors results go around the caches, at once or by way of a buffer; of small ones they do not.
-#[test]
-fn large_tensors_get_the_bits_of_their_parts() {
-    const CHANNELS: usize = 8;
-    let numbers = |seed, len| elements::<f32>(noise(seed, len));
-    let running = Running {
-        running_mean: numbers(1, CHANNELS),
-        running_var: vec![0.7; CHANNELS],
-        tracked: vec![1; CHANNELS],
-        skipped: vec![0; CHANNELS],
-    };
-    let state = State { weight: Some(numbers(2, CHANNELS)), bias: Some(numbers(3, CHANNELS)), running: Some(running) };
-    let norm = Norm::with_state(BatchNormDescriptor::new(CHANNELS), state).unwrap();
-    let pass = |shape: &[usize], x: &[f32], dy: &[f32], y: &mut [f32], dx: &mut [f32]| {
-        let tensor = TensorDescriptor::new(shape);
-        let saved = norm.forward_frozen::<f32, f32>(&tensor, Fusion::default(), Forward::new(x, y)).unwrap();
-        norm.backward::<f32, f32>(saved, Backward { dx: Some(dx), ..Backward::new(x, dy) }).unwrap();
-    };
-    // Whole spans or not; results as far into a page as what is read, just behind it, far behind it, between lines.
-    for (width, offset) in [(64, 0), (64, 4), (64, 260), (64, 1), (4112, 260), (49, 0), (100, 260)] {
-        let sample = CHANNELS * width;
-        let samples = ((16 << 20) / 8_usize).div_ceil(sample).next_multiple_of(4);
-        let len = samples * sample;
-        let (x, dy) = (numbers(4, len), numbers(5, len));
-        let [mut y, mut dx] = [(); 2].map(|()| vec![f32::NAN; len + offset]);
-        pass(&[samples, CHANNELS, width], &x, &dy, &mut y[offset..], &mut dx[offset..]);
-        let [mut y_of_parts, mut dx_of_parts] = [(); 2].map(|()| vec![f32::NAN; len]);
-        for part in (0..len).step_by(len / 4).map(|at| at..at + len / 4) {
-            let (y, dx) = (&mut y_of_parts[part.clone()], &mut dx_of_parts[part.clone()]);
-            pass(&[samples / 4, CHANNELS, width], &x[part.clone()], &dy[part], y, dx);
-        }
-        assert!(y[offset..] == y_of_parts && dx[offset..] == dx_of_parts, "width {width}, offset {offset}");
-        assert!(y.iter().chain(&dx).filter(|v| v.is_nan()).count() == 2 * offset, "width {width}, offset {offset}");
     }
 }
