@@ -67,9 +67,10 @@ fn only(p: Place, unit: u32, v: vec4<f32>) -> vec4<f32> {
     return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(valid(p, unit)));
 }
 
-// A unit's elements from its first; those that are not there are the last that is.
-fn elements(p: Place, unit: u32) -> vec4<u32> {
-    return min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(valid(p, unit), 1u) - 1u));
+// Offsets of a unit's elements, one by one; those that are not there are the last that is.
+fn elements(p: Place, unit: u32, base: u32, stride: u32) -> vec4<u32> {
+    let i = min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(valid(p, unit), 1u) - 1u));
+    return base + (4u * unit_at(p, unit) + i) * stride;
 }
 
 // The values to store in `elements`.

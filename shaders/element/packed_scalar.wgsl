@@ -14,7 +14,7 @@ fn store_one_NAME(at: u32, bits: u32) {
 
 fn store_NAME(p: Place, unit: u32, v: vec4<f32>) {
     if (valid(p, unit) > 0u) {
-        let at = at_NAME(p, unit);
+        let at = elements(p, unit, BASE, params.STRIDES.w);
         let bits = round_DTYPE(repeated(p, unit, v));
         store_one_NAME(at.x, bits.x);
         store_one_NAME(at.y, bits.y);
@@ -30,15 +30,11 @@ fn word_NAME(i: u32) -> u32 {
 }
 //#end
 
-fn at_NAME(p: Place, unit: u32) -> vec4<u32> {
-    return BASE + (4u * unit_at(p, unit) + elements(p, unit)) * params.STRIDES.w;
-}
-
 fn load_one_NAME(at: u32) -> f32 {
     return unpack_DTYPE(word_NAME(at >> 1u) >> ((at & 1u) * 16u)).x;
 }
 
 fn load_NAME(p: Place, unit: u32) -> vec4<f32> {
-    let at = at_NAME(p, unit);
+    let at = elements(p, unit, BASE, params.STRIDES.w);
     return vec4<f32>(load_one_NAME(at.x), load_one_NAME(at.y), load_one_NAME(at.z), load_one_NAME(at.w));
 }
