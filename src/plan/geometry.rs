@@ -139,3 +139,25 @@ impl Geometry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_units_are_whole_in_every_leaf_and_as_many_as_can_be() {
+        for (units, lanes) in [(1, 1), (1, 4), (2, 1), (3, 2), (5, 4)] {
+            for len in 1..=6 * UNIT * u64::from(units * lanes) {
+                let tree = Tree { units, lanes, leaves: 8 * u64::from(lanes), side_by_side: false };
+                let [units, lanes] = [units, lanes].map(u64::from);
+                let start = |leaf: u64, unit: u64| UNIT * ((leaf / lanes * units + unit) * lanes + leaf % lanes);
+                let leaves = (0..tree.leaves).filter(|&leaf| start(leaf, 0) < len);
+                let whole =
+                    leaves.map(|leaf| (0..units).filter(|&unit| start(leaf, unit) + UNIT <= len).count() as u32);
+                assert_eq!(Some(tree.whole_units(len)), whole.min(), "{tree:?} {len}");
+            }
+        }
+        let tree = Tree { units: 2, lanes: 1, leaves: 1, side_by_side: false };
+        assert_eq!(tree.whole_units(0), 0);
+    }
+}
