@@ -70,7 +70,10 @@ fn run(args: &Args) -> Result<(), String> {
     cases.retain(|case| args.calls.is_empty() || args.calls.contains(&case.call));
     cases.retain(|case| case.name().contains(&args.only));
     if cases.is_empty() {
-        return Err(format!("no case has \"{}\" in its name; names are like BatchNorm 64x64x28x28 f16", args.only));
+        return Err(format!(
+            "no case of these operations has \"{}\" in its name; names are like BatchNorm 64x64x28x28 f16",
+            args.only
+        ));
     }
     let plot = args.plot.clone().unwrap_or_else(|| "target/roofline.svg".into());
     // Not after minutes of work.
