@@ -49,7 +49,7 @@ const NONE: [&[f32]; 2] = [&[], &[]];
 impl Pass<'_> {
     /// Everything that is wanted.
     pub fn run(&self) -> AffineGradients {
-        if let Some(blocks) = Blocks::new(self.grid, self.exec).filter(|_| self.projects) {
+        if let Some(blocks) = Blocks::new(self.grid, self.gradient.inputs(), self.exec).filter(|_| self.projects) {
             return self.by_blocks(blocks);
         }
         if !self.projects && !self.affine {
@@ -156,7 +156,8 @@ impl Pass<'_> {
         let (grid, len) = (self.grid, to[0].len());
         let source = self.source(self.stats.slices(NONE));
         let mut parts = [[0.0; LANES]; 3];
-        reduce::fill_channels(simd, grid, &source, first, each_part(&mut parts, len), scratch);
+        let asked = Blocks::asked(grid, self.gradient.inputs(), len);
+        reduce::fill_channels(simd, grid, &source, (first, asked), each_part(&mut parts, len), scratch);
         let mut projection = [[0.0; LANES]; 2];
         for k in 0..len {
             let weight = self.weight(first + k);
@@ -167,9 +168,10 @@ impl Pass<'_> {
         let stats = self.stats.slices(NONE).from(first, len, [&projection[0], &projection[1]]);
         let strip = Strip::new(grid, &stats, self.gradient.affine, first..first + len);
         let stats = StatSlices { strip: strip.as_ref(), ..stats };
-        for n in 0..grid.samples {
-            let first = n * grid.rows + first;
-            self.write_rows(simd, &stats, first..first + len, len, scratch);
+        // As in the forward pass, what was read last comes first.
+        for n in (0..grid.samples).rev() {
+            let (first, next) = (n * grid.rows + first, if n < asked { len } else { 0 });
+            self.write_rows(simd, &stats, first..first + len, next, scratch);
         }
     }
 
@@ -249,7 +251,7 @@ impl Pass<'_> {
             let Scratch { x, dy, residual, dsum, out } = scratch;
             let gradient = of.tile(simd, area, (x, dy, residual));
             let dsum = self.dsum.map(|d| d.tile(simd, area, dsum));
-            let ahead = [of.x.ahead(area, next), of.dy.ahead(area, next)];
+            let ahead = of.ahead(area.further(next));
             if let Some(strip) = stats.strip {
                 let (gradient, all) = (gradient.flat(), area.flat());
                 let (stats, affine) = (strip.stats(all.len), strip.affine(all.len));

@@ -4,8 +4,11 @@ use super::exec::Exec;
 use super::grid::{Grid, Join};
 use super::reduce::rows_at_once;
 
-/// Bytes of `f32` that a block may have: it is read again after it has been reduced.
+/// Bytes of `f32` that a block's inputs may have: they are read again after they have been reduced.
 const BLOCK: usize = 1 << 19;
+
+/// Bytes of a block's inputs and of what is asked for in advance.
+const CACHE: usize = 1 << 20;
 
 /// Bytes of neighbouring rows that are worth having together.
 const RUN: usize = 1 << 14;
@@ -23,22 +26,22 @@ pub(crate) enum Blocks {
 }
 
 impl Blocks {
-    /// None where statistics are too large or too few: then the tensor is read twice as a whole.
-    pub fn new(grid: &Grid, exec: Exec) -> Option<Blocks> {
+    /// For so many inputs. None where statistics are too large or too few: then the tensor is read twice as a whole.
+    pub fn new(grid: &Grid, inputs: usize, exec: Exec) -> Option<Blocks> {
         if grid.columns {
             return None;
         }
-        let row = grid.width * 4;
+        let (row, block) = (grid.width * 4, BLOCK / inputs);
         match grid.join {
             Join::Samples => {
-                let run = RUN.div_ceil(row).min(BLOCK / (row * grid.samples));
+                let run = RUN.div_ceil(row).min(block / (row * grid.samples));
                 let channels = run.clamp(1, rows_at_once(grid));
                 exec.enough(grid.rows.div_ceil(channels)).then_some(Blocks::Channels(channels))
             }
             Join::Channels(size) => {
                 // So many rows that a column's tree over the tensor has the block's as a branch. Where columns are
                 // summed up, longer blocks leave fewer sums to merge.
-                let (batch, most) = if grid.by_column { (grid.leaf_down, LONG) } else { (size, BLOCK / 8) };
+                let (batch, most) = if grid.by_column { (grid.leaf_down, LONG) } else { (size, block / 8) };
                 let all = grid.all_rows();
                 let mut rows = batch << (most / (row * batch)).max(1).ilog2();
                 while rows > batch && !exec.enough(all.div_ceil(rows)) {
@@ -47,6 +50,12 @@ impl Blocks {
                 exec.enough(all.div_ceil(rows)).then_some(Blocks::Rows(rows))
             }
         }
+    }
+
+    /// Of how many samples the next block's rows are asked for while a block of channels is written.
+    pub fn asked(grid: &Grid, inputs: usize, channels: usize) -> usize {
+        let sample = channels * grid.width * 4 * inputs;
+        (CACHE / sample).saturating_sub(grid.samples).min(grid.samples)
     }
 
     /// Statistics of a block.

@@ -5,7 +5,6 @@ use super::exec::Exec;
 use super::forward::{self, Stat, StatVectors};
 use super::grid::Grid;
 use super::io::{Backward, Forward, Source};
-use super::lanes::LANES;
 use super::memory::{Input, Output, Place};
 use super::norm::Norm;
 use super::running;
@@ -75,10 +74,9 @@ impl Call {
             return Way::Cached;
         }
         let rows = self.grid.rows_of(self.problem.memory(tensor));
-        let whole = (self.grid.width | rows.row | rows.sample).is_multiple_of(LANES);
         let from = || from.iter().flatten();
         // Where gaps differ, so does the distance from one row to the next.
-        if whole && from().all(|input| input.rows == rows) {
+        if from().all(|input| input.rows == rows) {
             Way::around(to, from().map(|input| input.bytes))
         } else {
             Way::Staged

@@ -77,13 +77,18 @@ pub(crate) fn spread(grid: &Grid, numbers: impl ExactSizeIterator<Item = f32>) -
 }
 
 impl Pass<'_> {
+    /// Tensors that y is made of.
+    fn inputs(&self) -> usize {
+        1 + usize::from(self.residual.is_some())
+    }
+
     fn source(&self) -> MomentsOf<'_> {
         MomentsOf { x: self.x, centred: self.centred }
     }
 
     /// Moments of every statistic, and y.
     pub fn run(&self) -> Vec<Moments> {
-        if let Some(blocks) = Blocks::new(self.grid, self.exec).filter(|_| self.y.is_some()) {
+        if let Some(blocks) = Blocks::new(self.grid, self.inputs(), self.exec).filter(|_| self.y.is_some()) {
             return self.by_blocks(blocks);
         }
         self.add();
@@ -117,12 +122,12 @@ impl Pass<'_> {
         let (grid, exec) = (self.grid, self.exec);
         let vectors = StatVectors::new(grid, stats);
         let stats = vectors.slices([&[], &[]]);
-        if let Some(Blocks::Channels(len)) = Blocks::new(grid, exec)
+        if let Some(Blocks::Channels(len)) = Blocks::new(grid, self.inputs(), exec)
             && strip::pays(grid)
         {
             return exec.each((0..grid.rows).step_by(len), |first, scratch| {
                 let channels = first..(first + len).min(grid.rows);
-                dispatch!(exec.level, simd => self.write_channels(simd, stats, channels, grid.rows, scratch));
+                dispatch!(exec.level, simd => self.write_channels(simd, stats, channels, (grid.rows, grid.samples), scratch));
             });
         }
         let next = rows_of_area(grid.width);
@@ -152,29 +157,31 @@ impl Pass<'_> {
             self.add_rows(simd, rows, scratch);
         }
         let mut parts = [[0.0; LANES]; 3];
-        reduce::fill_channels(simd, grid, &self.source(), first, each_part(&mut parts, len), scratch);
+        let asked = Blocks::asked(grid, self.inputs(), len);
+        reduce::fill_channels(simd, grid, &self.source(), (first, asked), each_part(&mut parts, len), scratch);
         let count = (grid.samples * grid.width) as u32;
         for (k, moments) in moments.iter_mut().enumerate() {
             *moments = Moments { count, mean_hi: parts[0][k], mean_lo: parts[1][k], m2: parts[2][k] };
         }
         let stats = BlockStats::new(moments, self.eps);
-        self.write_channels(simd, stats.slices(first), first..first + len, len, scratch);
+        self.write_channels(simd, stats.slices(first), first..first + len, (len, asked), scratch);
     }
 
-    /// y of a few channels of all samples.
+    /// y of a few channels of all samples. What was read last comes first: where a block does not fit the cache, it is
+    /// what the cache still holds.
     #[inline(always)]
     fn write_channels<S: Simd>(
         &self,
         simd: S,
         stats: StatSlices,
         channels: Range<usize>,
-        next: usize,
+        (next, asked): (usize, usize),
         scratch: &mut Scratch,
     ) {
         let strip = Strip::new(self.grid, &stats, &self.affine, channels.clone());
         let stats = StatSlices { strip: strip.as_ref(), ..stats };
-        for n in 0..self.grid.samples {
-            let first = n * self.grid.rows;
+        for n in (0..self.grid.samples).rev() {
+            let (first, next) = (n * self.grid.rows, if n < asked { next } else { 0 });
             self.write_rows(simd, &stats, first + channels.start..first + channels.end, next, scratch);
         }
     }
@@ -252,7 +259,7 @@ impl Pass<'_> {
             let x = self.x.tile(simd, area, x);
             let residual = self.residual.map(|r| r.tile(simd, area, residual));
             let Area { first, at, len, .. } = area;
-            let ahead = [self.x.ahead(area, next), &[]];
+            let ahead = self.source().ahead(area.further(next));
             if let Some(strip) = stats.strip {
                 let all = area.flat();
                 let (residual, to) = (residual.as_ref().map(Tile::flat), y.row(all, 0, out, ahead));

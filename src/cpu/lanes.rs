@@ -34,6 +34,16 @@ impl Span {
         Span::Part { at: len.saturating_sub(LANES), len: len.min(LANES) }
     }
 
+    /// Which vector of the row it begins in.
+    #[inline(always)]
+    pub fn index(self) -> usize {
+        match self {
+            Span::Whole(i) => i,
+            Span::InTurn(i, turn) => i * TURNS + turn,
+            Span::Part { at, .. } => at / LANES,
+        }
+    }
+
     /// Loads the span of a row; lanes past the end are 0.
     #[inline(always)]
     pub fn load<S: Simd>(self, simd: S, row: &[f32]) -> V<S> {

@@ -3,6 +3,7 @@
 use super::lanes::{LANES, Span, V, fold, for_spans, sum_column, sum_row};
 use super::memory::TILE;
 use super::partial::{Mean, Partial, Sums, two_sum};
+use super::stream::Ahead;
 use fearless_simd::{Select, Simd, SimdBase};
 use std::ops::Range;
 
@@ -139,7 +140,8 @@ impl<'a> Gradient<'a> {
     }
 }
 
-/// Moments of up to sixteen runs of one length: those of run k in lane k. Without `centred`, mean squares.
+/// Moments of up to sixteen runs of one length: those of run k in lane k. Without `centred`, mean squares. `ahead` is
+/// asked for meanwhile.
 #[inline(always)]
 pub(crate) fn moments_of_rows<'a, S: Simd>(
     simd: S,
@@ -147,17 +149,19 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     len: usize,
     centred: bool,
     run: impl Fn(usize) -> &'a [f32],
+    ahead: Ahead,
 ) -> Mean<S> {
     let zero = V::splat(simd, 0.0);
     let mut sums = [zero; LANES];
     if !centred {
         for (k, sum) in sums.iter_mut().enumerate().take(runs) {
-            let run = &run(k)[..len];
+            let (run, ahead) = (&run(k)[..len], ahead.row(k));
             [*sum] = sum_row(
                 simd,
                 len,
                 #[inline(always)]
                 |span| {
+                    ahead.ask(span.index());
                     let x = span.load(simd, run);
                     [x * x]
                 },
@@ -167,14 +171,17 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     }
     let mut pivots = [0.0; LANES];
     for k in 0..runs {
-        let run = &run(k)[..len];
+        let (run, ahead) = (&run(k)[..len], ahead.row(k));
         pivots[k] = run[0];
         let pivot = V::splat(simd, pivots[k]);
         [sums[k]] = sum_row(
             simd,
             len,
             #[inline(always)]
-            |span| [span.load(simd, run) - pivot],
+            |span| {
+                ahead.ask(span.index());
+                [span.load(simd, run) - pivot]
+            },
         );
     }
     let mean = fold(&sums, runs) / len as f32;
@@ -236,6 +243,7 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
 }
 
 /// Sums of g and of g times the normalised input, times the weight if `weighted`, of up to sixteen runs.
+/// `ahead` is asked for meanwhile.
 #[inline(always)]
 pub(crate) fn sums_of_rows<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     simd: S,
@@ -243,16 +251,18 @@ pub(crate) fn sums_of_rows<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     len: usize,
     weighted: bool,
     run: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
+    ahead: Ahead,
 ) -> Sums<S> {
     let (mut g_sums, mut gx_sums) = ([V::splat(simd, 0.0); LANES], [V::splat(simd, 0.0); LANES]);
     for (k, (g_sum, gx_sum)) in g_sums.iter_mut().zip(&mut gx_sums).enumerate().take(runs) {
         let (gradient, stats, affine) = run(k);
-        let gradient = gradient.of_len(len);
+        let (gradient, ahead) = (gradient.of_len(len), ahead.row(k));
         [*g_sum, *gx_sum] = with_mask!(gradient, MASK => sum_row(
             simd,
             len,
             #[inline(always)]
             |span| {
+                ahead.ask(span.index());
                 let mut g = gradient.masked::<S, MASK>(simd, span, stats, affine);
                 if weighted {
                     g *= affine.weight.at(simd, span);

@@ -2,7 +2,7 @@
 
 use super::grid::Rows;
 use super::half::{narrow, widen};
-use super::stream::{Ahead, Sink, Way, prefetch, stream};
+use super::stream::{Ahead, QUAD, Rest, Sink, Way, prefetch, stream};
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -39,6 +39,12 @@ pub(crate) struct Area {
 }
 
 impl Area {
+    /// The same of rows that lie so many further on; none if that is not known (0).
+    #[inline(always)]
+    pub fn further(self, rows: usize) -> Option<Area> {
+        (rows > 0).then_some(Area { first: self.first + rows, ..self })
+    }
+
     /// The same elements as one row, where rows have no gaps between them.
     #[inline(always)]
     pub fn flat(self) -> Area {
@@ -95,15 +101,18 @@ impl<'a> Input<'a> {
         Tile { values: &scratch[..rows * len], pitch: len, len }
     }
 
-    /// Where the area that lies `skip` rows behind this one is; nothing if there is none, or it is scattered.
+    /// An area that will be read next; nothing if there is none, or it is scattered.
     #[inline(always)]
-    pub fn ahead(&self, Area { first, rows, at, len }: Area, skip: usize) -> &'a [u8] {
-        let (size, first) = (self.dtype.size() as usize, first + skip);
-        if skip == 0 || self.rows.pitch(first, rows).is_none() {
-            return &[];
-        }
-        let (start, end) = (self.rows.offset(first) + at, self.rows.offset(first + rows - 1) + at + len);
-        self.bytes.get(start * size..end * size).unwrap_or(&[])
+    pub fn ahead(&self, next: Option<Area>) -> Rest<'a> {
+        let size = self.dtype.size() as usize;
+        let Some((Area { first, rows, at, len }, pitch)) =
+            next.and_then(|next| Some((next, self.rows.pitch(next.first, next.rows)?)))
+        else {
+            return Rest::default();
+        };
+        let start = self.rows.offset(first) + at;
+        let end = start + (rows - 1) * pitch + len;
+        Rest { bytes: self.bytes.get(start * size..end * size).unwrap_or(&[]), pitch: pitch * size }
     }
 
     /// Asks for an area, row by row.
@@ -173,26 +182,30 @@ impl<'a> Output<'a> {
     #[inline(always)]
     pub fn row<'t>(&'t self, area: Area, k: usize, scratch: &'t mut Buffer, ahead: Ahead<'t>) -> Sink<'t> {
         let len = area.len;
-        if !self.is_in_place() {
+        if !self.is_in_place(area) {
             return Sink::Plain(&mut scratch[k * len..][..len]);
         }
         let to = bytemuck::cast_slice_mut(self.part(self.rows.offset(area.first + k) + area.at, len));
         match self.way {
-            Way::Direct => Sink::around(to, ahead.map(|bytes| bytes.get(k * size_of_val(to)..).unwrap_or(&[]))),
+            Way::Direct => Sink::around(to, ahead.row(k)),
             _ => Sink::Plain(to),
         }
     }
 
     #[inline(always)]
-    fn is_in_place(&self) -> bool {
-        self.dtype == DType::F32 && self.rows.step == 1 && self.way != Way::Staged
+    fn is_in_place(&self, Area { first, rows, at, len }: Area) -> bool {
+        let aligned = |elements: usize| elements.is_multiple_of(QUAD / size_of::<f32>());
+        let start = if rows == 1 { self.rows.offset(first) } else { self.rows.row | self.rows.sample };
+        self.dtype == DType::F32
+            && self.rows.step == 1
+            && (self.way == Way::Cached || self.way == Way::Direct && aligned(start | at | len))
     }
 
     /// Writes an area that [`Output::row`] had in `scratch`, where values follow each other, and asks for what comes
     /// next.
     #[inline(always)]
     pub fn put<S: Simd>(&self, simd: S, area: Area, scratch: &Buffer, ahead: Ahead) {
-        if !self.is_in_place() {
+        if !self.is_in_place(area) {
             self.write_area(simd, area, scratch, ahead);
         }
     }
@@ -220,7 +233,7 @@ impl<'a> Output<'a> {
     #[inline(always)]
     fn write<S: Simd>(&self, simd: S, to: &mut [u8], values: &[f32], ahead: Ahead) {
         if self.way == Way::Cached {
-            ahead.into_iter().for_each(prefetch);
+            ahead.ask_all();
             return narrow(simd, self.dtype, values, to);
         }
         if self.dtype == DType::F32 {
@@ -235,7 +248,7 @@ impl<'a> Output<'a> {
             let misaligned = to.as_ptr() as usize % 64;
             let len = (piece.len() - misaligned).min(to.len());
             narrow(simd, self.dtype, &values[done / size..(done + len) / size], &mut piece[..len]);
-            stream(&piece[..len], &mut to[..len], ahead.map(|bytes| bytes.get(done..).unwrap_or(&[])));
+            stream(&piece[..len], &mut to[..len], ahead.from(done));
             done += len;
         }
     }
@@ -287,10 +300,10 @@ impl<'a> Place<'a> {
 
     /// See [`Input::ahead`].
     #[inline(always)]
-    pub fn ahead(&self, area: Area, skip: usize) -> &'a [u8] {
+    pub fn ahead(&self, next: Option<Area>) -> Rest<'a> {
         match self {
-            Place::In(input) => input.ahead(area, skip),
-            Place::Own(_) => &[],
+            Place::In(input) => input.ahead(next),
+            Place::Own(_) => Rest::default(),
         }
     }
 }
@@ -310,7 +323,7 @@ mod tests {
         let output = unsafe { Output::new(dtype, bytes_of, rows, way) };
         let values: Vec<f32> = (0..20).map(|i| i as f32).collect();
         let run = |first: usize, values: &[f32]| {
-            dispatch!(Level::new(), simd => output.write_area(simd, Area { first, rows: 2, at: 0, len: 5 }, values, [&[], &[]]));
+            dispatch!(Level::new(), simd => output.write_area(simd, Area { first, rows: 2, at: 0, len: 5 }, values, Ahead::default()));
             crate::cpu::stream::fence();
         };
         std::thread::scope(|scope| {

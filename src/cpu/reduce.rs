@@ -63,33 +63,43 @@ pub(crate) fn store<S: Simd, P: Partial<S>>(simd: S, partial: P, span: Span, to:
     }
 }
 
-/// The tree over up to sixteen rows, each a cell.
+/// The tree over up to sixteen rows, each a cell. `next`: how many rows further the rows are that will be read next, and
+/// are to be asked for; 0 if nothing is.
 #[inline(always)]
 fn rows<S: Simd, K: Source>(
     simd: S,
     source: &K,
     grid: &Grid,
     (first, rows): (usize, usize),
+    next: usize,
     scratch: &mut Scratch,
 ) -> PartialOf<K::Kind, S> {
     let (width, leaf) = (grid.width, grid.tree.leaf_len() as usize);
+    let area = |at| Area { first, rows, at, len: leaf.min(width - at) };
+    let behind = area(0).further(next);
     if width <= leaf {
-        return leaf_of_rows(simd, source, Area { first, rows, at: 0, len: width }, scratch);
+        return leaf_of_rows(simd, source, area(0), behind, scratch);
     }
     let mut stack = Stack::new(simd, 1, width.div_ceil(leaf));
     for at in (0..width).step_by(leaf) {
-        let len = leaf.min(width - at);
-        stack.push(0, &mut [leaf_of_rows(simd, source, Area { first, rows, at, len }, scratch)], len as u32);
+        let (area, next) = (area(at), if next > 0 && at + leaf < width { Some(area(at + leaf)) } else { behind });
+        stack.push(0, &mut [leaf_of_rows(simd, source, area, next, scratch)], area.len as u32);
     }
     stack.finish(simd, 0)
 }
 
 /// Out of line, so that it is compiled once.
 #[inline(never)]
-fn leaf_of_rows<S: Simd, K: Source>(simd: S, source: &K, area: Area, scratch: &mut Scratch) -> PartialOf<K::Kind, S> {
+fn leaf_of_rows<S: Simd, K: Source>(
+    simd: S,
+    source: &K,
+    area: Area,
+    next: Option<Area>,
+    scratch: &mut Scratch,
+) -> PartialOf<K::Kind, S> {
     simd.vectorize(
         #[inline(always)]
-        || source.rows(simd, area, scratch),
+        || source.rows(simd, area, next, scratch),
     )
 }
 
@@ -109,27 +119,31 @@ pub(crate) fn fill_rows<S: Simd, K: Source>(
     scratch: &mut Scratch,
 ) {
     let once = rows_at_once(grid);
-    for at in (0..to[0].len()).step_by(once) {
-        let len = once.min(to[0].len() - at);
-        let partial = rows(simd, source, grid, (first + at, len), scratch);
+    let all = to[0].len();
+    for at in (0..all).step_by(once) {
+        let len = once.min(all - at);
+        let next = if at + once < all { once } else { 0 };
+        let partial = rows(simd, source, grid, (first + at, len), next, scratch);
         store(simd, partial, Span::Part { at, len }, &mut to);
     }
 }
 
-/// All samples' rows of a few channels, no more than [`rows_at_once`], which are merged.
+/// All samples' rows of a few channels, no more than [`rows_at_once`], which are merged. Those of the first `asked`
+/// samples are on their way.
 #[inline(always)]
 pub(crate) fn fill_channels<S: Simd, K: Source>(
     simd: S,
     grid: &Grid,
     source: &K,
-    first: usize,
+    (first, asked): (usize, usize),
     mut to: Parts,
     scratch: &mut Scratch,
 ) {
     let len = to[0].len();
     let mut stack = Stack::new(simd, 1, grid.samples);
     for sample in 0..grid.samples {
-        let cells = rows(simd, source, grid, (sample * grid.rows + first, len), scratch);
+        let next = if sample + 1 >= asked { grid.rows } else { 0 };
+        let cells = rows(simd, source, grid, (sample * grid.rows + first, len), next, scratch);
         stack.push(0, &mut [cells], grid.width as u32);
     }
     store(simd, stack.finish(simd, 0), Span::Part { at: 0, len }, &mut to);

@@ -5,6 +5,7 @@ use super::lanes::V;
 use super::leaf::{self, Each, Gradient, Leaves, Same, Stats, TALL, Weights};
 use super::memory::{Area, Buffer, Input, Place, Scratch, Tile};
 use super::partial::{Mean, Partial, Sums};
+use super::stream::{Ahead, Rest};
 use super::strip::Strip;
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;
@@ -33,8 +34,9 @@ pub(crate) type PartialOf<K, S> = <K as Kind>::Partial<S>;
 pub(crate) trait Source: Sync {
     type Kind: Kind;
 
-    /// Of an area of up to sixteen rows, each row a lane.
-    fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
+    /// Of an area of up to sixteen rows, each row a lane. `next` is asked for meanwhile.
+    fn rows<S: Simd>(&self, simd: S, area: Area, next: Option<Area>, scratch: &mut Scratch)
+    -> PartialOf<Self::Kind, S>;
 
     /// Of an area of up to [`WIDE`] columns and [`TALL`] rows, each column a lane: one of `to` a span. Leaves have so
     /// many rows each.
@@ -58,11 +60,19 @@ pub(crate) struct MomentsOf<'a> {
     pub centred: bool,
 }
 
+impl<'a> MomentsOf<'a> {
+    /// See [`Input::ahead`].
+    #[inline(always)]
+    pub fn ahead(&self, next: Option<Area>) -> Ahead<'a> {
+        Ahead([self.x.ahead(next), Rest::default()])
+    }
+}
+
 impl Source for MomentsOf<'_> {
     type Kind = Means;
 
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Mean<S> {
+    fn rows<S: Simd>(&self, simd: S, area: Area, next: Option<Area>, scratch: &mut Scratch) -> Mean<S> {
         let tile = self.x.tile(simd, area, &mut scratch.x);
         leaf::moments_of_rows(
             simd,
@@ -71,6 +81,7 @@ impl Source for MomentsOf<'_> {
             self.centred,
             #[inline(always)]
             |k| tile.row(k),
+            self.ahead(next),
         )
     }
 
@@ -220,6 +231,17 @@ pub(crate) struct GradientTile<'a> {
 }
 
 impl<'a> GradientOf<'a> {
+    /// Tensors that it is made of.
+    pub fn inputs(&self) -> usize {
+        2 + usize::from(self.residual.is_some())
+    }
+
+    /// See [`Input::ahead`].
+    #[inline(always)]
+    pub fn ahead(&self, next: Option<Area>) -> Ahead<'a> {
+        Ahead([self.x.ahead(next), self.dy.ahead(next)])
+    }
+
     #[inline(always)]
     pub fn tile<'t, S: Simd>(
         &self,
@@ -269,11 +291,11 @@ impl Source for SumsOf<'_> {
     type Kind = SumPairs;
 
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) -> Sums<S> {
+    fn rows<S: Simd>(&self, simd: S, area: Area, next: Option<Area>, scratch: &mut Scratch) -> Sums<S> {
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
         let Scratch { x, dy, residual, .. } = scratch;
         let gradient = of.tile(simd, area, (x, dy, residual));
-        let all = rows_of(of.grid, area);
+        let (all, ahead) = (rows_of(of.grid, area), of.ahead(next));
         match of.grid.by_column.then(|| of.affine.each(at, len)) {
             Some(weights) => leaf::sums_of_rows(
                 simd,
@@ -282,6 +304,7 @@ impl Source for SumsOf<'_> {
                 true,
                 #[inline(always)]
                 |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
+                ahead,
             ),
             None => leaf::sums_of_rows(
                 simd,
@@ -290,6 +313,7 @@ impl Source for SumsOf<'_> {
                 false,
                 #[inline(always)]
                 |k| (gradient.row(k), stats.stats_same(simd, all[k]), of.affine.same(simd, all[k])),
+                ahead,
             ),
         }
     }

@@ -3,9 +3,44 @@
 use super::lanes::{LANES, Span, V};
 use fearless_simd::{Simd, SimdBase};
 
-/// Memory that will be read next. Asking for a line of it with each line that is written keeps memory busy in both
-/// directions.
-pub(crate) type Ahead<'a> = [&'a [u8]; 2];
+/// Memory that will be read next, of up to two tensors. Asking for a line of it with each line that is worked on keeps
+/// memory busy all the time, in both directions.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Ahead<'a>(pub [Rest<'a>; 2]);
+
+/// Rows of one tensor.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Rest<'a> {
+    pub bytes: &'a [u8],
+    /// Bytes from one row to the next.
+    pub pitch: usize,
+}
+
+impl Ahead<'_> {
+    /// From a byte of each tensor on.
+    #[inline(always)]
+    pub fn from(self, at: usize) -> Self {
+        Ahead(self.0.map(|rest| Rest { bytes: rest.bytes.get(at..).unwrap_or(&[]), ..rest }))
+    }
+
+    /// From row k on.
+    #[inline(always)]
+    pub fn row(self, k: usize) -> Self {
+        Ahead(self.0.map(|rest| Rest { bytes: rest.bytes.get(k * rest.pitch..).unwrap_or(&[]), ..rest }))
+    }
+
+    /// Asks for line i.
+    #[inline(always)]
+    pub fn ask(self, i: usize) {
+        self.0.into_iter().filter_map(|rest| rest.bytes.get(LINE * i..)).for_each(prefetch_line);
+    }
+
+    /// Asks for all of it.
+    #[inline(always)]
+    pub fn ask_all(self) {
+        self.0.into_iter().for_each(|rest| prefetch(rest.bytes));
+    }
+}
 
 /// A row that is written, span by span.
 pub(crate) enum Sink<'a> {
@@ -14,10 +49,11 @@ pub(crate) enum Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    /// Around the caches, if the row begins at a multiple of sixteen bytes.
+    /// Around the caches, if the row begins and ends at multiples of sixteen bytes.
     #[inline(always)]
     pub fn around(to: &'a mut [f32], ahead: Ahead<'a>) -> Sink<'a> {
-        if is_aligned(to.as_ptr()) { Sink::Stream(Stream { to, ahead }) } else { Sink::Plain(to) }
+        let whole = is_aligned(to.as_ptr()) && to.len().is_multiple_of(QUAD / size_of::<f32>());
+        if whole { Sink::Stream(Stream { to, ahead }) } else { Sink::Plain(to) }
     }
 
     #[inline(always)]
@@ -67,7 +103,7 @@ pub(crate) enum Way {
     Cached,
     /// Around them, so that it is not read first; an area at a time by way of a buffer that the caches hold.
     Staged,
-    /// Around them, number by number.
+    /// Around them, number by number, where rows begin and end at multiples of [`QUAD`] bytes.
     Direct,
 }
 
@@ -88,7 +124,7 @@ fn is_aligned<T>(to: *const T) -> bool {
     (to as usize).is_multiple_of(QUAD)
 }
 
-/// A row of whole spans that is written around the caches. It begins at a multiple of [`QUAD`] bytes.
+/// A row that is written around the caches. It begins at a multiple of [`QUAD`] bytes and is a multiple of it long.
 pub(crate) struct Stream<'a> {
     to: &'a mut [f32],
     ahead: Ahead<'a>,
@@ -104,44 +140,51 @@ impl<'a> Stream<'a> {
 impl Store for Stream<'_> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
-        let Span::Whole(i) = span else { return span.store(value, self.to) };
+        let value: &[u8; LINE] = bytemuck::cast_ref(value.as_array());
+        let Span::Whole(i) = span else {
+            // The last numbers of the row alone: those before have been written.
+            let to = bytemuck::cast_slice_mut(self.to.as_chunks_mut::<LANES>().1);
+            // SAFETY: a multiple of `LINE` bytes behind the row's beginning, which is aligned.
+            return unsafe { stream_quads(&value[(LINE - to.len()) % LINE..], to) };
+        };
         let to = &mut self.to.as_chunks_mut::<LANES>().0[i];
+        self.ahead.ask(i);
         // SAFETY: whole spans are lines from the row's beginning on, which is aligned.
-        unsafe { stream_line(bytemuck::cast_ref(value.as_array()), bytemuck::cast_mut(to), i, self.ahead) };
+        unsafe { stream_quads(value, bytemuck::cast_slice_mut(to)) };
     }
 }
 
 /// Writes around the caches: what is written is not read first, which plain stores do.
 pub(super) fn stream(from: &[u8], to: &mut [u8], ahead: Ahead) {
-    // Up to where a cache line begins, and what is left over at the end.
-    let head = to.as_ptr().align_offset(LINE).min(to.len());
+    // A line that is partly written through the caches would be read first, so that is what the fewest bytes do.
+    let head = to.as_ptr().align_offset(QUAD).min(to.len());
     let (first, to) = to.split_at_mut(head);
     let (from_first, from) = from.split_at(head);
     first.copy_from_slice(from_first);
-    let (lines, rest) = to.as_chunks_mut();
-    let (from_lines, from_rest) = from.as_chunks();
-    for (i, (to, from)) in lines.iter_mut().zip(from_lines).enumerate() {
-        // SAFETY: the first line begins where a cache line does.
-        unsafe { stream_line(from, to, i, ahead) };
+    let (to, last) = to.split_at_mut(to.len() / QUAD * QUAD);
+    let (from, from_last) = from.split_at(to.len());
+    for (i, (to, from)) in to.chunks_mut(LINE).zip(from.chunks(LINE)).enumerate() {
+        ahead.ask(i);
+        // SAFETY: lines are multiples of `QUAD`, and so is where the first one begins.
+        unsafe { stream_quads(from, to) };
     }
-    rest.copy_from_slice(from_rest);
+    last.copy_from_slice(from_last);
 }
 
 /// Bytes of a cache line: sixteen numbers.
 const LINE: usize = LANES * size_of::<f32>();
 
 /// Bytes that are stored together: what every x86-64 can.
-const QUAD: usize = 16;
+pub(super) const QUAD: usize = 16;
 
-/// Writes as much as a cache line, and asks for the line that is read as many further on.
+/// Writes a multiple of [`QUAD`] bytes.
 ///
 /// # Safety
 ///
 /// `to` begins at a multiple of [`QUAD`] bytes.
 #[inline(always)]
-unsafe fn stream_line(from: &[u8; LINE], to: &mut [u8; LINE], i: usize, ahead: Ahead) {
-    debug_assert!(is_aligned(to.as_ptr()));
-    ahead.into_iter().filter_map(|bytes| bytes.get(LINE * i..)).for_each(prefetch_line);
+unsafe fn stream_quads(from: &[u8], to: &mut [u8]) {
+    debug_assert!(is_aligned(to.as_ptr()) && to.len().is_multiple_of(QUAD));
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     for (to, from) in to.as_chunks_mut::<QUAD>().0.iter_mut().zip(from.as_chunks::<QUAD>().0) {
         use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
