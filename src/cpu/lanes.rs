@@ -4,7 +4,6 @@
 //! and a sum into one rounding, so all levels give the same bits.
 
 use fearless_simd::{Select, Simd, SimdBase, f32x16};
-use std::ops::Range;
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
@@ -13,7 +12,7 @@ pub(crate) const LANES: usize = 16;
 pub(crate) type V<S> = f32x16<S>;
 
 /// Vectors in a stride of a loop that is unrolled.
-const TURNS: usize = 4;
+pub(crate) const TURNS: usize = 4;
 
 /// At most sixteen elements of a row. The first two kinds cost no test within a loop over rows whose length the compiler
 /// has seen.
@@ -104,6 +103,29 @@ macro_rules! for_spans {
 }
 pub(crate) use for_spans;
 
+/// The same in strides of a few spans each, an array, as far as they go, and then span by span; counted by spans.
+macro_rules! for_strides {
+    ($len:expr, ($i:ident, $spans:ident) => $body:block) => {{
+        let len: usize = $len;
+        let strides = len / (TURNS * LANES);
+        for stride in 0..strides {
+            let $i = stride * TURNS;
+            let $spans =
+                [Span::InTurn(stride, 0), Span::InTurn(stride, 1), Span::InTurn(stride, 2), Span::InTurn(stride, 3)];
+            $body
+        }
+        for $i in strides * TURNS..len / LANES {
+            let $spans = [Span::Whole($i)];
+            $body
+        }
+        if len % LANES > 0 {
+            let ($i, $spans) = (len / LANES, [Span::last(len)]);
+            $body
+        }
+    }};
+}
+pub(crate) use for_strides;
+
 #[inline(always)]
 fn add_turns<S: Simd, const N: usize>(a: [[V<S>; N]; TURNS]) -> [V<S>; N] {
     let mut sum = a[0];
@@ -150,23 +172,6 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(simd: S, len: usize, mut f: impl 
 }
 
 const LANE: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
-
-/// Sums `N` terms over rows, each lane a column of its own. (Neighbouring spans need not wait for each other.)
-#[inline(always)]
-pub(crate) fn sum_column<S: Simd, const N: usize>(
-    simd: S,
-    rows: Range<usize>,
-    mut f: impl FnMut(usize) -> [V<S>; N],
-) -> [V<S>; N] {
-    let mut sum = [V::splat(simd, 0.0); N];
-    for row in rows {
-        let term = f(row);
-        for k in 0..N {
-            sum[k] += term[k];
-        }
-    }
-    sum
-}
 
 /// Sums of neighbours: of the first vector in the lower lanes, of the second in the upper.
 #[inline(always)]

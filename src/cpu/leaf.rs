@@ -1,6 +1,6 @@
 //! Leaves: moments and sums of short runs, two passes over what the first-level cache holds.
 
-use super::lanes::{LANES, Span, V, fold, for_spans, sum_column, sum_row};
+use super::lanes::{LANES, Span, TURNS, V, fold, for_strides, sum_row};
 use super::memory::TILE;
 use super::partial::{Mean, Partial, Sums, two_sum};
 use super::stream::Ahead;
@@ -210,36 +210,57 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
     len: usize,
     centred: bool,
     row: impl Fn(usize) -> &'a [f32],
+    ahead: Ahead,
     to: &mut [Mean<S>],
 ) {
-    let zero = V::splat(simd, 0.0);
-    for_spans!(len, (i, span) => {
-        to[i] = leaves.merge(
+    for_strides!(len, (i, spans) => {
+        let moments = leaves.merge(
             simd,
             #[inline(always)]
-            |rows| {
-                let pivot = if centred { span.load(simd, row(rows.start)) } else { zero };
-                let [sum] = sum_column(
-                    simd,
-                    if centred { rows.clone() } else { 0..0 },
-                    #[inline(always)]
-                    |r| [span.load(simd, row(r)) - pivot],
-                );
-                let mean = sum / rows.len() as f32;
-                let [m2] = sum_column(
-                    simd,
-                    rows,
-                    #[inline(always)]
-                    |r| {
-                        let deviation = (span.load(simd, row(r)) - pivot) - mean;
-                        [deviation * deviation]
-                    },
-                );
-                let (hi, lo) = two_sum(pivot, mean);
-                Mean { hi, lo, m2 }
-            },
+            |rows| moments_of_spans(simd, rows, spans, centred, &row, ahead),
         );
+        to[i..][..moments.len()].copy_from_slice(&moments);
     });
+}
+
+/// The same of a leaf's rows and a few spans.
+#[inline(always)]
+fn moments_of_spans<'a, S: Simd, const N: usize>(
+    simd: S,
+    rows: Range<usize>,
+    spans: [Span; N],
+    centred: bool,
+    row: &impl Fn(usize) -> &'a [f32],
+    ahead: Ahead,
+) -> [Mean<S>; N] {
+    let zero = V::splat(simd, 0.0);
+    let (mut pivot, mut mean) = ([zero; N], [zero; N]);
+    if centred {
+        let first = row(rows.start);
+        for (pivot, span) in pivot.iter_mut().zip(spans) {
+            *pivot = span.load(simd, first);
+        }
+        for r in rows.clone() {
+            let row = row(r);
+            for k in 0..N {
+                mean[k] += spans[k].load(simd, row) - pivot[k];
+            }
+        }
+    }
+    let mut moments = [Mean { hi: zero, lo: zero, m2: zero }; N];
+    for k in 0..N {
+        mean[k] /= rows.len() as f32;
+        (moments[k].hi, moments[k].lo) = two_sum(pivot[k], mean[k]);
+    }
+    for r in rows {
+        let (row, ahead) = (row(r), ahead.row(r));
+        for k in 0..N {
+            ahead.ask(spans[k].index());
+            let deviation = (spans[k].load(simd, row) - pivot[k]) - mean[k];
+            moments[k].m2 += deviation * deviation;
+        }
+    }
+    moments
 }
 
 /// Sums of g and of g times the normalised input, times the weight if `weighted`, of up to sixteen runs.
@@ -291,35 +312,62 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     len: usize,
     alike: bool,
     row: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
+    ahead: Ahead,
     to: &mut [Sums<S>],
 ) {
-    with_mask!(row(0).0, MASK => for_spans!(len, (i, span) => {
-        to[i] = leaves.merge(
+    with_mask!(row(0).0, MASK => for_strides!(len, (i, spans) => {
+        let sums = leaves.merge(
             simd,
             #[inline(always)]
-            |rows| {
-                let all = row(rows.start).1;
-                let [g_sum, mut gx_sum] = sum_column(
-                    simd,
-                    rows,
-                    #[inline(always)]
-                    |r| {
-                        let (gradient, stats, affine) = row(r);
-                        let g = gradient.masked::<S, MASK>(simd, span, stats, affine);
-                        if alike {
-                            [g, g * (span.load(simd, gradient.x) - stats.hi.at(simd, span))]
-                        } else {
-                            [g, g * gradient.xhat(simd, span, stats)]
-                        }
-                    },
-                );
-                if alike {
-                    gx_sum = gx_sum * all.rstd.at(simd, span) - low(simd, span, all) * g_sum;
-                }
-                Sums([g_sum, gx_sum])
-            },
+            |rows| sums_of_spans::<S, P, Q, MASK, _>(simd, rows, spans, alike, &row, ahead),
         );
+        to[i..][..sums.len()].copy_from_slice(&sums);
     }));
+}
+
+/// The same of a leaf's rows and a few spans.
+#[inline(always)]
+fn sums_of_spans<'a, S: Simd, P: Param<S>, Q: Param<S>, const MASK: u8, const N: usize>(
+    simd: S,
+    rows: Range<usize>,
+    spans: [Span; N],
+    alike: bool,
+    row: &impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
+    ahead: Ahead,
+) -> [Sums<S>; N] {
+    let all = row(rows.start).1;
+    let zero = V::splat(simd, 0.0);
+    let (mut g_sum, mut gx_sum) = ([zero; N], [zero; N]);
+    for r in rows {
+        let ((gradient, stats, affine), ahead) = (row(r), ahead.row(r));
+        // Short loops, so that the compiler unrolls them and keeps the sums in registers.
+        let (mut g, mut xhat) = ([zero; N], [zero; N]);
+        for span in spans {
+            ahead.ask(span.index());
+        }
+        for k in 0..N {
+            g[k] = gradient.masked::<S, MASK>(simd, spans[k], stats, affine);
+        }
+        for k in 0..N {
+            xhat[k] = if alike {
+                spans[k].load(simd, gradient.x) - stats.hi.at(simd, spans[k])
+            } else {
+                gradient.xhat(simd, spans[k], stats)
+            };
+        }
+        for k in 0..N {
+            g_sum[k] += g[k];
+            gx_sum[k] += g[k] * xhat[k];
+        }
+    }
+    let mut sums = [Sums([V::splat(simd, 0.0); 2]); N];
+    for k in 0..N {
+        if alike {
+            gx_sum[k] = gx_sum[k] * all.rstd.at(simd, spans[k]) - low(simd, spans[k], all) * g_sum[k];
+        }
+        sums[k] = Sums([g_sum[k], gx_sum[k]]);
+    }
+    sums
 }
 
 /// A few leaves of columns, as many as a power of two: so many rows, so many of each.
@@ -332,23 +380,25 @@ pub(crate) struct Leaves {
 impl Leaves {
     /// Their tree, of what each leaf's rows give.
     #[inline(always)]
-    fn merge<S: Simd, P: Partial<S>>(self, simd: S, of: impl Fn(Range<usize>) -> P) -> P {
+    fn merge<S: Simd, P: Partial<S>, const N: usize>(self, simd: S, of: impl Fn(Range<usize>) -> [P; N]) -> [P; N] {
         let (rows, leaf) = (self.rows, self.leaf);
         if rows <= leaf {
             return of(0..rows);
         }
-        let mut leaves = [P::empty(simd); TALL];
-        let (mut len, mut count) = (rows / leaf, leaf as u32);
-        for (k, partial) in leaves.iter_mut().enumerate().take(len) {
-            *partial = of(k * leaf..(k + 1) * leaf);
-        }
-        while len > 1 {
-            len /= 2;
-            for i in 0..len {
-                leaves[i] = leaves[2 * i].merge(leaves[2 * i + 1], [count, count]);
+        // Of each size of subtree the last one that waits for its neighbour.
+        let mut waiting = [[P::empty(simd); N]; TALL.ilog2() as usize + 1];
+        let mut whole = 0;
+        for k in 0..rows / leaf {
+            let (mut partial, mut level) = (of(k * leaf..(k + 1) * leaf), 0);
+            while k >> level & 1 == 1 {
+                let count = (leaf << level) as u32;
+                for (partial, left) in partial.iter_mut().zip(waiting[level]) {
+                    *partial = left.merge(*partial, [count, count]);
+                }
+                level += 1;
             }
-            count *= 2;
+            (waiting[level], whole) = (partial, level);
         }
-        leaves[0]
+        waiting[whole]
     }
 }

@@ -2,7 +2,7 @@
 
 use super::grid::Rows;
 use super::half::{narrow, widen};
-use super::stream::{Ahead, QUAD, Rest, Sink, Way, prefetch, stream};
+use super::stream::{Ahead, QUAD, Rest, Sink, Way, stream};
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -113,16 +113,6 @@ impl<'a> Input<'a> {
         let start = self.rows.offset(first) + at;
         let end = start + (rows - 1) * pitch + len;
         Rest { bytes: self.bytes.get(start * size..end * size).unwrap_or(&[]), pitch: pitch * size }
-    }
-
-    /// Asks for an area, row by row.
-    #[inline(always)]
-    pub fn prefetch(&self, Area { first, rows, at, len }: Area) {
-        let size = self.dtype.size() as usize;
-        for row in first..first + rows {
-            let start = (self.rows.offset(row) + at) * size;
-            self.bytes.get(start..start + len * size).into_iter().for_each(prefetch);
-        }
     }
 
     /// Copies an area row by row.
@@ -287,14 +277,6 @@ impl<'a> Place<'a> {
         match self {
             Place::In(input) => input.tile(simd, area, scratch),
             Place::Own(output) => output.tile(simd, area, scratch),
-        }
-    }
-
-    /// See [`Input::prefetch`].
-    #[inline(always)]
-    pub fn prefetch(&self, area: Area) {
-        if let Place::In(input) = self {
-            input.prefetch(area);
         }
     }
 

@@ -78,12 +78,12 @@ fn rows<S: Simd, K: Source>(
     let area = |at| Area { first, rows, at, len: leaf.min(width - at) };
     let behind = area(0).further(next);
     if width <= leaf {
-        return leaf_of_rows(simd, source, area(0), behind, scratch);
+        return leaf_of_rows(simd, source, (area(0), behind), scratch);
     }
     let mut stack = Stack::new(simd, 1, width.div_ceil(leaf));
     for at in (0..width).step_by(leaf) {
         let (area, next) = (area(at), if next > 0 && at + leaf < width { Some(area(at + leaf)) } else { behind });
-        stack.push(0, &mut [leaf_of_rows(simd, source, area, next, scratch)], area.len as u32);
+        stack.push(0, &mut [leaf_of_rows(simd, source, (area, next), scratch)], area.len as u32);
     }
     stack.finish(simd, 0)
 }
@@ -93,13 +93,12 @@ fn rows<S: Simd, K: Source>(
 fn leaf_of_rows<S: Simd, K: Source>(
     simd: S,
     source: &K,
-    area: Area,
-    next: Option<Area>,
+    areas: (Area, Option<Area>),
     scratch: &mut Scratch,
 ) -> PartialOf<K::Kind, S> {
     simd.vectorize(
         #[inline(always)]
-        || source.rows(simd, area, next, scratch),
+        || source.rows(simd, areas, scratch),
     )
 }
 
@@ -258,11 +257,15 @@ impl<S: Simd, K: Source> Columns<S, K> {
             let full = ((rows.end - first) / self.leaf).min(TALL / self.leaf);
             let level = full.max(1).ilog2() as usize;
             let count = (self.leaf << level).min(rows.end - first);
-            // Panels are not read in the order of memory, so it has to be told.
-            source.prefetch(Area { first: first + count, rows: count, at: 0, len: self.width });
             for (at, len, spans) in panels(self.width) {
                 let area = Area { first, rows: count, at, len };
-                leaves_of_columns(simd, source, area, self.leaf, &mut self.merged[spans], scratch);
+                // Panels are not read in the order of memory, so it has to be told.
+                let behind = Area { at: at + len, len: WIDE.min(self.width - at - len), ..area };
+                let below = Area { first: first + count, at: 0, len: WIDE.min(self.width), ..area };
+                let next = if behind.len > 0 { behind } else { below };
+                // Who pushes a few rows has read them just now.
+                let next = (rows.len() > TALL && next.first < rows.end).then_some(next);
+                leaves_of_columns(simd, source, (area, next), self.leaf, &mut self.merged[spans], scratch);
             }
             self.stack.push(level, &mut self.merged, count as u32);
             first += count;
@@ -294,14 +297,14 @@ fn panels(width: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
 fn leaves_of_columns<S: Simd, K: Source>(
     simd: S,
     source: &K,
-    area: Area,
+    areas: (Area, Option<Area>),
     leaf: usize,
     to: &mut [PartialOf<K::Kind, S>],
     scratch: &mut Scratch,
 ) {
     simd.vectorize(
         #[inline(always)]
-        || source.columns(simd, area, leaf, to, scratch),
+        || source.columns(simd, areas, leaf, to, scratch),
     )
 }
 

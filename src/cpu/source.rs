@@ -34,23 +34,24 @@ pub(crate) type PartialOf<K, S> = <K as Kind>::Partial<S>;
 pub(crate) trait Source: Sync {
     type Kind: Kind;
 
-    /// Of an area of up to sixteen rows, each row a lane. `next` is asked for meanwhile.
-    fn rows<S: Simd>(&self, simd: S, area: Area, next: Option<Area>, scratch: &mut Scratch)
-    -> PartialOf<Self::Kind, S>;
+    /// Of an area of up to sixteen rows, each row a lane. The second area is asked for meanwhile.
+    fn rows<S: Simd>(
+        &self,
+        simd: S,
+        areas: (Area, Option<Area>),
+        scratch: &mut Scratch,
+    ) -> PartialOf<Self::Kind, S>;
 
     /// Of an area of up to [`WIDE`] columns and [`TALL`] rows, each column a lane: one of `to` a span. Leaves have so
-    /// many rows each.
+    /// many rows each. The second area is asked for meanwhile.
     fn columns<S: Simd>(
         &self,
         simd: S,
-        area: Area,
+        areas: (Area, Option<Area>),
         leaf: usize,
         to: &mut [PartialOf<Self::Kind, S>],
         scratch: &mut Scratch,
     );
-
-    /// Asks for the tensors' elements of an area.
-    fn prefetch(&self, area: Area);
 }
 
 /// Moments of x.
@@ -72,7 +73,7 @@ impl Source for MomentsOf<'_> {
     type Kind = Means;
 
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, area: Area, next: Option<Area>, scratch: &mut Scratch) -> Mean<S> {
+    fn rows<S: Simd>(&self, simd: S, (area, next): (Area, Option<Area>), scratch: &mut Scratch) -> Mean<S> {
         let tile = self.x.tile(simd, area, &mut scratch.x);
         leaf::moments_of_rows(
             simd,
@@ -86,7 +87,14 @@ impl Source for MomentsOf<'_> {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, area: Area, leaf: usize, to: &mut [Mean<S>], scratch: &mut Scratch) {
+    fn columns<S: Simd>(
+        &self,
+        simd: S,
+        (area, next): (Area, Option<Area>),
+        leaf: usize,
+        to: &mut [Mean<S>],
+        scratch: &mut Scratch,
+    ) {
         let tile = self.x.tile(simd, area, &mut scratch.x);
         leaf::moments_of_columns(
             simd,
@@ -95,13 +103,9 @@ impl Source for MomentsOf<'_> {
             self.centred,
             #[inline(always)]
             |k| tile.row(k),
+            self.ahead(next),
             to,
         )
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, area: Area) {
-        self.x.prefetch(area);
     }
 }
 
@@ -291,7 +295,7 @@ impl Source for SumsOf<'_> {
     type Kind = SumPairs;
 
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, area: Area, next: Option<Area>, scratch: &mut Scratch) -> Sums<S> {
+    fn rows<S: Simd>(&self, simd: S, (area, next): (Area, Option<Area>), scratch: &mut Scratch) -> Sums<S> {
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
         let Scratch { x, dy, residual, .. } = scratch;
         let gradient = of.tile(simd, area, (x, dy, residual));
@@ -319,11 +323,18 @@ impl Source for SumsOf<'_> {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, area: Area, leaf: usize, to: &mut [Sums<S>], scratch: &mut Scratch) {
+    fn columns<S: Simd>(
+        &self,
+        simd: S,
+        (area, next): (Area, Option<Area>),
+        leaf: usize,
+        to: &mut [Sums<S>],
+        scratch: &mut Scratch,
+    ) {
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
         let Scratch { x, dy, residual, .. } = scratch;
         let gradient = of.tile(simd, area, (x, dy, residual));
-        let (all, weights) = (rows_of(of.grid, area), of.affine.each(at, len));
+        let (all, weights, ahead) = (rows_of(of.grid, area), of.affine.each(at, len), of.ahead(next));
         if of.grid.columns {
             leaf::sums_of_columns(
                 simd,
@@ -332,6 +343,7 @@ impl Source for SumsOf<'_> {
                 true,
                 #[inline(always)]
                 |k| (gradient.row(k), stats.stats_each(of.grid, all[k], at, len), weights),
+                ahead,
                 to,
             )
         } else {
@@ -342,18 +354,9 @@ impl Source for SumsOf<'_> {
                 false,
                 #[inline(always)]
                 |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
+                ahead,
                 to,
             )
-        }
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, area: Area) {
-        let GradientOf { x, dy, residual, .. } = &self.gradient;
-        x.prefetch(area);
-        dy.prefetch(area);
-        if let Some(residual) = residual {
-            residual.prefetch(area);
         }
     }
 }

@@ -38,7 +38,7 @@ impl Ahead<'_> {
     /// Asks for all of it.
     #[inline(always)]
     pub fn ask_all(self) {
-        self.0.into_iter().for_each(|rest| prefetch(rest.bytes));
+        self.0.into_iter().flat_map(|rest| rest.bytes.chunks(LINE)).for_each(prefetch_line);
     }
 }
 
@@ -193,12 +193,6 @@ unsafe fn stream_quads(from: &[u8], to: &mut [u8]) {
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     to.copy_from_slice(from);
-}
-
-/// Asks for memory that will be read soon.
-#[inline(always)]
-pub(super) fn prefetch(bytes: &[u8]) {
-    bytes.chunks(LINE).for_each(prefetch_line);
 }
 
 /// Asks for the cache line where a slice begins.
