@@ -218,7 +218,7 @@ impl Pass<'_> {
                 (projection[0][k], projection[1][k]) = (g / self.count, gx / self.count);
             }
             let stats = self.stats.slices(NONE).from(first / size, len / size, [&projection[0], &projection[1]]);
-            self.write_rows(simd, &stats, of_batch, batch, scratch);
+            self.write_rows(simd, &stats, of_batch, 0, scratch);
             if let Some(to) = &mut to {
                 let at = first - rows.start;
                 to[0][at..at + len].copy_from_slice(&parts[0][..len]);

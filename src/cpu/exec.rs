@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 /// Elements below which one thread is faster than waking others.
-const SERIAL: usize = 1 << 15;
+const SERIAL: usize = 1 << 16;
 
 /// Elements that a task should have at least, where the work can be cut anywhere.
 const TASK: usize = 1 << 15;

@@ -210,7 +210,8 @@ impl Pass<'_> {
                 moments[0] = merged(&cells);
             }
             let stats = BlockStats::new(moments, self.eps);
-            self.write_rows(simd, &stats.slices(first / size), rows, batch, scratch);
+            // The reducing pass has asked for the next rows.
+            self.write_rows(simd, &stats.slices(first / size), rows, 0, scratch);
         }
     }
 

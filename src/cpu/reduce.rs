@@ -107,7 +107,7 @@ pub(crate) fn rows_at_once(grid: &Grid) -> usize {
     (TILE / grid.width.min(grid.tree.leaf_len() as usize)).clamp(1, LANES)
 }
 
-/// Every row a cell, of rows from `first` on.
+/// Every row a cell, of rows from `first` on. Those behind are asked for, too.
 #[inline(always)]
 pub(crate) fn fill_rows<S: Simd, K: Source>(
     simd: S,
@@ -118,11 +118,9 @@ pub(crate) fn fill_rows<S: Simd, K: Source>(
     scratch: &mut Scratch,
 ) {
     let once = rows_at_once(grid);
-    let all = to[0].len();
-    for at in (0..all).step_by(once) {
-        let len = once.min(all - at);
-        let next = if at + once < all { once } else { 0 };
-        let partial = rows(simd, source, grid, (first + at, len), next, scratch);
+    for at in (0..to[0].len()).step_by(once) {
+        let len = once.min(to[0].len() - at);
+        let partial = rows(simd, source, grid, (first + at, len), once, scratch);
         store(simd, partial, Span::Part { at, len }, &mut to);
     }
 }

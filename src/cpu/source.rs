@@ -35,12 +35,7 @@ pub(crate) trait Source: Sync {
     type Kind: Kind;
 
     /// Of an area of up to sixteen rows, each row a lane. The second area is asked for meanwhile.
-    fn rows<S: Simd>(
-        &self,
-        simd: S,
-        areas: (Area, Option<Area>),
-        scratch: &mut Scratch,
-    ) -> PartialOf<Self::Kind, S>;
+    fn rows<S: Simd>(&self, simd: S, areas: (Area, Option<Area>), scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
 
     /// Of an area of up to [`WIDE`] columns and [`TALL`] rows, each column a lane: one of `to` a span. Leaves have so
     /// many rows each. The second area is asked for meanwhile.
