@@ -1,68 +1,33 @@
 //! binary16 by the conversions that x86 processors have had since 2012: the same bits as the integer arithmetic of
 //! `half`, in a fifth of the instructions.
 
-use std::arch::x86_64::{
-    _MM_FROUND_TO_NEAREST_INT, _mm_loadu_si128, _mm_storeu_si128, _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_loadu_ps,
-    _mm256_storeu_ps,
-};
+use super::lanes::LANES;
+use fearless_simd::Avx2;
+use std::arch::x86_64::{__m128i, __m256, _MM_FROUND_TO_NEAREST_INT, _mm256_cvtph_ps, _mm256_cvtps_ph};
 
-fn available() -> bool {
-    !cfg!(miri) && is_x86_feature_detected!("avx") && is_x86_feature_detected!("f16c")
+/// Sixteen halves as `f32`.
+#[inline(always)]
+pub(super) fn widen(_: Avx2, from: &[u16; LANES]) -> [f32; LANES] {
+    #[target_feature(enable = "avx,f16c")]
+    fn widen(from: &[u16; LANES]) -> [f32; LANES] {
+        let halves: [__m128i; 2] = bytemuck::pod_read_unaligned(bytemuck::cast_slice(from));
+        let wide: [__m256; 2] = [_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])];
+        bytemuck::cast(wide)
+    }
+    // SAFETY: the level means that the processor has the instructions.
+    unsafe { widen(from) }
 }
 
-/// Widens all elements, if the processor can.
-pub(super) fn widen(from: &[u16], to: &mut [f32]) -> bool {
-    let available = available();
-    if available {
-        // SAFETY: the processor has the instructions.
-        unsafe { widen_all(from, to) };
+/// Sixteen halves, rounded to nearest even.
+#[inline(always)]
+pub(super) fn narrow(_: Avx2, from: &[f32; LANES]) -> [u16; LANES] {
+    #[target_feature(enable = "avx,f16c")]
+    fn narrow(from: &[f32; LANES]) -> [u16; LANES] {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
+        let wide: [__m256; 2] = bytemuck::pod_read_unaligned(bytemuck::cast_slice(from));
+        let halves: [__m128i; 2] = [_mm256_cvtps_ph::<NEAREST>(wide[0]), _mm256_cvtps_ph::<NEAREST>(wide[1])];
+        bytemuck::cast(halves)
     }
-    available
-}
-
-/// Rounds all elements to nearest even, if the processor can.
-pub(super) fn narrow(from: &[f32], to: &mut [u16]) -> bool {
-    let available = available();
-    if available {
-        // SAFETY: the processor has the instructions.
-        unsafe { narrow_all(from, to) };
-    }
-    available
-}
-
-#[target_feature(enable = "avx,f16c")]
-fn widen_all(from: &[u16], to: &mut [f32]) {
-    let (from, from_rest) = from.as_chunks::<8>();
-    let (to, to_rest) = to.as_chunks_mut::<8>();
-    let widen = |from: &[u16; 8], to: &mut [f32; 8]| {
-        // SAFETY: both have eight elements.
-        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()))) }
-    };
-    for (from, to) in from.iter().zip(to) {
-        widen(from, to);
-    }
-    let (mut padded, mut converted) = ([0; 8], [0.0; 8]);
-    padded[..from_rest.len()].copy_from_slice(from_rest);
-    widen(&padded, &mut converted);
-    to_rest.copy_from_slice(&converted[..to_rest.len()]);
-}
-
-#[target_feature(enable = "avx,f16c")]
-fn narrow_all(from: &[f32], to: &mut [u16]) {
-    let (from, from_rest) = from.as_chunks::<8>();
-    let (to, to_rest) = to.as_chunks_mut::<8>();
-    let narrow = |from: &[f32; 8], to: &mut [u16; 8]| {
-        // SAFETY: both have eight elements.
-        unsafe {
-            let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(from.as_ptr()));
-            _mm_storeu_si128(to.as_mut_ptr().cast(), halves);
-        }
-    };
-    for (from, to) in from.iter().zip(to) {
-        narrow(from, to);
-    }
-    let (mut padded, mut converted) = ([0.0; 8], [0; 8]);
-    padded[..from_rest.len()].copy_from_slice(from_rest);
-    narrow(&padded, &mut converted);
-    to_rest.copy_from_slice(&converted[..to_rest.len()]);
+    // SAFETY: the level means that the processor has the instructions.
+    unsafe { narrow(from) }
 }

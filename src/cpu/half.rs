@@ -1,113 +1,80 @@
 //! Elements of any type to `f32` and back. Halves by integer arithmetic, so that no instruction set needs a feature
 //! for them.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::f16c;
-use super::lanes::{LANES, V};
+use super::lanes::{LANES, Span, V, for_spans, padded};
+use super::stream::{Ahead, Sink, Store, Way, with_sink};
 use crate::tensor::DType;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
 
 /// Elements as `f32`, as many as there are in `to`. Out of line: it is called from everywhere.
 #[inline(never)]
 pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32]) {
-    match dtype {
-        DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
-        #[cfg(target_arch = "x86_64")]
-        DType::F16 if simd.level().as_avx2().is_some() && f16c::widen(bytemuck::cast_slice(from), to) => {}
-        DType::F16 => each(
-            simd,
-            bytemuck::cast_slice(from),
-            to,
-            #[inline(always)]
-            |from, to| of_f16(simd, from).store_slice(to),
-        ),
-        DType::BF16 => each(
-            simd,
-            bytemuck::cast_slice(from),
-            to,
-            #[inline(always)]
-            |from, to| of_bf16(simd, from).store_slice(to),
-        ),
+    if dtype == DType::F32 {
+        return to.copy_from_slice(bytemuck::cast_slice(from));
     }
+    let from: &[u16] = bytemuck::cast_slice(from);
+    let half = dtype == DType::F16;
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            for_spans!(to.len(), span => {
+                let short;
+                let bits = match span.of(from) {
+                    Ok(bits) => bits,
+                    Err(few) => {
+                        short = padded(few);
+                        &short
+                    }
+                };
+                span.store(if half { of_f16(simd, bits) } else { of_bf16(simd, bits) }, to);
+            });
+        },
+    );
 }
 
 /// Elements from `f32`, rounded to nearest even.
 #[inline(never)]
 pub(crate) fn narrow<S: Simd>(simd: S, dtype: DType, from: &[f32], to: &mut [u8]) {
-    match dtype {
-        DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
-        #[cfg(target_arch = "x86_64")]
-        DType::F16 if simd.level().as_avx2().is_some() && f16c::narrow(from, bytemuck::cast_slice_mut(to)) => {}
-        DType::F16 => each(
-            simd,
-            from,
-            bytemuck::cast_slice_mut(to),
-            #[inline(always)]
-            |from, to| to_f16(simd, V::from_slice(simd, from), to),
-        ),
-        DType::BF16 => each(
-            simd,
-            from,
-            bytemuck::cast_slice_mut(to),
-            #[inline(always)]
-            |from, to| to_bf16(simd, V::from_slice(simd, from), to),
-        ),
-    }
-}
-
-/// Sixteen elements at a time; the last few through buffers.
-#[inline(always)]
-fn each<S: Simd, A: Copy + Default, B: Copy + Default>(
-    simd: S,
-    from: &[A],
-    to: &mut [B],
-    convert: impl Fn(&[A], &mut [B]),
-) {
+    let sink = Sink::new(dtype, to, Way::Cached, Ahead::default());
     simd.vectorize(
         #[inline(always)]
-        || {
-            let full = to.len() / LANES * LANES;
-            for (from, to) in from[..full].chunks_exact(LANES).zip(to[..full].chunks_exact_mut(LANES)) {
-                convert(from, to);
-            }
-            let rest = to.len() - full;
-            if rest > 0 {
-                let (mut padded, mut converted) = ([A::default(); LANES], [B::default(); LANES]);
-                padded[..rest].copy_from_slice(&from[full..]);
-                convert(&padded, &mut converted);
-                to[full..].copy_from_slice(&converted[..rest]);
-            }
-        },
+        || with_sink!(sink, from.len() => for_spans!(from.len(), span => { sink.store(span, span.load(simd, from)); })),
     );
 }
 
 #[inline(always)]
-fn load_bits<S: Simd>(simd: S, from: &[u16]) -> u32x16<S> {
+fn load_bits<S: Simd>(simd: S, from: &[u16; LANES]) -> u32x16<S> {
     let (low, high) = simd.widen_u16x16(u16x16::from_slice(simd, from));
     simd.combine_u32x8(low, high)
 }
 
 #[inline(always)]
-fn store_bits<S: Simd>(simd: S, bits: u32x16<S>, to: &mut [u16]) {
+fn store_bits<S: Simd>(simd: S, bits: u32x16<S>) -> [u16; LANES] {
     let (low, high) = simd.split_u32x16(bits);
-    simd.narrow_u32x8(low, high).store_slice(to);
+    *simd.narrow_u32x8(low, high).as_array()
 }
 
 #[inline(always)]
-fn of_bf16<S: Simd>(simd: S, from: &[u16]) -> V<S> {
+pub(crate) fn of_bf16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
     V::from_bits(load_bits(simd, from) << 16)
 }
 
 #[inline(always)]
-fn to_bf16<S: Simd>(simd: S, value: V<S>, to: &mut [u16]) {
+pub(crate) fn to_bf16<S: Simd>(simd: S, value: V<S>) -> [u16; LANES] {
     let bits = value.to_bits();
     let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     let nan = bits >> 16 | 0x40;
-    store_bits(simd, value.is_nan().select(nan, rounded), to);
+    store_bits(simd, value.is_nan().select(nan, rounded))
 }
 
 #[inline(always)]
-fn of_f16<S: Simd>(simd: S, from: &[u16]) -> V<S> {
+pub(crate) fn of_f16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if let Some(avx2) = simd.level().as_avx2() {
+        return V::from_slice(simd, &f16c::widen(avx2, from));
+    }
     let bits = load_bits(simd, from);
     let magnitude = bits & 0x7fff;
     // Exact for subnormals too: a multiplication renormalises them.
@@ -119,7 +86,11 @@ fn of_f16<S: Simd>(simd: S, from: &[u16]) -> V<S> {
 }
 
 #[inline(always)]
-fn to_f16<S: Simd>(simd: S, value: V<S>, to: &mut [u16]) {
+pub(crate) fn to_f16<S: Simd>(simd: S, value: V<S>) -> [u16; LANES] {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if let Some(avx2) = simd.level().as_avx2() {
+        return f16c::narrow(avx2, value.as_array());
+    }
     let bits = value.to_bits();
     let magnitude = bits & 0x7fff_ffff;
     // Normal: the exponent's bias changes from 127 to 15, and a carry out of the rounding is right.
@@ -132,7 +103,7 @@ fn to_f16<S: Simd>(simd: S, value: V<S>, to: &mut [u16]) {
     let large = magnitude.simd_gt(0x7f80_0000).select(nan, infinity);
     let small = magnitude.simd_lt(0x3880_0000).select(subnormal, normal);
     let half = magnitude.simd_ge(0x4780_0000).select(large, small);
-    store_bits(simd, half | (bits >> 16 & 0x8000), to);
+    store_bits(simd, half | (bits >> 16 & 0x8000))
 }
 
 #[cfg(test)]

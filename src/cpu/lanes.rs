@@ -43,39 +43,51 @@ impl Span {
         }
     }
 
+    /// The span's elements of a row; `Err` if they are fewer than a vector has.
+    #[inline(always)]
+    pub fn of<T>(self, row: &[T]) -> Result<&[T; LANES], &[T]> {
+        match self {
+            Span::Whole(i) => Ok(&row.as_chunks().0[i]),
+            Span::InTurn(i, turn) => Ok(&row.as_chunks::<{ TURNS * LANES }>().0[i].as_chunks().0[turn]),
+            Span::Part { at, len: LANES } => Ok(&row[at..at + LANES].as_chunks().0[0]),
+            Span::Part { at, len } => Err(&row[at..at + len]),
+        }
+    }
+
+    /// As [`Span::of`].
+    #[inline(always)]
+    pub fn of_mut<T>(self, row: &mut [T]) -> Result<&mut [T; LANES], &mut [T]> {
+        match self {
+            Span::Whole(i) => Ok(&mut row.as_chunks_mut().0[i]),
+            Span::InTurn(i, turn) => Ok(&mut row.as_chunks_mut::<{ TURNS * LANES }>().0[i].as_chunks_mut().0[turn]),
+            Span::Part { at, len: LANES } => Ok(&mut row[at..at + LANES].as_chunks_mut().0[0]),
+            Span::Part { at, len } => Err(&mut row[at..at + len]),
+        }
+    }
+
     /// Loads the span of a row; lanes past the end are 0.
     #[inline(always)]
     pub fn load<S: Simd>(self, simd: S, row: &[f32]) -> V<S> {
-        match self {
-            Span::Whole(i) => V::from_slice(simd, &row.as_chunks::<LANES>().0[i]),
-            Span::InTurn(i, turn) => {
-                let stride = &row.as_chunks::<{ TURNS * LANES }>().0[i];
-                V::from_slice(simd, &stride[turn * LANES..][..LANES])
-            }
-            Span::Part { at, len: LANES } => V::from_slice(simd, &row[at..at + LANES]),
-            Span::Part { at, len } => V::from_slice(simd, &padded(&row[at..at + len])),
+        match self.of(row) {
+            Ok(all) => V::from_slice(simd, all),
+            Err(short) => V::from_slice(simd, &padded(short)),
         }
     }
 
     /// Stores the span of a row.
     #[inline(always)]
     pub fn store<S: Simd>(self, value: V<S>, row: &mut [f32]) {
-        match self {
-            Span::Whole(i) => value.store_slice(&mut row.as_chunks_mut::<LANES>().0[i]),
-            Span::InTurn(i, turn) => {
-                let stride = &mut row.as_chunks_mut::<{ TURNS * LANES }>().0[i];
-                value.store_slice(&mut stride[turn * LANES..][..LANES]);
-            }
-            Span::Part { at, len: LANES } => value.store_slice(&mut row[at..at + LANES]),
-            Span::Part { at, len } => row[at..at + len].copy_from_slice(&value.as_array()[..len]),
+        match self.of_mut(row) {
+            Ok(all) => value.store_slice(all),
+            Err(short) => short.copy_from_slice(&value.as_array()[..short.len()]),
         }
     }
 }
 
 /// Out of line, because it is rare and loads are everywhere.
 #[inline(never)]
-fn padded(short: &[f32]) -> [f32; LANES] {
-    let mut buffer = [0.0; LANES];
+pub(crate) fn padded<T: Copy + Default>(short: &[T]) -> [T; LANES] {
+    let mut buffer = [T::default(); LANES];
     buffer[..short.len()].copy_from_slice(short);
     buffer
 }

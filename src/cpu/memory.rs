@@ -2,6 +2,7 @@
 
 use super::grid::Rows;
 use super::half::{narrow, widen};
+use super::lanes::LANES;
 use super::stream::{Ahead, QUAD, Rest, Sink, Way, stream};
 use crate::tensor::DType;
 use fearless_simd::Simd;
@@ -112,7 +113,11 @@ impl<'a> Input<'a> {
         };
         let start = self.rows.offset(first) + at;
         let end = start + (rows - 1) * pitch + len;
-        Rest { bytes: self.bytes.get(start * size..end * size).unwrap_or(&[]), pitch: pitch * size }
+        Rest {
+            bytes: self.bytes.get(start * size..end * size).unwrap_or(&[]),
+            pitch: pitch * size,
+            vector: LANES * size,
+        }
     }
 
     /// Copies an area row by row.
@@ -175,20 +180,15 @@ impl<'a> Output<'a> {
         if !self.is_in_place(area) {
             return Sink::Plain(&mut scratch[k * len..][..len]);
         }
-        let to = bytemuck::cast_slice_mut(self.part(self.rows.offset(area.first + k) + area.at, len));
-        match self.way {
-            Way::Direct => Sink::around(to, ahead.row(k)),
-            _ => Sink::Plain(to),
-        }
+        let to = self.part(self.rows.offset(area.first + k) + area.at, len);
+        Sink::new(self.dtype, to, self.way, ahead.row(k))
     }
 
     #[inline(always)]
     fn is_in_place(&self, Area { first, rows, at, len }: Area) -> bool {
-        let aligned = |elements: usize| elements.is_multiple_of(QUAD / size_of::<f32>());
+        let aligned = |elements: usize| (elements * self.dtype.size() as usize).is_multiple_of(QUAD);
         let start = if rows == 1 { self.rows.offset(first) } else { self.rows.row | self.rows.sample };
-        self.dtype == DType::F32
-            && self.rows.step == 1
-            && (self.way == Way::Cached || self.way == Way::Direct && aligned(start | at | len))
+        self.rows.step == 1 && (self.way == Way::Cached || self.way == Way::Direct && aligned(start | at | len))
     }
 
     /// Writes an area that [`Output::row`] had in `scratch`, where values follow each other, and asks for what comes

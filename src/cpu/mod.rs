@@ -13,7 +13,7 @@ mod backward;
 mod blocks;
 mod call;
 mod exec;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 mod f16c;
 mod forward;
 mod grid;

@@ -1,6 +1,8 @@
 //! Writing around the caches, and asking for memory before it is needed.
 
+use super::half::{to_bf16, to_f16};
 use super::lanes::{LANES, Span, V};
+use crate::tensor::DType;
 use fearless_simd::{Simd, SimdBase};
 
 /// Memory that will be read next, of up to two tensors. Asking for a line of it with each line that is worked on keeps
@@ -14,6 +16,8 @@ pub(crate) struct Rest<'a> {
     pub bytes: &'a [u8],
     /// Bytes from one row to the next.
     pub pitch: usize,
+    /// Bytes of sixteen elements: a line, or half of one.
+    pub vector: usize,
 }
 
 impl Ahead<'_> {
@@ -29,9 +33,19 @@ impl Ahead<'_> {
         Ahead(self.0.map(|rest| Rest { bytes: rest.bytes.get(k * rest.pitch..).unwrap_or(&[]), ..rest }))
     }
 
-    /// Asks for line i.
+    /// Asks for the line where vector i begins, if a line does.
     #[inline(always)]
     pub fn ask(self, i: usize) {
+        for Rest { bytes, vector, .. } in self.0 {
+            if (vector * i).is_multiple_of(LINE) {
+                bytes.get(vector * i..).into_iter().for_each(prefetch_line);
+            }
+        }
+    }
+
+    /// Asks for line i.
+    #[inline(always)]
+    pub fn ask_line(self, i: usize) {
         self.0.into_iter().filter_map(|rest| rest.bytes.get(LINE * i..)).for_each(prefetch_line);
     }
 
@@ -46,14 +60,20 @@ impl Ahead<'_> {
 pub(crate) enum Sink<'a> {
     Plain(&'a mut [f32]),
     Stream(Stream<'a>),
+    Half(Half<'a>),
 }
 
 impl<'a> Sink<'a> {
-    /// Around the caches, if the row begins and ends at multiples of sixteen bytes.
+    /// Memory of an element type. It goes around the caches, if it is to and begins and ends at multiples of [`QUAD`]
+    /// bytes.
     #[inline(always)]
-    pub fn around(to: &'a mut [f32], ahead: Ahead<'a>) -> Sink<'a> {
-        let whole = is_aligned(to.as_ptr()) && to.len().is_multiple_of(QUAD / size_of::<f32>());
-        if whole { Sink::Stream(Stream { to, ahead }) } else { Sink::Plain(to) }
+    pub fn new(dtype: DType, to: &'a mut [u8], way: Way, ahead: Ahead<'a>) -> Sink<'a> {
+        let around = way == Way::Direct && is_aligned(to.as_ptr()) && to.len().is_multiple_of(QUAD);
+        match dtype {
+            DType::F32 if around => Sink::Stream(Stream { to: bytemuck::cast_slice_mut(to), ahead }),
+            DType::F32 => Sink::Plain(bytemuck::cast_slice_mut(to)),
+            DType::F16 | DType::BF16 => Sink::Half(Half { to: bytemuck::cast_slice_mut(to), dtype, around, ahead }),
+        }
     }
 
     #[inline(always)]
@@ -61,6 +81,7 @@ impl<'a> Sink<'a> {
         match self {
             Sink::Plain(to) => to.len(),
             Sink::Stream(Stream { to, .. }) => to.len(),
+            Sink::Half(Half { to, .. }) => to.len(),
         }
     }
 }
@@ -77,6 +98,10 @@ macro_rules! with_sink {
             }
             Sink::Stream(stream) => {
                 let mut $to = stream.of_len($len);
+                $body
+            }
+            Sink::Half(half) => {
+                let mut $to = half.of_len($len);
                 $body
             }
         }
@@ -154,6 +179,45 @@ impl Store for Stream<'_> {
     }
 }
 
+/// A row of halves. If they go `around` the caches, see [`Stream`].
+pub(crate) struct Half<'a> {
+    to: &'a mut [u16],
+    dtype: DType,
+    around: bool,
+    ahead: Ahead<'a>,
+}
+
+impl<'a> Half<'a> {
+    #[inline(always)]
+    pub fn of_len(self, len: usize) -> Half<'a> {
+        Half { to: &mut self.to[..len], ..self }
+    }
+}
+
+impl Store for Half<'_> {
+    #[inline(always)]
+    fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
+        let value = if self.dtype == DType::F16 { to_f16(value.simd, value) } else { to_bf16(value.simd, value) };
+        if !self.around {
+            return match span.of_mut(self.to) {
+                Ok(all) => *all = value,
+                Err(short) => short.copy_from_slice(&value[..short.len()]),
+            };
+        }
+        let value: &[u8; LINE / 2] = bytemuck::cast_ref(&value);
+        let Span::Whole(i) = span else {
+            // As in `Stream`.
+            let to = bytemuck::cast_slice_mut(self.to.as_chunks_mut::<LANES>().1);
+            // SAFETY: a multiple of `LINE / 2` bytes behind the row's beginning, which is aligned.
+            return unsafe { stream_quads(&value[(LINE / 2 - to.len()) % (LINE / 2)..], to) };
+        };
+        let to = &mut self.to.as_chunks_mut::<LANES>().0[i];
+        self.ahead.ask(i);
+        // SAFETY: whole spans are halves of lines from the row's beginning on, which is aligned.
+        unsafe { stream_quads(value, bytemuck::cast_slice_mut(to)) };
+    }
+}
+
 /// Writes around the caches: what is written is not read first, which plain stores do.
 pub(super) fn stream(from: &[u8], to: &mut [u8], ahead: Ahead) {
     // A line that is partly written through the caches would be read first, so that is what the fewest bytes do.
@@ -164,7 +228,7 @@ pub(super) fn stream(from: &[u8], to: &mut [u8], ahead: Ahead) {
     let (to, last) = to.split_at_mut(to.len() / QUAD * QUAD);
     let (from, from_last) = from.split_at(to.len());
     for (i, (to, from)) in to.chunks_mut(LINE).zip(from.chunks(LINE)).enumerate() {
-        ahead.ask(i);
+        ahead.ask_line(i);
         // SAFETY: lines are multiples of `QUAD`, and so is where the first one begins.
         unsafe { stream_quads(from, to) };
     }
