@@ -47,7 +47,7 @@ impl Profile {
         workgroup: 32,
         max_units: 16,
         max_strided_units: 16,
-        min_lanes: 8,
+        min_lanes: 1,
         max_lanes: 32,
         target_lanes: 8,
         ..Profile::GPU
