@@ -26,45 +26,43 @@ pub trait Runner {
 pub struct Measured {
     pub seconds: f64,
     pub copy_seconds: f64,
-    /// Of each run over the copy before it.
+    /// Of each run over the copy of its round.
     pub ratio: f64,
     /// The way to copy that was the fastest.
     pub copy: String,
+    /// The run's time over that of every way to copy.
+    pub ratios: Vec<(String, f64)>,
 }
 
-/// Runs and copies for about so long.
+/// Runs and copies for about so long. A call is compared with the best that this device is seen to do, so every round
+/// has a copy of each kind.
 pub fn measure(runner: &mut dyn Runner, budget: Duration) -> Result<Measured, Error> {
-    let way = fastest_copy(runner)?;
-    runner.run()?;
-    let (mut runs, mut copies, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let ways = runner.copies();
+    let mut runs = Vec::new();
+    let mut copies = vec![Vec::new(); ways.len()];
+    // Each after one of its kind: what the caches hold of the output makes a difference of a third.
+    let round = |runner: &mut dyn Runner| -> Result<(Vec<f64>, f64), Error> {
+        let copies = (0..ways.len()).map(|way| runner.copy(way).and(runner.copy(way))).collect::<Result<_, _>>()?;
+        Ok((copies, runner.run().and(runner.run())?))
+    };
+    round(runner)?;
     let start = Instant::now();
     while runs.len() < 5 || (start.elapsed() < budget && runs.len() < 1001) {
-        let copy = runner.copy(way)?;
-        let run = runner.run()?;
-        copies.push(copy);
+        let (of_round, run) = round(runner)?;
+        copies.iter_mut().zip(of_round).for_each(|(copies, seconds)| copies.push(seconds));
         runs.push(run);
-        ratios.push(run / copy);
     }
+    let over = |copies: &[f64]| median(&mut runs.iter().zip(copies).map(|(run, copy)| run / copy).collect::<Vec<_>>());
+    let ratios: Vec<f64> = copies.iter().map(|copies| over(copies)).collect();
+    let seconds: Vec<f64> = copies.iter_mut().map(|copies| median(copies)).collect();
+    let best = (0..ways.len()).min_by(|&a, &b| seconds[a].total_cmp(&seconds[b])).unwrap_or(0);
     Ok(Measured {
         seconds: median(&mut runs),
-        copy_seconds: median(&mut copies),
-        ratio: median(&mut ratios),
-        copy: runner.copies().swap_remove(way),
+        copy_seconds: seconds[best],
+        ratio: ratios[best],
+        copy: ways[best].clone(),
+        ratios: ways.into_iter().zip(ratios).collect(),
     })
-}
-
-/// A call is compared with the best that this device is seen to do.
-fn fastest_copy(runner: &mut dyn Runner) -> Result<usize, Error> {
-    let mut best = (f64::INFINITY, 0);
-    for way in 0..runner.copies().len() {
-        runner.copy(way)?;
-        let mut times = [runner.copy(way)?, runner.copy(way)?, runner.copy(way)?];
-        let time = median(&mut times);
-        if time < best.0 {
-            best = (time, way);
-        }
-    }
-    Ok(best.1)
 }
 
 pub fn median(values: &mut [f64]) -> f64 {

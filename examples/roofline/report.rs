@@ -103,6 +103,7 @@ pub fn json(rows: &[Row], path: &Path) -> Result<(), String> {
                 "seconds": measured.seconds, "least_bytes": case.least_bytes(), "plan_bytes": r.plan_bytes,
                 "gb_per_s": r.rate(), "copy": measured.copy, "copy_seconds": measured.copy_seconds,
                 "copy_gb_per_s": r.copy_rate(), "ratio": r.ratio(), "copies": measured.ratio,
+                "copies_by_way": measured.ratios.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             })
         })
         .collect();
