@@ -40,11 +40,12 @@ pub(crate) fn forward_row<S: Simd>(
         (None, true) => {
             row!(v, span => clamp(simd, v));
         }
-        (Some(residual), false) => {
-            row!(v, span => v + span.load(simd, residual));
-        }
-        (Some(residual), true) => {
-            row!(v, span => clamp(simd, v + span.load(simd, residual)));
+        (Some(residual), relu) => {
+            let mut y = y.of_len(len);
+            for_spans!(len, span => {
+                let v = normalise(simd, span.load(simd, x), span, stats, affine) + span.load(simd, residual);
+                y.store(span, if relu { clamp(simd, v) } else { v });
+            });
         }
     }
 }
@@ -54,9 +55,10 @@ pub(crate) fn forward_row<S: Simd>(
 pub(crate) fn add_row<S: Simd>(simd: S, x: &[f32], residual: &[f32], sum: Sink) {
     let len = sum.len();
     let (x, residual) = (&x[..len], &residual[..len]);
-    with_sink!(sum, len => for_spans!(len, span => {
+    let mut sum = sum.of_len(len);
+    for_spans!(len, span => {
         sum.store(span, span.load(simd, x) + span.load(simd, residual));
-    }));
+    });
 }
 
 /// Sums over a statistic's elements, divided by their number: what is taken out of the gradient again.
@@ -79,9 +81,10 @@ pub(crate) fn masked_row<S: Simd>(
 ) {
     let len = dresidual.len();
     let gradient = gradient.of_len(len);
-    with_mask!(gradient, MASK => with_sink!(dresidual, len => for_spans!(len, span => {
+    let mut dresidual = dresidual.of_len(len);
+    with_mask!(gradient, MASK => for_spans!(len, span => {
         dresidual.store(span, gradient.masked::<S, MASK>(simd, span, stats, affine));
-    })));
+    }));
 }
 
 /// dx of one row. `projection`: `None` for statistics that do not depend on x. `dsum`: a gradient that is added.
@@ -90,7 +93,7 @@ pub(crate) fn backward_row<S: Simd, P: Param<S>>(
     simd: S,
     gradient: Gradient,
     dsum: Option<&[f32]>,
-    dx: Sink,
+    mut dx: Sink,
     stats: Stats<P>,
     affine: Weights<impl Param<S>>,
     projection: Option<Projection<P>>,
@@ -104,7 +107,7 @@ pub(crate) fn backward_row<S: Simd, P: Param<S>>(
             let v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span) - taken;
             dx.store(span, v * stats.rstd.at(simd, span));
         })),
-        _ => with_sink!(dx, len => for_spans!(len, span => {
+        _ => for_spans!(len, span => {
             let mut v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span);
             if let Some(Projection { g, gx }) = projection {
                 let mut taken = gradient.xhat(simd, span, stats) * gx.at(simd, span);
@@ -118,6 +121,6 @@ pub(crate) fn backward_row<S: Simd, P: Param<S>>(
                 v += span.load(simd, dsum);
             }
             dx.store(span, v);
-        })),
+        }),
     });
 }

@@ -56,13 +56,33 @@ fn store_bits<S: Simd>(simd: S, bits: u32x16<S>) -> [u16; LANES] {
     *simd.narrow_u32x8(low, high).as_array()
 }
 
+/// Numbers as halves of a type, rounded to nearest even. Out of line where it takes dozens of instructions: it is
+/// wherever results are stored.
 #[inline(always)]
-pub(crate) fn of_bf16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
+pub(crate) fn to_half<S: Simd>(simd: S, dtype: DType, value: V<S>) -> [u16; LANES] {
+    #[cfg(target_arch = "x86_64")]
+    if simd.level().as_avx2().is_none() {
+        return to_half_of_many_instructions(simd, dtype, value);
+    }
+    if dtype == DType::F16 { to_f16(simd, value) } else { to_bf16(simd, value) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+fn to_half_of_many_instructions<S: Simd>(simd: S, dtype: DType, value: V<S>) -> [u16; LANES] {
+    simd.vectorize(
+        #[inline(always)]
+        || if dtype == DType::F16 { to_f16(simd, value) } else { to_bf16(simd, value) },
+    )
+}
+
+#[inline(always)]
+fn of_bf16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
     V::from_bits(load_bits(simd, from) << 16)
 }
 
 #[inline(always)]
-pub(crate) fn to_bf16<S: Simd>(simd: S, value: V<S>) -> [u16; LANES] {
+fn to_bf16<S: Simd>(simd: S, value: V<S>) -> [u16; LANES] {
     let bits = value.to_bits();
     let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     let nan = bits >> 16 | 0x40;
@@ -70,7 +90,7 @@ pub(crate) fn to_bf16<S: Simd>(simd: S, value: V<S>) -> [u16; LANES] {
 }
 
 #[inline(always)]
-pub(crate) fn of_f16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
+fn of_f16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     if let Some(avx2) = simd.level().as_avx2() {
         return V::from_slice(simd, &f16c::widen(avx2, from));
@@ -86,7 +106,7 @@ pub(crate) fn of_f16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
 }
 
 #[inline(always)]
-pub(crate) fn to_f16<S: Simd>(simd: S, value: V<S>) -> [u16; LANES] {
+fn to_f16<S: Simd>(simd: S, value: V<S>) -> [u16; LANES] {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     if let Some(avx2) = simd.level().as_avx2() {
         return f16c::narrow(avx2, value.as_array());

@@ -1,6 +1,6 @@
 //! Writing around the caches, and asking for memory before it is needed.
 
-use super::half::{to_bf16, to_f16};
+use super::half::to_half;
 use super::lanes::{LANES, Span, V};
 use crate::tensor::DType;
 use fearless_simd::{Simd, SimdBase};
@@ -84,10 +84,19 @@ impl<'a> Sink<'a> {
             Sink::Half(Half { to, .. }) => to.len(),
         }
     }
+
+    #[inline(always)]
+    pub fn of_len(self, len: usize) -> Sink<'a> {
+        match self {
+            Sink::Plain(to) => Sink::Plain(&mut to[..len]),
+            Sink::Stream(stream) => Sink::Stream(stream.of_len(len)),
+            Sink::Half(half) => Sink::Half(half.of_len(len)),
+        }
+    }
 }
 
-/// Runs a block that stores a row of so many elements, with the row in the form that it has. Not a function that takes a
-/// closure, which would have to be generic.
+/// Runs a block that stores a row of so many elements, with the row in the form that it has: a copy of the block for
+/// each, for loops that have to be fast. Not a function that takes a closure, which would have to be generic.
 macro_rules! with_sink {
     ($to:ident, $len:expr => $body:expr) => {
         match $to {
@@ -112,6 +121,18 @@ pub(crate) use with_sink;
 /// Where spans of a row go.
 pub(crate) trait Store {
     fn store<S: Simd>(&mut self, span: Span, value: V<S>);
+}
+
+/// One copy of a loop for all forms, which asks with each span which it is: for loops that are rarer.
+impl Store for Sink<'_> {
+    #[inline(always)]
+    fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
+        match self {
+            Sink::Plain(to) => to.store(span, value),
+            Sink::Stream(to) => to.store(span, value),
+            Sink::Half(to) => to.store(span, value),
+        }
+    }
 }
 
 impl Store for &mut [f32] {
@@ -197,7 +218,7 @@ impl<'a> Half<'a> {
 impl Store for Half<'_> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
-        let value = if self.dtype == DType::F16 { to_f16(value.simd, value) } else { to_bf16(value.simd, value) };
+        let value = to_half(value.simd, self.dtype, value);
         if !self.around {
             return match span.of_mut(self.to) {
                 Ok(all) => *all = value,
