@@ -187,16 +187,8 @@ impl Store for Stream<'_> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
         let value: &[u8; LINE] = bytemuck::cast_ref(value.as_array());
-        let Span::Whole(i) = span else {
-            // The last numbers of the row alone: those before have been written.
-            let to = bytemuck::cast_slice_mut(self.to.as_chunks_mut::<LANES>().1);
-            // SAFETY: a multiple of `LINE` bytes behind the row's beginning, which is aligned.
-            return unsafe { stream_quads(&value[(LINE - to.len()) % LINE..], to) };
-        };
-        let to = &mut self.to.as_chunks_mut::<LANES>().0[i];
-        self.ahead.ask(i);
-        // SAFETY: whole spans are lines from the row's beginning on, which is aligned.
-        unsafe { stream_quads(value, bytemuck::cast_slice_mut(to)) };
+        // SAFETY: as the struct says, the row begins at a multiple of `QUAD` bytes.
+        unsafe { stream_span(bytemuck::cast_slice_mut(self.to), span, value, self.ahead) };
     }
 }
 
@@ -226,16 +218,8 @@ impl Store for Half<'_> {
             };
         }
         let value: &[u8; LINE / 2] = bytemuck::cast_ref(&value);
-        let Span::Whole(i) = span else {
-            // As in `Stream`.
-            let to = bytemuck::cast_slice_mut(self.to.as_chunks_mut::<LANES>().1);
-            // SAFETY: a multiple of `LINE / 2` bytes behind the row's beginning, which is aligned.
-            return unsafe { stream_quads(&value[(LINE / 2 - to.len()) % (LINE / 2)..], to) };
-        };
-        let to = &mut self.to.as_chunks_mut::<LANES>().0[i];
-        self.ahead.ask(i);
-        // SAFETY: whole spans are halves of lines from the row's beginning on, which is aligned.
-        unsafe { stream_quads(value, bytemuck::cast_slice_mut(to)) };
+        // SAFETY: a row that goes around the caches begins at a multiple of `QUAD` bytes.
+        unsafe { stream_span(bytemuck::cast_slice_mut(self.to), span, value, self.ahead) };
     }
 }
 
@@ -261,6 +245,26 @@ const LINE: usize = LANES * size_of::<f32>();
 
 /// Bytes that are stored together: what every x86-64 can.
 pub(super) const QUAD: usize = 16;
+
+/// Writes a span of a row, whose vectors have so many bytes each.
+///
+/// # Safety
+///
+/// `to` begins at a multiple of [`QUAD`] bytes, and is a multiple of it long.
+#[inline(always)]
+unsafe fn stream_span<const BYTES: usize>(to: &mut [u8], span: Span, value: &[u8; BYTES], ahead: Ahead) {
+    let (vectors, rest) = to.as_chunks_mut::<BYTES>();
+    if let Span::Part { len, .. } = span {
+        // The last numbers of the row alone: those before have been written. A short row has no others.
+        let end = len * BYTES / LANES;
+        // SAFETY: vectors are multiples of `QUAD` bytes, so what is behind them is aligned, too.
+        return unsafe { stream_quads(&value[end - rest.len()..end], rest) };
+    }
+    let i = span.index();
+    ahead.ask(i);
+    // SAFETY: as above.
+    unsafe { stream_quads(value, &mut vectors[i]) };
+}
 
 /// Writes a multiple of [`QUAD`] bytes.
 ///
@@ -328,8 +332,10 @@ mod tests {
             let saved = norm.forward_frozen::<f32, f32>(&tensor, Fusion::default(), Forward::new(x, y)).unwrap();
             norm.backward::<f32, f32>(saved, Backward { dx: Some(dx), ..Backward::new(x, dy) }).unwrap();
         };
-        // Whole spans or not; results as far into a page as what is read, just behind it, far behind it, between lines.
-        for (width, offset) in [(64, 0), (64, 4), (64, 260), (64, 1), (4112, 260), (49, 0), (100, 260)] {
+        // Rows shorter than a span, of whole spans or not; results as far into a page as what is read, just behind it, far behind it, between lines.
+        for (width, offset) in
+            [(1, 0), (1, 260), (64, 0), (64, 4), (64, 260), (64, 1), (4112, 260), (49, 0), (100, 260)]
+        {
             let sample = CHANNELS * width;
             let samples = ((16 << 20) / 8_usize).div_ceil(sample).next_multiple_of(4);
             let len = samples * sample;
