@@ -104,7 +104,7 @@ impl<'a> Input<'a> {
 
     /// An area that will be read next; nothing if there is none, or it is scattered.
     #[inline(always)]
-    pub fn ahead(&self, next: Option<Area>) -> Rest<'a> {
+    pub fn ahead(&self, next: Option<Area>) -> Rest {
         let size = self.dtype.size() as usize;
         let Some((Area { first, rows, at, len }, pitch)) =
             next.and_then(|next| Some((next, self.rows.pitch(next.first, next.rows)?)))
@@ -113,11 +113,8 @@ impl<'a> Input<'a> {
         };
         let start = self.rows.offset(first) + at;
         let end = start + (rows - 1) * pitch + len;
-        Rest {
-            bytes: self.bytes.get(start * size..end * size).unwrap_or(&[]),
-            pitch: pitch * size,
-            vector: LANES * size,
-        }
+        let bytes = self.bytes.get(start * size..end * size).unwrap_or(&[]);
+        Rest::new(bytes, pitch * size, LANES * size)
     }
 
     /// Copies an area row by row.
@@ -175,7 +172,7 @@ impl<'a> Output<'a> {
     /// Where row k of an area is to be written: in place if it can be, otherwise in `scratch`. Then comes
     /// [`Output::put`]. `ahead` is asked for meanwhile.
     #[inline(always)]
-    pub fn row<'t>(&'t self, area: Area, k: usize, scratch: &'t mut Buffer, ahead: Ahead<'t>) -> Sink<'t> {
+    pub fn row<'t>(&'t self, area: Area, k: usize, scratch: &'t mut Buffer, ahead: Ahead) -> Sink<'t> {
         let len = area.len;
         if !self.is_in_place(area) {
             return Sink::Plain(&mut scratch[k * len..][..len]);
@@ -282,7 +279,7 @@ impl<'a> Place<'a> {
 
     /// See [`Input::ahead`].
     #[inline(always)]
-    pub fn ahead(&self, next: Option<Area>) -> Rest<'a> {
+    pub fn ahead(&self, next: Option<Area>) -> Rest {
         match self {
             Place::In(input) => input.ahead(next),
             Place::Own(_) => Rest::default(),

@@ -56,10 +56,10 @@ pub(crate) struct MomentsOf<'a> {
     pub centred: bool,
 }
 
-impl<'a> MomentsOf<'a> {
+impl MomentsOf<'_> {
     /// See [`Input::ahead`].
     #[inline(always)]
-    pub fn ahead(&self, next: Option<Area>) -> Ahead<'a> {
+    pub fn ahead(&self, next: Option<Area>) -> Ahead {
         Ahead([self.x.ahead(next), Rest::default()])
     }
 }
@@ -237,7 +237,7 @@ impl<'a> GradientOf<'a> {
 
     /// See [`Input::ahead`].
     #[inline(always)]
-    pub fn ahead(&self, next: Option<Area>) -> Ahead<'a> {
+    pub fn ahead(&self, next: Option<Area>) -> Ahead {
         Ahead([self.x.ahead(next), self.dy.ahead(next)])
     }
 

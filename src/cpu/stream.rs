@@ -8,51 +8,75 @@ use fearless_simd::{Simd, SimdBase};
 /// Memory that will be read next, of up to two tensors. Asking for a line of it with each line that is worked on keeps
 /// memory busy all the time, in both directions.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Ahead<'a>(pub [Rest<'a>; 2]);
+pub(crate) struct Ahead(pub [Rest; 2]);
 
-/// Rows of one tensor.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Rest<'a> {
-    pub bytes: &'a [u8],
+/// Rows of one tensor; an address alone, as asking for one is safe whatever is there.
+#[derive(Clone, Copy)]
+pub(crate) struct Rest {
+    start: *const u8,
+    /// Bytes; 0 if there is nothing to ask for.
+    len: usize,
     /// Bytes from one row to the next.
-    pub pitch: usize,
+    pitch: usize,
     /// Bytes of sixteen elements: a line, or half of one.
-    pub vector: usize,
+    vector: usize,
 }
 
-impl Ahead<'_> {
+impl Default for Rest {
+    fn default() -> Rest {
+        Rest::new(&[], 0, 0)
+    }
+}
+
+impl Rest {
+    #[inline(always)]
+    pub fn new(bytes: &[u8], pitch: usize, vector: usize) -> Rest {
+        Rest { start: bytes.as_ptr(), len: bytes.len(), pitch, vector }
+    }
+
+    #[inline(always)]
+    fn from(self, at: usize) -> Rest {
+        Rest { start: self.start.wrapping_add(at), ..self }
+    }
+
+    /// Inner loops ask, so it is not asked whether there is anything at that very place.
+    #[inline(always)]
+    fn ask(self, at: usize) {
+        if self.len > 0 {
+            prefetch_line(self.start.wrapping_add(at));
+        }
+    }
+}
+
+impl Ahead {
     /// From a byte of each tensor on.
     #[inline(always)]
     pub fn from(self, at: usize) -> Self {
-        Ahead(self.0.map(|rest| Rest { bytes: rest.bytes.get(at..).unwrap_or(&[]), ..rest }))
+        Ahead(self.0.map(|rest| rest.from(at)))
     }
 
     /// From row k on.
     #[inline(always)]
     pub fn row(self, k: usize) -> Self {
-        Ahead(self.0.map(|rest| Rest { bytes: rest.bytes.get(k * rest.pitch..).unwrap_or(&[]), ..rest }))
+        Ahead(self.0.map(|rest| rest.from(k * rest.pitch)))
     }
 
-    /// Asks for the line where vector i begins, if a line does.
+    /// Asks for the line of vector i.
     #[inline(always)]
     pub fn ask(self, i: usize) {
-        for Rest { bytes, vector, .. } in self.0 {
-            if (vector * i).is_multiple_of(LINE) {
-                bytes.get(vector * i..).into_iter().for_each(prefetch_line);
-            }
-        }
+        self.0.into_iter().for_each(|rest| rest.ask(rest.vector * i));
     }
 
     /// Asks for line i.
     #[inline(always)]
     pub fn ask_line(self, i: usize) {
-        self.0.into_iter().filter_map(|rest| rest.bytes.get(LINE * i..)).for_each(prefetch_line);
+        self.0.into_iter().for_each(|rest| rest.ask(LINE * i));
     }
 
     /// Asks for all of it.
     #[inline(always)]
     pub fn ask_all(self) {
-        self.0.into_iter().flat_map(|rest| rest.bytes.chunks(LINE)).for_each(prefetch_line);
+        self.0.into_iter().for_each(|rest| (0..rest.len).step_by(LINE).for_each(|at| rest.ask(at)));
     }
 }
 
@@ -67,7 +91,7 @@ impl<'a> Sink<'a> {
     /// Memory of an element type. It goes around the caches, if it is to and begins and ends at multiples of [`QUAD`]
     /// bytes.
     #[inline(always)]
-    pub fn new(dtype: DType, to: &'a mut [u8], way: Way, ahead: Ahead<'a>) -> Sink<'a> {
+    pub fn new(dtype: DType, to: &'a mut [u8], way: Way, ahead: Ahead) -> Sink<'a> {
         let around = way == Way::Direct && is_aligned(to.as_ptr()) && to.len().is_multiple_of(QUAD);
         match dtype {
             DType::F32 if around => Sink::Stream(Stream { to: bytemuck::cast_slice_mut(to), ahead }),
@@ -173,7 +197,7 @@ fn is_aligned<T>(to: *const T) -> bool {
 /// A row that is written around the caches. It begins at a multiple of [`QUAD`] bytes and is a multiple of it long.
 pub(crate) struct Stream<'a> {
     to: &'a mut [f32],
-    ahead: Ahead<'a>,
+    ahead: Ahead,
 }
 
 impl<'a> Stream<'a> {
@@ -197,7 +221,7 @@ pub(crate) struct Half<'a> {
     to: &'a mut [u16],
     dtype: DType,
     around: bool,
-    ahead: Ahead<'a>,
+    ahead: Ahead,
 }
 
 impl<'a> Half<'a> {
@@ -284,17 +308,17 @@ unsafe fn stream_quads(from: &[u8], to: &mut [u8]) {
     to.copy_from_slice(from);
 }
 
-/// Asks for the cache line where a slice begins.
+/// Asks for the cache line of an address.
 #[inline(always)]
-fn prefetch_line(bytes: &[u8]) {
+fn prefetch_line(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: asking for an address does not fault, whatever it is.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = bytes;
+    let _ = address;
 }
 
 /// Makes streamed stores visible to other threads: at the end of each task.

@@ -37,7 +37,8 @@ const MOST_WINDOWS: u64 = 1 << 16;
 /// The walk with each stride the longest of any tensor: windows that fit it fit all tensors.
 fn widest(problem: &Problem, over: Over) -> Walk {
     let dense = *problem.walk(over);
-    problem.memories.iter().map(|memory| memory.walk(&dense)).fold(dense, |a, b| Walk {
+    let with_gaps = problem.memories.iter().filter(|&memory| *memory != problem.layout.memory);
+    with_gaps.map(|memory| memory.walk(&dense)).fold(dense, |a, b| Walk {
         outer_stride: a.outer_stride.max(b.outer_stride),
         segment_stride: a.segment_stride.max(b.segment_stride),
         inner_stride: a.inner_stride.max(b.inner_stride),
