@@ -2,7 +2,7 @@
 
 use super::apply::{Projection, backward_row, masked_row};
 use super::blocks::Blocks;
-use super::exec::Exec;
+use super::exec::{Exec, dispatch};
 use super::forward::{StatVectors, areas, each_part, rows_of_area, spread};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
@@ -13,7 +13,7 @@ use super::reduce::{self, Columns, Down, Parts, Table};
 use super::source::{GradientOf, StatSlices, SumPairs, SumsOf, with_values};
 use super::stream::Ahead;
 use super::strip::Strip;
-use fearless_simd::{Simd, dispatch};
+use fearless_simd::Simd;
 use std::ops::Range;
 
 /// Sums over weights' elements.
@@ -256,40 +256,41 @@ impl Pass<'_> {
                 let (gradient, all) = (gradient.flat(), area.flat());
                 let (stats, affine) = (strip.stats(all.len), strip.affine(all.len));
                 if let Some(dresidual) = self.dresidual {
-                    masked_row(simd, gradient, dresidual.row(all, 0, out, Ahead::default()), stats, affine);
-                    dresidual.put(simd, all, out, Ahead::default());
+                    let mut dresidual = dresidual.area(all, out, Ahead::default());
+                    masked_row(simd, gradient, dresidual.row(0), stats, affine);
+                    dresidual.finish(simd);
                 }
                 if let Some(dx) = self.dx {
-                    let (dsum, to) = (dsum.as_ref().map(Tile::flat), dx.row(all, 0, out, ahead));
+                    let (dsum, mut dx) = (dsum.as_ref().map(Tile::flat), dx.area(all, out, ahead));
                     let projection = strip.projection(self.centred, all.len);
-                    backward_row(simd, gradient, dsum, to, stats, affine, Some(projection));
-                    dx.put(simd, all, out, ahead);
+                    backward_row(simd, gradient, dsum, dx.row(0), stats, affine, Some(projection));
+                    dx.finish(simd);
                 }
                 continue;
             }
             if let Some(dresidual) = self.dresidual {
-                let mut cursor = Cursor::new(grid, first);
+                let (mut cursor, mut dresidual) =
+                    (Cursor::new(grid, first), dresidual.area(area, out, Ahead::default()));
                 for k in 0..area.rows {
-                    let (row, gradient, to) =
-                        (cursor.next(), gradient.row(k), dresidual.row(area, k, out, Ahead::default()));
+                    let (row, gradient, to) = (cursor.next(), gradient.row(k), dresidual.row(k));
                     with_values!(simd, grid, stats, of.affine, (row, at, len), (stats, weights, _part) => {
                         masked_row(simd, gradient, to, stats, weights);
                     });
                 }
-                dresidual.put(simd, area, out, Ahead::default());
+                dresidual.finish(simd);
             }
             let Some(dx) = self.dx else { continue };
-            let mut cursor = Cursor::new(grid, first);
+            let (mut cursor, mut dx) = (Cursor::new(grid, first), dx.area(area, out, ahead));
             for k in 0..area.rows {
                 let (row, gradient, dsum) = (cursor.next(), gradient.row(k), dsum.as_ref().map(|d| d.row(k)));
-                let to = dx.row(area, k, out, ahead);
+                let to = dx.row(k);
                 with_values!(simd, grid, stats, of.affine, (row, at, len), (stats, weights, part) => {
                     let projection =
                         self.projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
                     backward_row(simd, gradient, dsum, to, stats, weights, projection);
                 });
             }
-            dx.put(simd, area, out, ahead);
+            dx.finish(simd);
         }
     }
 }

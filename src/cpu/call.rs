@@ -26,8 +26,8 @@ const STREAM: u64 = 16 << 20;
 
 /// A call that has been checked.
 pub(super) struct Call {
-    pub problem: Problem,
-    /// Element types, bytes, and whether anything is summed; how work is dealt out is the grid's.
+    /// What is computed, its element types and bytes, and whether anything is summed; how work is dealt out is the
+    /// grid's.
     pub plan: Plan,
     pub grid: Grid,
     pub exec: Exec,
@@ -50,11 +50,11 @@ impl Call {
         }
         norm.state.check(&norm.descriptor)?;
         let exec = Exec::new(norm.level, elements as usize);
-        Ok(Call { problem, plan: Plan::new(problem, &Profile::CPU)?, grid: Grid::new(&problem.layout), exec })
+        Ok(Call { plan: Plan::new(problem, &Profile::CPU)?, grid: Grid::new(&problem.layout), exec })
     }
 
     pub fn input<'a>(&self, tensor: Tensor, bytes: &'a [u8]) -> Input<'a> {
-        let rows = self.grid.rows_of(self.problem.memory(tensor));
+        let rows = self.grid.rows_of(self.plan.problem.memory(tensor));
         Input { dtype: self.plan.dtype(tensor), bytes, rows }
     }
 
@@ -63,7 +63,7 @@ impl Call {
     /// As [`Output::new`]. The passes of `forward` and `backward` keep the promise: each of their tasks has rows of its
     /// own.
     pub unsafe fn output<'a>(&self, tensor: Tensor, bytes: &'a mut [u8], way: Way) -> Output<'a> {
-        let rows = self.grid.rows_of(self.problem.memory(tensor));
+        let rows = self.grid.rows_of(self.plan.problem.memory(tensor));
         // SAFETY: the caller's promise.
         unsafe { Output::new(self.plan.dtype(tensor), bytes, rows, way) }
     }
@@ -73,7 +73,7 @@ impl Call {
         if self.plan.bytes() < STREAM {
             return Way::Cached;
         }
-        let rows = self.grid.rows_of(self.problem.memory(tensor));
+        let rows = self.grid.rows_of(self.plan.problem.memory(tensor));
         let from = || from.iter().flatten();
         // Where gaps differ, so does the distance from one row to the next.
         if from().all(|input| input.rows == rows) {
@@ -94,7 +94,7 @@ impl Norm {
         types: Types,
     ) -> Result<Saved, Error> {
         let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::Forward, &io.pitches, types)?;
-        io.check(&call.problem, true)?;
+        io.check(&call.plan.problem, true)?;
         let moments = self.run(&call, io, From::Input);
         self.commit(&moments, commit);
         Ok(self.keep(&call, self.stats(&moments)))
@@ -141,7 +141,7 @@ impl Norm {
         let running = self.state.running.as_ref().filter(|_| self.descriptor.running_stats().is_some());
         let statistics = if running.is_some() { Statistics::Running } else { Statistics::Batch };
         let call = self.forward_call(tensor, fusion, statistics, Op::Forward, &io.pitches, types)?;
-        io.check(&call.problem, backward_follows)?;
+        io.check(&call.plan.problem, backward_follows)?;
         let stats = match running.filter(|_| !call.plan.reduces()) {
             Some(running) => {
                 let eps = self.descriptor.eps();
@@ -216,7 +216,7 @@ impl Norm {
 
     /// y, and the moments that it is made with if they are the input's own.
     pub(super) fn run(&self, call: &Call, io: Forward<'_, u8, u8>, from: From) -> Vec<Moments> {
-        let fusion = call.problem.fusion;
+        let fusion = call.plan.problem.fusion;
         let in_place = matches!(io.x, Source::InPlace) || matches!(io.residual, Some(Source::InPlace));
         let read = |source, tensor| match source {
             Source::From(bytes) => Some(call.input(tensor, bytes)),
@@ -236,7 +236,7 @@ impl Norm {
         let pass = forward::Pass {
             exec: call.exec,
             grid: &call.grid,
-            centred: call.problem.centred,
+            centred: call.plan.problem.centred,
             eps: self.descriptor.eps(),
             relu: fusion.relu,
             affine: self.affine(&call.grid),
@@ -265,7 +265,7 @@ impl Norm {
         affine: bool,
         given: Option<[&[f32]; 2]>,
     ) -> backward::AffineGradients {
-        let (problem, grid) = (&call.problem, &call.grid);
+        let (problem, grid) = (&call.plan.problem, &call.grid);
         let Backward { x, dy, residual, dsum, dx, dresidual, .. } = io;
         let (x, dy) = (call.input(Tensor::Input, x), call.input(Tensor::Gradient, dy));
         let [residual, dsum] = [residual, dsum].map(|bytes| Some(call.input(Tensor::Residual, bytes?)));
@@ -309,7 +309,7 @@ impl Norm {
     }
 
     pub(super) fn keep(&self, call: &Call, stats: Vec<Stat>) -> Saved {
-        Saved { layer: self.id, problem: call.problem, stats }
+        Saved { layer: self.id, problem: call.plan.problem, stats }
     }
 
     pub(super) fn stats(&self, moments: &[Moments]) -> Vec<Stat> {

@@ -14,6 +14,30 @@ const SERIAL: usize = 1 << 16;
 /// Elements that a task should have at least, where the work can be cut anywhere.
 const TASK: usize = 1 << 15;
 
+/// Runs code with a level's instruction set, of three on x86-64: each is compiled by itself, which takes half a minute,
+/// and SSE4.2 has nothing over SSE2 that these loops would use.
+macro_rules! dispatch {
+    ($level:expr, $simd:ident => $run:expr) => {{
+        let level: fearless_simd::Level = $level;
+        #[cfg(target_arch = "x86_64")]
+        {
+            use fearless_simd::Simd;
+            if let Some($simd) = level.as_avx512() {
+                $simd.vectorize(#[inline(always)] || $run)
+            } else if let Some($simd) = level.as_avx2() {
+                $simd.vectorize(#[inline(always)] || $run)
+            } else if let Some($simd) = level.as_sse2() {
+                $simd.vectorize(#[inline(always)] || $run)
+            } else {
+                unreachable!("every x86-64 has SSE2")
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        fearless_simd::dispatch!(level, $simd => $run)
+    }};
+}
+pub(crate) use dispatch;
+
 thread_local! {
     static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
 }

@@ -2,7 +2,7 @@
 
 use super::apply::{add_row, forward_row};
 use super::blocks::Blocks;
-use super::exec::Exec;
+use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
 use super::memory::{Area, Output, Place, Scratch, TILE, Tile};
@@ -12,7 +12,7 @@ use super::source::{Affine, Means, MomentsOf, StatSlices, with_values};
 use super::stream::Ahead;
 use super::strip::{self, Strip, repeated};
 use crate::moments::Moments;
-use fearless_simd::{Simd, dispatch};
+use fearless_simd::Simd;
 use std::ops::Range;
 
 /// Mean (a pair), variance and 1/std of one statistic.
@@ -229,10 +229,11 @@ impl Pass<'_> {
         for area in areas(self.grid.width, rows) {
             let Scratch { x: x_scratch, residual: residual_scratch, out, .. } = scratch;
             let (x, residual) = (x.tile(simd, area, x_scratch), residual.tile(simd, area, residual_scratch));
+            let mut sum = sum.area(area, out, Ahead::default());
             for k in 0..area.rows {
-                add_row(simd, x.row(k), residual.row(k), sum.row(area, k, out, Ahead::default()));
+                add_row(simd, x.row(k), residual.row(k), sum.row(k));
             }
-            sum.put(simd, area, out, Ahead::default());
+            sum.finish(simd);
         }
     }
 
@@ -263,20 +264,21 @@ impl Pass<'_> {
             let ahead = self.source().ahead(area.further(next));
             if let Some(strip) = stats.strip {
                 let all = area.flat();
-                let (residual, to) = (residual.as_ref().map(Tile::flat), y.row(all, 0, out, ahead));
-                forward_row(simd, x.flat(), residual, to, self.relu, strip.stats(all.len), strip.affine(all.len));
-                y.put(simd, all, out, ahead);
+                let (residual, mut y) = (residual.as_ref().map(Tile::flat), y.area(all, out, ahead));
+                let (stats, weights) = (strip.stats(all.len), strip.affine(all.len));
+                forward_row(simd, x.flat(), residual, y.row(0), self.relu, stats, weights);
+                y.finish(simd);
                 continue;
             }
-            let mut cursor = Cursor::new(grid, first);
+            let (mut cursor, mut y) = (Cursor::new(grid, first), y.area(area, out, ahead));
             for k in 0..area.rows {
                 let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), cursor.next());
-                let y = y.row(area, k, out, ahead);
+                let y = y.row(k);
                 with_values!(simd, grid, stats, self.affine, (row, at, len), (stats, weights, _part) => {
                     forward_row(simd, x, residual, y, self.relu, stats, weights);
                 });
             }
-            y.put(simd, area, out, ahead);
+            y.finish(simd);
         }
     }
 }

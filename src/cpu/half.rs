@@ -130,7 +130,8 @@ fn to_f16<S: Simd>(simd: S, value: V<S>) -> [u16; LANES] {
 mod tests {
     use super::*;
     use crate::Element;
-    use fearless_simd::{Level, dispatch};
+    use crate::cpu::exec::dispatch;
+    use fearless_simd::Level;
 
     fn check<T: Element + PartialEq + std::fmt::Debug>(bits: impl Fn(T) -> u16, of: impl Fn(u16) -> T) {
         for level in crate::cpu::tests::levels() {

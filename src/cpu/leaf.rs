@@ -235,6 +235,18 @@ fn moments_of_spans<'a, S: Simd, const N: usize>(
 ) -> [Mean<S>; N] {
     let zero = V::splat(simd, 0.0);
     let (mut pivot, mut mean) = ([zero; N], [zero; N]);
+    let mut moments = [Mean { hi: zero, lo: zero, m2: zero }; N];
+    if centred && rows.len() == 1 {
+        // The same numbers, sooner. No deviation, but that of what is not finite.
+        let (first, ahead) = (row(rows.start), ahead.row(rows.start));
+        for k in 0..N {
+            ahead.ask(spans[k].index());
+            let x = spans[k].load(simd, first);
+            let deviation = x - x;
+            moments[k] = Mean { hi: x + deviation, lo: deviation, m2: deviation };
+        }
+        return moments;
+    }
     if centred {
         let first = row(rows.start);
         for (pivot, span) in pivot.iter_mut().zip(spans) {
@@ -247,7 +259,6 @@ fn moments_of_spans<'a, S: Simd, const N: usize>(
             }
         }
     }
-    let mut moments = [Mean { hi: zero, lo: zero, m2: zero }; N];
     for k in 0..N {
         mean[k] /= rows.len() as f32;
         (moments[k].hi, moments[k].lo) = two_sum(pivot[k], mean[k]);
@@ -370,7 +381,7 @@ fn sums_of_spans<'a, S: Simd, P: Param<S>, Q: Param<S>, const MASK: u8, const N:
     sums
 }
 
-/// A few leaves of columns, as many as a power of two: so many rows, so many of each.
+/// A few leaves of columns, as many as a power of two: so many rows, so many of each; or one that is shorter.
 #[derive(Clone, Copy)]
 pub(crate) struct Leaves {
     pub rows: usize,
@@ -382,14 +393,11 @@ impl Leaves {
     #[inline(always)]
     fn merge<S: Simd, P: Partial<S>, const N: usize>(self, simd: S, of: impl Fn(Range<usize>) -> [P; N]) -> [P; N] {
         let (rows, leaf) = (self.rows, self.leaf);
-        if rows <= leaf {
-            return of(0..rows);
-        }
         // Of each size of subtree the last one that waits for its neighbour.
         let mut waiting = [[P::empty(simd); N]; TALL.ilog2() as usize + 1];
         let mut whole = 0;
-        for k in 0..rows / leaf {
-            let (mut partial, mut level) = (of(k * leaf..(k + 1) * leaf), 0);
+        for k in 0..rows.div_ceil(leaf) {
+            let (mut partial, mut level) = (of(k * leaf..((k + 1) * leaf).min(rows)), 0);
             while k >> level & 1 == 1 {
                 let count = (leaf << level) as u32;
                 for (partial, left) in partial.iter_mut().zip(waiting[level]) {

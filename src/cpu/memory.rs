@@ -169,32 +169,18 @@ impl<'a> Output<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at * size), len * size) }
     }
 
-    /// Where row k of an area is to be written: in place if it can be, otherwise in `scratch`. Then comes
-    /// [`Output::put`]. `ahead` is asked for meanwhile.
+    /// Where an area is to be written: in place if it can be, otherwise by way of `scratch`. `ahead` is asked for
+    /// meanwhile.
     #[inline(always)]
-    pub fn row<'t>(&'t self, area: Area, k: usize, scratch: &'t mut Buffer, ahead: Ahead) -> Sink<'t> {
-        let len = area.len;
-        if !self.is_in_place(area) {
-            return Sink::Plain(&mut scratch[k * len..][..len]);
-        }
-        let to = self.part(self.rows.offset(area.first + k) + area.at, len);
-        Sink::new(self.dtype, to, self.way, ahead.row(k))
-    }
-
-    #[inline(always)]
-    fn is_in_place(&self, Area { first, rows, at, len }: Area) -> bool {
+    pub fn area<'t>(&'t self, area: Area, scratch: &'t mut Buffer, ahead: Ahead) -> Target<'t> {
+        let Area { first, rows, at, len } = area;
         let aligned = |elements: usize| (elements * self.dtype.size() as usize).is_multiple_of(QUAD);
-        let start = if rows == 1 { self.rows.offset(first) } else { self.rows.row | self.rows.sample };
-        self.rows.step == 1 && (self.way == Way::Cached || self.way == Way::Direct && aligned(start | at | len))
-    }
-
-    /// Writes an area that [`Output::row`] had in `scratch`, where values follow each other, and asks for what comes
-    /// next.
-    #[inline(always)]
-    pub fn put<S: Simd>(&self, simd: S, area: Area, scratch: &Buffer, ahead: Ahead) {
-        if !self.is_in_place(area) {
-            self.write_area(simd, area, scratch, ahead);
-        }
+        let start = self.rows.offset(first);
+        let steps = if rows == 1 { start } else { self.rows.row | self.rows.sample };
+        let in_place = self.rows.step == 1
+            && (self.way == Way::Cached || self.way == Way::Direct && aligned(steps | at | len));
+        let pitch = self.rows.pitch(first, rows);
+        Target { to: self, area, scratch, ahead, in_place, start: start + at, pitch }
     }
 
     #[inline(never)]
@@ -255,6 +241,40 @@ impl<'a> Output<'a> {
     }
 }
 
+/// An area that is written row by row.
+pub(crate) struct Target<'a> {
+    to: &'a Output<'a>,
+    area: Area,
+    scratch: &'a mut Buffer,
+    ahead: Ahead,
+    in_place: bool,
+    /// Element where it starts.
+    start: usize,
+    /// Distance of its rows, if there is one.
+    pitch: Option<usize>,
+}
+
+impl Target<'_> {
+    /// Where row k goes.
+    #[inline(always)]
+    pub fn row(&mut self, k: usize) -> Sink<'_> {
+        let Area { first, at, len, .. } = self.area;
+        if !self.in_place {
+            return Sink::Plain(&mut self.scratch[k * len..][..len]);
+        }
+        let start = self.pitch.map_or_else(|| self.to.rows.offset(first + k) + at, |pitch| self.start + k * pitch);
+        Sink::new(self.to.dtype, self.to.part(start, len), self.to.way, self.ahead.row(k))
+    }
+
+    /// When all rows have been written.
+    #[inline(always)]
+    pub fn finish<S: Simd>(self, simd: S) {
+        if !self.in_place {
+            self.to.write_area(simd, self.area, self.scratch, self.ahead);
+        }
+    }
+}
+
 /// Where an input is.
 #[derive(Clone, Copy)]
 pub(crate) enum Place<'a> {
@@ -290,7 +310,8 @@ impl<'a> Place<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fearless_simd::{Level, dispatch};
+    use crate::cpu::exec::dispatch;
+    use fearless_simd::Level;
 
     /// Two samples of two rows of five, with gaps everywhere.
     const ROWS: Rows = Rows { per_sample: 2, row: 7, sample: 20, step: 1 };

@@ -1,6 +1,6 @@
 //! From leaves to cells, and from cells to statistics: the tree, whoever computes which part of it.
 
-use super::exec::Exec;
+use super::exec::{Exec, dispatch};
 use super::grid::Grid;
 use super::lanes::{LANES, Span, for_spans};
 use super::leaf::{TALL, WIDE};
@@ -8,7 +8,7 @@ use super::memory::{Area, Scratch, TILE};
 use super::partial::{Partial, Stack};
 use super::source::{Kind, PartialOf, Source};
 use crate::moments::Moments;
-use fearless_simd::{Simd, dispatch};
+use fearless_simd::Simd;
 use std::ops::Range;
 
 /// Partial results: `entries` rows of one number a channel, for each part of a partial result.

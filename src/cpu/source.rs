@@ -329,19 +329,22 @@ impl Source for SumsOf<'_> {
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
         let Scratch { x, dy, residual, .. } = scratch;
         let gradient = of.tile(simd, area, (x, dy, residual));
-        let (all, weights, ahead) = (rows_of(of.grid, area), of.affine.each(at, len), of.ahead(next));
+        let (weights, ahead) = (of.affine.each(at, len), of.ahead(next));
         if of.grid.columns {
+            // Of one sample, or of samples whose statistics are joined.
+            let stats = stats.stats_each(of.grid, Cursor::new(of.grid, area.first).next(), at, len);
             leaf::sums_of_columns(
                 simd,
                 Leaves { rows, leaf },
                 len,
                 true,
                 #[inline(always)]
-                |k| (gradient.row(k), stats.stats_each(of.grid, all[k], at, len), weights),
+                |k| (gradient.row(k), stats, weights),
                 ahead,
                 to,
             )
         } else {
+            let all = rows_of(of.grid, area);
             leaf::sums_of_columns(
                 simd,
                 Leaves { rows, leaf },
