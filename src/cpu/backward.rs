@@ -7,10 +7,10 @@ use super::forward::{StatVectors, areas, each_part, rows_of_area, spread};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
 use super::leaf::TALL;
-use super::memory::{Area, Input, Output, Scratch, Tile};
+use super::memory::{Area, Input, Output, Scratch};
 use super::partial::merge_all;
 use super::reduce::{self, Columns, Down, Parts, Table};
-use super::source::{GradientOf, StatSlices, SumPairs, SumsOf, with_values};
+use super::source::{GradientOf, StatSlices, SumPairs, SumsOf, Values, with_values};
 use super::stream::Ahead;
 use super::strip::Strip;
 use fearless_simd::Simd;
@@ -66,6 +66,10 @@ impl Pass<'_> {
         SumsOf { gradient: self.gradient, stats }
     }
 
+    fn values<'a>(&'a self, stats: StatSlices<'a>) -> Values<'a> {
+        Values { grid: self.grid, stats, affine: self.gradient.affine }
+    }
+
     fn weight(&self, channel: usize) -> f32 {
         self.gradient.affine.weight[channel]
     }
@@ -118,7 +122,7 @@ impl Pass<'_> {
         let stats = self.stats.slices(projection);
         let next = rows_of_area(self.grid.width);
         self.exec.each_rows(self.grid, |rows, scratch| {
-            dispatch!(self.exec.level, simd => self.write_rows(simd, &stats, rows, next, scratch));
+            dispatch!(self.exec.level, simd => self.write_rows(simd, &self.values(stats), rows, next, scratch));
         });
     }
 
@@ -166,12 +170,13 @@ impl Pass<'_> {
             projection[1][k] = parts[1][k] * weight / self.count;
         }
         let stats = self.stats.slices(NONE).from(first, len, [&projection[0], &projection[1]]);
-        let strip = Strip::new(grid, &stats, self.gradient.affine, first..first + len);
-        let stats = StatSlices { strip: strip.as_ref(), ..stats };
+        let values = self.values(stats);
+        let strip = Strip::new(&values, first..first + len);
+        let values = strip.as_ref().map_or(values, Strip::values);
         // As in the forward pass, what was read last comes first.
         for n in (0..grid.samples).rev() {
             let (first, next) = (n * grid.rows + first, if n < asked { len } else { 0 });
-            self.write_rows(simd, &stats, first..first + len, next, scratch);
+            self.write_rows(simd, &values, first..first + len, next, scratch);
         }
     }
 
@@ -218,7 +223,7 @@ impl Pass<'_> {
                 (projection[0][k], projection[1][k]) = (g / self.count, gx / self.count);
             }
             let stats = self.stats.slices(NONE).from(first / size, len / size, [&projection[0], &projection[1]]);
-            self.write_rows(simd, &stats, of_batch, 0, scratch);
+            self.write_rows(simd, &self.values(stats), of_batch, 0, scratch);
             if let Some(to) = &mut to {
                 let at = first - rows.start;
                 to[0][at..at + len].copy_from_slice(&parts[0][..len]);
@@ -229,10 +234,10 @@ impl Pass<'_> {
 
     /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
     #[inline(never)]
-    fn write_rows<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
+    fn write_rows<S: Simd>(&self, simd: S, values: &Values, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
         simd.vectorize(
             #[inline(always)]
-            || self.write_rows_inline(simd, stats, rows, next, scratch),
+            || self.write_rows_inline(simd, values, rows, next, scratch),
         )
     }
 
@@ -240,51 +245,36 @@ impl Pass<'_> {
     fn write_rows_inline<S: Simd>(
         &self,
         simd: S,
-        stats: &StatSlices,
+        values: &Values,
         rows: Range<usize>,
         next: usize,
         scratch: &mut Scratch,
     ) {
         let (grid, of) = (self.grid, &self.gradient);
         for area in areas(grid.width, rows) {
+            let area = if values.grid.columns == grid.columns { area } else { area.flat() };
             let Area { first, at, len, .. } = area;
             let Scratch { x, dy, residual, dsum, out } = scratch;
             let gradient = of.tile(simd, area, (x, dy, residual));
             let dsum = self.dsum.map(|d| d.tile(simd, area, dsum));
-            let ahead = of.ahead(area.further(next));
-            if let Some(strip) = stats.strip {
-                let (gradient, all) = (gradient.flat(), area.flat());
-                let (stats, affine) = (strip.stats(all.len), strip.affine(all.len));
-                if let Some(dresidual) = self.dresidual {
-                    let mut dresidual = dresidual.area(all, out, Ahead::default());
-                    masked_row(simd, gradient, dresidual.row(0), stats, affine);
-                    dresidual.finish(simd);
-                }
-                if let Some(dx) = self.dx {
-                    let (dsum, mut dx) = (dsum.as_ref().map(Tile::flat), dx.area(all, out, ahead));
-                    let projection = strip.projection(self.centred, all.len);
-                    backward_row(simd, gradient, dsum, dx.row(0), stats, affine, Some(projection));
-                    dx.finish(simd);
-                }
-                continue;
-            }
             if let Some(dresidual) = self.dresidual {
-                let (mut cursor, mut dresidual) =
-                    (Cursor::new(grid, first), dresidual.area(area, out, Ahead::default()));
+                let mut dresidual = dresidual.area(area, out, Ahead::default());
+                let mut cursor = Cursor::new(grid, first);
                 for k in 0..area.rows {
                     let (row, gradient, to) = (cursor.next(), gradient.row(k), dresidual.row(k));
-                    with_values!(simd, grid, stats, of.affine, (row, at, len), (stats, weights, _part) => {
+                    with_values!(simd, values, (row, at, len), (stats, weights, _part) => {
                         masked_row(simd, gradient, to, stats, weights);
                     });
                 }
                 dresidual.finish(simd);
             }
             let Some(dx) = self.dx else { continue };
-            let (mut cursor, mut dx) = (Cursor::new(grid, first), dx.area(area, out, ahead));
+            let mut dx = dx.area(area, out, of.ahead(area.further(next)));
+            let mut cursor = Cursor::new(grid, first);
             for k in 0..area.rows {
                 let (row, gradient, dsum) = (cursor.next(), gradient.row(k), dsum.as_ref().map(|d| d.row(k)));
                 let to = dx.row(k);
-                with_values!(simd, grid, stats, of.affine, (row, at, len), (stats, weights, part) => {
+                with_values!(simd, values, (row, at, len), (stats, weights, part) => {
                     let projection =
                         self.projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
                     backward_row(simd, gradient, dsum, to, stats, weights, projection);

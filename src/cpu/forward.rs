@@ -5,10 +5,10 @@ use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
-use super::memory::{Area, Output, Place, Scratch, TILE, Tile};
+use super::memory::{Area, Output, Place, Scratch, TILE};
 use super::partial::merge_all;
 use super::reduce::{self, Parts};
-use super::source::{Affine, Means, MomentsOf, StatSlices, with_values};
+use super::source::{Affine, Means, MomentsOf, StatSlices, Values, with_values};
 use super::stream::Ahead;
 use super::strip::{self, Strip, repeated};
 use crate::moments::Moments;
@@ -64,7 +64,7 @@ impl StatVectors {
 
     pub fn slices<'a>(&'a self, projection: [&'a [f32]; 2]) -> StatSlices<'a> {
         let [hi, lo, rstd] = &self.0;
-        StatSlices { first: 0, of: [hi, lo, rstd, projection[0], projection[1]], strip: None }
+        StatSlices { first: 0, of: [hi, lo, rstd, projection[0], projection[1]] }
     }
 }
 
@@ -80,6 +80,10 @@ impl Pass<'_> {
     /// Tensors that y is made of.
     fn inputs(&self) -> usize {
         1 + usize::from(self.residual.is_some())
+    }
+
+    fn values<'a>(&'a self, stats: StatSlices<'a>) -> Values<'a> {
+        Values { grid: self.grid, stats, affine: &self.affine }
     }
 
     fn source(&self) -> MomentsOf<'_> {
@@ -132,7 +136,7 @@ impl Pass<'_> {
         }
         let next = rows_of_area(grid.width);
         exec.each_rows(grid, |rows, scratch| {
-            dispatch!(exec.level, simd => self.write_rows(simd, &stats, rows, next, scratch));
+            dispatch!(exec.level, simd => self.write_rows(simd, &self.values(stats), rows, next, scratch));
         });
     }
 
@@ -178,11 +182,12 @@ impl Pass<'_> {
         (next, asked): (usize, usize),
         scratch: &mut Scratch,
     ) {
-        let strip = Strip::new(self.grid, &stats, &self.affine, channels.clone());
-        let stats = StatSlices { strip: strip.as_ref(), ..stats };
+        let values = self.values(stats);
+        let strip = Strip::new(&values, channels.clone());
+        let values = strip.as_ref().map_or(values, Strip::values);
         for n in (0..self.grid.samples).rev() {
             let (first, next) = (n * self.grid.rows, if n < asked { next } else { 0 });
-            self.write_rows(simd, &stats, first + channels.start..first + channels.end, next, scratch);
+            self.write_rows(simd, &values, first + channels.start..first + channels.end, next, scratch);
         }
     }
 
@@ -211,7 +216,7 @@ impl Pass<'_> {
             }
             let stats = BlockStats::new(moments, self.eps);
             // The reducing pass has asked for the next rows.
-            self.write_rows(simd, &stats.slices(first / size), rows, 0, scratch);
+            self.write_rows(simd, &self.values(stats.slices(first / size)), rows, 0, scratch);
         }
     }
 
@@ -239,10 +244,10 @@ impl Pass<'_> {
 
     /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
     #[inline(never)]
-    fn write_rows<S: Simd>(&self, simd: S, stats: &StatSlices, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
+    fn write_rows<S: Simd>(&self, simd: S, values: &Values, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
         simd.vectorize(
             #[inline(always)]
-            || self.write_rows_inline(simd, stats, rows, next, scratch),
+            || self.write_rows_inline(simd, values, rows, next, scratch),
         )
     }
 
@@ -250,31 +255,24 @@ impl Pass<'_> {
     fn write_rows_inline<S: Simd>(
         &self,
         simd: S,
-        stats: &StatSlices,
+        values: &Values,
         rows: Range<usize>,
         next: usize,
         scratch: &mut Scratch,
     ) {
         let (grid, Some(y)) = (self.grid, self.y) else { return };
         for area in areas(grid.width, rows) {
+            let area = if values.grid.columns == grid.columns { area } else { area.flat() };
             let Scratch { x, residual, out, .. } = scratch;
             let x = self.x.tile(simd, area, x);
             let residual = self.residual.map(|r| r.tile(simd, area, residual));
             let Area { first, at, len, .. } = area;
-            let ahead = self.source().ahead(area.further(next));
-            if let Some(strip) = stats.strip {
-                let all = area.flat();
-                let (residual, mut y) = (residual.as_ref().map(Tile::flat), y.area(all, out, ahead));
-                let (stats, weights) = (strip.stats(all.len), strip.affine(all.len));
-                forward_row(simd, x.flat(), residual, y.row(0), self.relu, stats, weights);
-                y.finish(simd);
-                continue;
-            }
-            let (mut cursor, mut y) = (Cursor::new(grid, first), y.area(area, out, ahead));
+            let mut y = y.area(area, out, self.source().ahead(area.further(next)));
+            let mut cursor = Cursor::new(grid, first);
             for k in 0..area.rows {
                 let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), cursor.next());
                 let y = y.row(k);
-                with_values!(simd, grid, stats, self.affine, (row, at, len), (stats, weights, _part) => {
+                with_values!(simd, values, (row, at, len), (stats, weights, _part) => {
                     forward_row(simd, x, residual, y, self.relu, stats, weights);
                 });
             }
@@ -311,7 +309,7 @@ impl BlockStats {
     #[inline(always)]
     fn slices(&self, first: usize) -> StatSlices<'_> {
         let [hi, lo, rstd] = &self.0;
-        StatSlices { first, of: [hi, lo, rstd, &[], &[]], strip: None }
+        StatSlices { first, of: [hi, lo, rstd, &[], &[]] }
     }
 }
 

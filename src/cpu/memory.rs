@@ -62,13 +62,6 @@ pub(crate) struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// All rows, where one begins at the end of the one before.
-    #[inline(always)]
-    pub fn flat(&self) -> &'a [f32] {
-        debug_assert_eq!(self.pitch, self.len, "rows of a sample have no gaps between them");
-        self.values
-    }
-
     #[inline(always)]
     pub fn row(&self, k: usize) -> &'a [f32] {
         &self.values[k * self.pitch..][..self.len]
@@ -177,8 +170,8 @@ impl<'a> Output<'a> {
         let aligned = |elements: usize| (elements * self.dtype.size() as usize).is_multiple_of(QUAD);
         let start = self.rows.offset(first);
         let steps = if rows == 1 { start } else { self.rows.row | self.rows.sample };
-        let in_place = self.rows.step == 1
-            && (self.way == Way::Cached || self.way == Way::Direct && aligned(steps | at | len));
+        let in_place =
+            self.rows.step == 1 && (self.way == Way::Cached || self.way == Way::Direct && aligned(steps | at | len));
         let pitch = self.rows.pitch(first, rows);
         Target { to: self, area, scratch, ahead, in_place, start: start + at, pitch }
     }

@@ -6,7 +6,6 @@ use super::leaf::{self, Each, Gradient, Leaves, Same, Stats, TALL, Weights};
 use super::memory::{Area, Buffer, Input, Place, Scratch, Tile};
 use super::partial::{Mean, Partial, Sums};
 use super::stream::{Ahead, Rest};
-use super::strip::Strip;
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;
 
@@ -110,8 +109,6 @@ pub(crate) struct StatSlices<'a> {
     pub first: usize,
     /// Mean, its rounding error, 1/std, and the two of [`super::apply::Projection`].
     pub of: [&'a [f32]; 5],
-    /// The same for every element of the rows, where these are worked on as one.
-    pub strip: Option<&'a Strip>,
 }
 
 impl<'a> StatSlices<'a> {
@@ -119,7 +116,7 @@ impl<'a> StatSlices<'a> {
     #[inline(always)]
     pub fn from(&self, first: usize, len: usize, [g, gx]: [&'a [f32]; 2]) -> StatSlices<'a> {
         let part = |k: usize| &self.of[k][first - self.first..][..len];
-        StatSlices { first, of: [part(0), part(1), part(2), g, gx], strip: None }
+        StatSlices { first, of: [part(0), part(1), part(2), g, gx] }
     }
 
     #[inline(always)]
@@ -147,26 +144,33 @@ impl<'a> StatSlices<'a> {
     }
 }
 
+/// What elements are worked on with, in the terms of a grid: the tensor's own, or a [`super::strip::Strip`]'s.
+#[derive(Clone, Copy)]
+pub(crate) struct Values<'a> {
+    pub grid: &'a Grid,
+    pub stats: StatSlices<'a>,
+    pub affine: &'a Affine<'a>,
+}
+
 /// Runs a block for columns `at..at + len` of a row with its statistics and weights, each in the form that it has in the
 /// grid: one number for the whole row, or one for each of its elements. `part` gives a number of [`StatSlices::of`].
 ///
 /// Not a function that takes a closure, which would have to be generic.
 macro_rules! with_values {
-    ($simd:ident, $grid:expr, $slices:expr, $affine:expr, ($row:expr, $at:expr, $len:expr),
-     ($stats:ident, $weights:ident, $part:ident) => $body:expr) => {{
-        let (grid, row, at, len) = ($grid, $row, $at, $len);
+    ($simd:ident, $values:expr, ($row:expr, $at:expr, $len:expr), ($stats:ident, $weights:ident, $part:ident) => $body:expr) => {{
+        let (Values { grid, stats, affine }, row, at, len) = ($values, $row, $at, $len);
         if grid.columns {
-            let $part = |k| $slices.each(grid, row, k, at, len);
-            let ($stats, $weights) = ($slices.stats_each(grid, row, at, len), $affine.each(at, len));
+            let $part = |k| stats.each(grid, row, k, at, len);
+            let ($stats, $weights) = (stats.stats_each(grid, row, at, len), affine.each(at, len));
             $body
         } else {
-            let $part = |k| $slices.same($simd, row, k);
-            let $stats = $slices.stats_same($simd, row);
+            let $part = |k| stats.same($simd, row, k);
+            let $stats = stats.stats_same($simd, row);
             if grid.by_column {
-                let $weights = $affine.each(at, len);
+                let $weights = affine.each(at, len);
                 $body
             } else {
-                let $weights = $affine.same($simd, row);
+                let $weights = affine.same($simd, row);
                 $body
             }
         }
@@ -261,13 +265,6 @@ impl<'a> GradientOf<'a> {
 }
 
 impl<'a> GradientTile<'a> {
-    /// See [`Tile::flat`].
-    #[inline(always)]
-    pub fn flat(&self) -> Gradient<'a> {
-        let residual = self.residual.as_ref().map(Tile::flat);
-        Gradient { x: self.x.flat(), dy: self.dy.flat(), relu: self.relu, residual }
-    }
-
     #[inline(always)]
     pub fn row(&self, k: usize) -> Gradient<'a> {
         let residual = self.residual.as_ref().map(|r| r.row(k));

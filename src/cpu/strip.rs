@@ -1,11 +1,9 @@
 //! Short rows of neighbouring channels, worked on as one row: what belongs to a row is spread over its elements once,
 //! and then used for every sample.
 
-use super::apply::Projection;
 use super::grid::Grid;
 use super::lanes::LANES;
-use super::leaf::{Each, Stats, Weights};
-use super::source::{Affine, StatSlices};
+use super::source::{Affine, StatSlices, Values};
 use std::ops::Range;
 
 /// Rows of so many elements are long enough to be worked on one by one.
@@ -19,39 +17,33 @@ pub(crate) fn pays(grid: &Grid) -> bool {
     !grid.columns && grid.width < LONG && grid.samples >= SAMPLES
 }
 
-/// Mean, its rounding error, 1/std, the projection's two, weight and bias: one number an element.
-pub(crate) struct Strip([Vec<f32>; 7]);
+/// What belongs to neighbouring rows, one number an element; and a grid in which they are one row of columns.
+pub(crate) struct Strip {
+    grid: Grid,
+    stats: [Vec<f32>; 5],
+    affine: Affine<'static>,
+}
 
 impl Strip {
     /// For a sample's rows of some channels. None where it does not pay.
-    pub fn new(grid: &Grid, stats: &StatSlices, affine: &Affine, channels: Range<usize>) -> Option<Strip> {
+    pub fn new(values: &Values, channels: Range<usize>) -> Option<Strip> {
+        let Values { grid, stats, affine } = values;
         let spread = |numbers: &[f32], first: usize| {
             repeated(numbers.iter().skip(first).take(channels.len()).copied(), grid.width)
         };
-        pays(grid).then(|| {
-            let first = channels.start;
-            let [hi, lo, rstd, g, gx] = stats.of.map(|numbers| spread(numbers, first - stats.first));
-            Strip([hi, lo, rstd, g, gx, spread(&affine.weight, first), spread(&affine.bias, first)])
+        pays(grid).then(|| Strip {
+            grid: Grid { columns: true, ..**grid },
+            stats: stats.of.map(|numbers| spread(numbers, channels.start - stats.first)),
+            affine: Affine {
+                weight: spread(&affine.weight, channels.start).into(),
+                bias: spread(&affine.bias, channels.start).into(),
+            },
         })
     }
 
-    /// Of the first `len` elements.
-    #[inline(always)]
-    pub fn stats(&self, len: usize) -> Stats<Each<'_>> {
-        let [hi, lo, rstd, ..] = &self.0;
-        Stats { hi: Each(&hi[..len]), lo: Each(&lo[..len]), rstd: Each(&rstd[..len]) }
-    }
-
-    #[inline(always)]
-    pub fn affine(&self, len: usize) -> Weights<Each<'_>> {
-        let [.., weight, bias] = &self.0;
-        Weights { weight: Each(&weight[..len]), bias: Each(&bias[..len]) }
-    }
-
-    #[inline(always)]
-    pub fn projection(&self, centred: bool, len: usize) -> Projection<Each<'_>> {
-        let [_, _, _, g, gx, ..] = &self.0;
-        Projection { g: centred.then(|| Each(&g[..len])), gx: Each(&gx[..len]) }
+    pub fn values(&self) -> Values<'_> {
+        let stats = StatSlices { first: 0, of: self.stats.each_ref().map(Vec::as_slice) };
+        Values { grid: &self.grid, stats, affine: &self.affine }
     }
 }
 
