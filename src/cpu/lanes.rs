@@ -33,6 +33,12 @@ impl Span {
         Span::Part { at: len.saturating_sub(LANES), len: len.min(LANES) }
     }
 
+    /// The span with index i, whichever that is: in loops that are rare.
+    #[inline(always)]
+    pub fn at(i: usize, len: usize) -> Span {
+        Span::Part { at: (i * LANES).min(len.saturating_sub(LANES)), len: len.min(LANES) }
+    }
+
     /// Which vector of the row it begins in.
     #[inline(always)]
     pub fn index(self) -> usize {
@@ -115,7 +121,8 @@ macro_rules! for_spans {
 }
 pub(crate) use for_spans;
 
-/// The same in strides of a few spans each, an array, as far as they go, and then span by span; counted by spans.
+/// The same in strides of a few spans each, an array, as far as they go; then two spans, then one by one; counted by
+/// spans.
 macro_rules! for_strides {
     ($len:expr, ($i:ident, $spans:ident) => $body:block) => {{
         let len: usize = $len;
@@ -126,12 +133,14 @@ macro_rules! for_strides {
                 [Span::InTurn(stride, 0), Span::InTurn(stride, 1), Span::InTurn(stride, 2), Span::InTurn(stride, 3)];
             $body
         }
-        for $i in strides * TURNS..len / LANES {
-            let $spans = [Span::Whole($i)];
+        let mut next = strides * TURNS;
+        if len / LANES - next >= 2 {
+            let ($i, $spans) = (next, [Span::Whole(next), Span::Whole(next + 1)]);
+            next += 2;
             $body
         }
-        if len % LANES > 0 {
-            let ($i, $spans) = (len / LANES, [Span::last(len)]);
+        for $i in next..len.div_ceil(LANES) {
+            let $spans = [Span::at($i, len)];
             $body
         }
     }};

@@ -276,7 +276,7 @@ impl<S: Simd, K: Source> Columns<S, K> {
             let [a, b, c] = &mut to;
             let mut to = [&mut a[at..at + len], &mut b[at..at + len], &mut c[at..at + len]];
             for i in 0..spans.len() {
-                store(simd, self.stack.finish(simd, spans.start + i), span_of(i, len), &mut to);
+                store(simd, self.stack.finish(simd, spans.start + i), Span::at(i, len), &mut to);
             }
         }
     }
@@ -304,12 +304,6 @@ fn leaves_of_columns<S: Simd, K: Source>(
         #[inline(always)]
         || source.columns(simd, areas, leaf, to, scratch),
     )
-}
-
-/// Span `i` of some columns; the last one may overlap the one before.
-#[inline(always)]
-fn span_of(i: usize, len: usize) -> Span {
-    Span::Part { at: (i * LANES).min(len.saturating_sub(LANES)), len: len.min(LANES) }
 }
 
 /// Merges every `of` neighbouring entries into one.
