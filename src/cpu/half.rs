@@ -1,5 +1,5 @@
 //! Elements of any type to `f32` and back. Halves by integer arithmetic, so that no instruction set needs a feature
-//! for them.
+//! for them; binary16 by the processor's own conversions where it has them.
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::f16c;

@@ -340,6 +340,17 @@ mod tests {
     /// Of large tensors results go around the caches, at once or by way of a buffer; of small ones they do not.
     #[test]
     fn large_tensors_get_the_bits_of_their_parts() {
+        // Rows shorter than a span, of whole spans or not; results as far into a page as what is read, just behind it,
+        // far behind it, between lines, between sixteens of bytes.
+        let rows = [(1, 0), (1, 260), (64, 0), (64, 4), (64, 260), (64, 1), (4112, 260), (49, 0), (100, 260)];
+        check::<f32>(&rows);
+        let rows = [(1, 0), (8, 0), (64, 0), (64, 8), (64, 4), (64, 520), (4112, 520), (49, 0), (56, 520)];
+        check::<half::f16>(&rows);
+        check::<half::bf16>(&rows[..4]);
+    }
+
+    /// Widths of rows, and how far into its memory what is written begins.
+    fn check<T: Element + PartialEq>(rows: &[(usize, usize)]) {
         const CHANNELS: usize = 8;
         let numbers = |seed, len| elements::<f32>(noise(seed, len));
         let running = Running {
@@ -351,28 +362,29 @@ mod tests {
         let state =
             State { weight: Some(numbers(2, CHANNELS)), bias: Some(numbers(3, CHANNELS)), running: Some(running) };
         let norm = Norm::with_state(BatchNormDescriptor::new(CHANNELS), state).unwrap();
-        let pass = |shape: &[usize], x: &[f32], dy: &[f32], y: &mut [f32], dx: &mut [f32]| {
-            let tensor = TensorDescriptor::new(shape);
-            let saved = norm.forward_frozen::<f32, f32>(&tensor, Fusion::default(), Forward::new(x, y)).unwrap();
-            norm.backward::<f32, f32>(saved, Backward { dx: Some(dx), ..Backward::new(x, dy) }).unwrap();
+        let pass = |shape: &[usize], x: &[T], dy: &[T], y: &mut [T], dx: &mut [T]| {
+            let tensor = TensorDescriptor { dtype: T::DTYPE, ..TensorDescriptor::new(shape) };
+            let saved = norm.forward_frozen::<T, T>(&tensor, Fusion::default(), Forward::new(x, y)).unwrap();
+            norm.backward::<T, T>(saved, Backward { dx: Some(dx), ..Backward::new(x, dy) }).unwrap();
         };
-        // Rows shorter than a span, of whole spans or not; results as far into a page as what is read, just behind it, far behind it, between lines.
-        for (width, offset) in
-            [(1, 0), (1, 260), (64, 0), (64, 4), (64, 260), (64, 1), (4112, 260), (49, 0), (100, 260)]
-        {
+        for &(width, offset) in rows {
             let sample = CHANNELS * width;
-            let samples = ((16 << 20) / 8_usize).div_ceil(sample).next_multiple_of(4);
+            // Input and output make up what goes around the caches; a part of them does not.
+            let samples = ((16 << 20) / 2 / size_of::<T>()).div_ceil(sample).next_multiple_of(4);
             let len = samples * sample;
-            let (x, dy) = (numbers(4, len), numbers(5, len));
-            let [mut y, mut dx] = [(); 2].map(|()| vec![f32::NAN; len + offset]);
+            let (x, dy) = (elements::<T>(noise(4, len)), elements::<T>(noise(5, len)));
+            let [mut y, mut dx] = [(); 2].map(|()| vec![T::from_f32(f32::NAN); len + offset]);
             pass(&[samples, CHANNELS, width], &x, &dy, &mut y[offset..], &mut dx[offset..]);
-            let [mut y_of_parts, mut dx_of_parts] = [(); 2].map(|()| vec![f32::NAN; len]);
+            let [mut y_of_parts, mut dx_of_parts] = [(); 2].map(|()| vec![T::from_f32(f32::NAN); len]);
             for part in (0..len).step_by(len / 4).map(|at| at..at + len / 4) {
                 let (y, dx) = (&mut y_of_parts[part.clone()], &mut dx_of_parts[part.clone()]);
                 pass(&[samples / 4, CHANNELS, width], &x[part.clone()], &dy[part], y, dx);
             }
             assert!(y[offset..] == y_of_parts && dx[offset..] == dx_of_parts, "width {width}, offset {offset}");
-            assert!(y.iter().chain(&dx).filter(|v| v.is_nan()).count() == 2 * offset, "width {width}, offset {offset}");
+            assert!(
+                y.iter().chain(&dx).filter(|v| v.to_f32().is_nan()).count() == 2 * offset,
+                "width {width}, offset {offset}"
+            );
         }
     }
 }
