@@ -10,7 +10,7 @@ use super::leaf::TALL;
 use super::memory::{Area, Input, Output, Scratch};
 use super::partial::merge_all;
 use super::reduce::{self, Columns, Down, Parts, Table};
-use super::source::{GradientOf, StatSlices, SumPairs, SumsOf, Values, with_values};
+use super::source::{GradientOf, Params, StatSlices, SumPairs, SumsOf, with_params};
 use super::stream::Ahead;
 use super::strip::Strip;
 use fearless_simd::Simd;
@@ -66,8 +66,8 @@ impl Pass<'_> {
         SumsOf { gradient: self.gradient, stats }
     }
 
-    fn values<'a>(&'a self, stats: StatSlices<'a>) -> Values<'a> {
-        Values { grid: self.grid, stats, affine: self.gradient.affine }
+    fn params<'a>(&'a self, stats: StatSlices<'a>) -> Params<'a> {
+        Params { grid: self.grid, stats, affine: self.gradient.affine }
     }
 
     fn weight(&self, channel: usize) -> f32 {
@@ -122,7 +122,7 @@ impl Pass<'_> {
         let stats = self.stats.slices(projection);
         let next = rows_of_area(self.grid.width);
         self.exec.each_rows(self.grid, |rows, scratch| {
-            dispatch!(self.exec.level, simd => self.write_rows(simd, &self.values(stats), rows, next, scratch));
+            dispatch!(self.exec.level, simd => self.write_rows(simd, &self.params(stats), rows, next, scratch));
         });
     }
 
@@ -170,13 +170,13 @@ impl Pass<'_> {
             projection[1][k] = parts[1][k] * weight / self.count;
         }
         let stats = self.stats.slices(NONE).from(first, len, [&projection[0], &projection[1]]);
-        let values = self.values(stats);
-        let strip = Strip::new(&values, first..first + len);
-        let values = strip.as_ref().map_or(values, Strip::values);
+        let params = self.params(stats);
+        let strip = Strip::new(&params, first..first + len);
+        let params = strip.as_ref().map_or(params, Strip::params);
         // As in the forward pass, what was read last comes first.
         for n in (0..grid.samples).rev() {
             let (first, next) = (n * grid.rows + first, if n < asked { len } else { 0 });
-            self.write_rows(simd, &values, first..first + len, next, scratch);
+            self.write_rows(simd, &params, first..first + len, next, scratch);
         }
     }
 
@@ -223,7 +223,7 @@ impl Pass<'_> {
                 (projection[0][k], projection[1][k]) = (g / self.count, gx / self.count);
             }
             let stats = self.stats.slices(NONE).from(first / size, len / size, [&projection[0], &projection[1]]);
-            self.write_rows(simd, &self.values(stats), of_batch, 0, scratch);
+            self.write_rows(simd, &self.params(stats), of_batch, 0, scratch);
             if let Some(to) = &mut to {
                 let at = first - rows.start;
                 to[0][at..at + len].copy_from_slice(&parts[0][..len]);
@@ -234,10 +234,10 @@ impl Pass<'_> {
 
     /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
     #[inline(never)]
-    fn write_rows<S: Simd>(&self, simd: S, values: &Values, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
+    fn write_rows<S: Simd>(&self, simd: S, params: &Params, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
         simd.vectorize(
             #[inline(always)]
-            || self.write_rows_inline(simd, values, rows, next, scratch),
+            || self.write_rows_inline(simd, params, rows, next, scratch),
         )
     }
 
@@ -245,14 +245,14 @@ impl Pass<'_> {
     fn write_rows_inline<S: Simd>(
         &self,
         simd: S,
-        values: &Values,
+        params: &Params,
         rows: Range<usize>,
         next: usize,
         scratch: &mut Scratch,
     ) {
         let (grid, of) = (self.grid, &self.gradient);
         for area in areas(grid.width, rows) {
-            let area = if values.grid.columns == grid.columns { area } else { area.flat() };
+            let area = params.area(grid, area);
             let Area { first, at, len, .. } = area;
             let Scratch { x, dy, residual, dsum, out } = scratch;
             let gradient = of.tile(simd, area, (x, dy, residual));
@@ -262,7 +262,7 @@ impl Pass<'_> {
                 let mut cursor = Cursor::new(grid, first);
                 for k in 0..area.rows {
                     let (row, gradient, to) = (cursor.next(), gradient.row(k), dresidual.row(k));
-                    with_values!(simd, values, (row, at, len), (stats, weights, _part) => {
+                    with_params!(simd, params, (row, at, len), (stats, weights, _part) => {
                         masked_row(simd, gradient, to, stats, weights);
                     });
                 }
@@ -274,7 +274,7 @@ impl Pass<'_> {
             for k in 0..area.rows {
                 let (row, gradient, dsum) = (cursor.next(), gradient.row(k), dsum.as_ref().map(|d| d.row(k)));
                 let to = dx.row(k);
-                with_values!(simd, values, (row, at, len), (stats, weights, part) => {
+                with_params!(simd, params, (row, at, len), (stats, weights, part) => {
                     let projection =
                         self.projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
                     backward_row(simd, gradient, dsum, to, stats, weights, projection);

@@ -15,7 +15,7 @@ const SERIAL: usize = 1 << 16;
 const TASK: usize = 1 << 15;
 
 /// Runs code with a level's instruction set, of three on x86-64: each is compiled by itself, which takes half a minute,
-/// and SSE4.2 has nothing over SSE2 that these loops would use.
+/// and SSE4.2 has little over SSE2 that these loops would use.
 macro_rules! dispatch {
     ($level:expr, $simd:ident => $run:expr) => {{
         let level: fearless_simd::Level = $level;

@@ -8,7 +8,7 @@ use super::lanes::LANES;
 use super::memory::{Area, Output, Place, Scratch, TILE};
 use super::partial::merge_all;
 use super::reduce::{self, Parts};
-use super::source::{Affine, Means, MomentsOf, StatSlices, Values, with_values};
+use super::source::{Affine, Means, MomentsOf, Params, StatSlices, with_params};
 use super::stream::Ahead;
 use super::strip::{self, Strip, repeated};
 use crate::moments::Moments;
@@ -82,8 +82,8 @@ impl Pass<'_> {
         1 + usize::from(self.residual.is_some())
     }
 
-    fn values<'a>(&'a self, stats: StatSlices<'a>) -> Values<'a> {
-        Values { grid: self.grid, stats, affine: &self.affine }
+    fn params<'a>(&'a self, stats: StatSlices<'a>) -> Params<'a> {
+        Params { grid: self.grid, stats, affine: &self.affine }
     }
 
     fn source(&self) -> MomentsOf<'_> {
@@ -131,12 +131,13 @@ impl Pass<'_> {
         {
             return exec.each((0..grid.rows).step_by(len), |first, scratch| {
                 let channels = first..(first + len).min(grid.rows);
-                dispatch!(exec.level, simd => self.write_channels(simd, stats, channels, (grid.rows, grid.samples), scratch));
+                let samples = (0..grid.samples).map(|n| (n, if n + 1 < grid.samples { grid.rows } else { 0 }));
+                dispatch!(exec.level, simd => self.write_channels(simd, stats, channels, samples, scratch));
             });
         }
         let next = rows_of_area(grid.width);
         exec.each_rows(grid, |rows, scratch| {
-            dispatch!(exec.level, simd => self.write_rows(simd, &self.values(stats), rows, next, scratch));
+            dispatch!(exec.level, simd => self.write_rows(simd, &self.params(stats), rows, next, scratch));
         });
     }
 
@@ -168,26 +169,27 @@ impl Pass<'_> {
             *moments = Moments { count, mean_hi: parts[0][k], mean_lo: parts[1][k], m2: parts[2][k] };
         }
         let stats = BlockStats::new(moments, self.eps);
-        self.write_channels(simd, stats.slices(first), first..first + len, (len, asked), scratch);
+        // What was read last comes first: where a block does not fit the cache, it is what the cache still holds.
+        let samples = (0..grid.samples).rev().map(|n| (n, if n < asked { len } else { 0 }));
+        self.write_channels(simd, stats.slices(first), first..first + len, samples, scratch);
     }
 
-    /// y of a few channels of all samples. What was read last comes first: where a block does not fit the cache, it is
-    /// what the cache still holds.
+    /// y of a few channels of all samples, in an order; each with how many rows further those are that will be read next.
     #[inline(always)]
     fn write_channels<S: Simd>(
         &self,
         simd: S,
         stats: StatSlices,
         channels: Range<usize>,
-        (next, asked): (usize, usize),
+        samples: impl Iterator<Item = (usize, usize)>,
         scratch: &mut Scratch,
     ) {
-        let values = self.values(stats);
-        let strip = Strip::new(&values, channels.clone());
-        let values = strip.as_ref().map_or(values, Strip::values);
-        for n in (0..self.grid.samples).rev() {
-            let (first, next) = (n * self.grid.rows, if n < asked { next } else { 0 });
-            self.write_rows(simd, &values, first + channels.start..first + channels.end, next, scratch);
+        let params = self.params(stats);
+        let strip = Strip::new(&params, channels.clone());
+        let params = strip.as_ref().map_or(params, Strip::params);
+        for (n, next) in samples {
+            let first = n * self.grid.rows;
+            self.write_rows(simd, &params, first + channels.start..first + channels.end, next, scratch);
         }
     }
 
@@ -216,7 +218,7 @@ impl Pass<'_> {
             }
             let stats = BlockStats::new(moments, self.eps);
             // The reducing pass has asked for the next rows.
-            self.write_rows(simd, &self.values(stats.slices(first / size)), rows, 0, scratch);
+            self.write_rows(simd, &self.params(stats.slices(first / size)), rows, 0, scratch);
         }
     }
 
@@ -244,10 +246,10 @@ impl Pass<'_> {
 
     /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
     #[inline(never)]
-    fn write_rows<S: Simd>(&self, simd: S, values: &Values, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
+    fn write_rows<S: Simd>(&self, simd: S, params: &Params, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
         simd.vectorize(
             #[inline(always)]
-            || self.write_rows_inline(simd, values, rows, next, scratch),
+            || self.write_rows_inline(simd, params, rows, next, scratch),
         )
     }
 
@@ -255,14 +257,14 @@ impl Pass<'_> {
     fn write_rows_inline<S: Simd>(
         &self,
         simd: S,
-        values: &Values,
+        params: &Params,
         rows: Range<usize>,
         next: usize,
         scratch: &mut Scratch,
     ) {
         let (grid, Some(y)) = (self.grid, self.y) else { return };
         for area in areas(grid.width, rows) {
-            let area = if values.grid.columns == grid.columns { area } else { area.flat() };
+            let area = params.area(grid, area);
             let Scratch { x, residual, out, .. } = scratch;
             let x = self.x.tile(simd, area, x);
             let residual = self.residual.map(|r| r.tile(simd, area, residual));
@@ -272,7 +274,7 @@ impl Pass<'_> {
             for k in 0..area.rows {
                 let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), cursor.next());
                 let y = y.row(k);
-                with_values!(simd, values, (row, at, len), (stats, weights, _part) => {
+                with_params!(simd, params, (row, at, len), (stats, weights, _part) => {
                     forward_row(simd, x, residual, y, self.relu, stats, weights);
                 });
             }

@@ -64,6 +64,11 @@ pub(crate) fn to_half<S: Simd>(simd: S, dtype: DType, value: V<S>) -> [u16; LANE
     if simd.level().as_avx2().is_none() {
         return to_half_of_many_instructions(simd, dtype, value);
     }
+    rounded(simd, dtype, value)
+}
+
+#[inline(always)]
+fn rounded<S: Simd>(simd: S, dtype: DType, value: V<S>) -> [u16; LANES] {
     if dtype == DType::F16 { to_f16(simd, value) } else { to_bf16(simd, value) }
 }
 
@@ -72,7 +77,7 @@ pub(crate) fn to_half<S: Simd>(simd: S, dtype: DType, value: V<S>) -> [u16; LANE
 fn to_half_of_many_instructions<S: Simd>(simd: S, dtype: DType, value: V<S>) -> [u16; LANES] {
     simd.vectorize(
         #[inline(always)]
-        || if dtype == DType::F16 { to_f16(simd, value) } else { to_bf16(simd, value) },
+        || rounded(simd, dtype, value),
     )
 }
 

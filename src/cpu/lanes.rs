@@ -30,10 +30,10 @@ impl Span {
     /// The last elements of a row that is no multiple of sixteen. It overlaps the span before.
     #[inline(always)]
     pub fn last(len: usize) -> Span {
-        Span::Part { at: len.saturating_sub(LANES), len: len.min(LANES) }
+        Span::at(len / LANES, len)
     }
 
-    /// The span with index i, whichever that is: in loops that are rare.
+    /// Span i of a row, full or the last, which only the compiler does not know: it is for loads.
     #[inline(always)]
     pub fn at(i: usize, len: usize) -> Span {
         Span::Part { at: (i * LANES).min(len.saturating_sub(LANES)), len: len.min(LANES) }

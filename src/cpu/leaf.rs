@@ -237,7 +237,7 @@ fn moments_of_spans<'a, S: Simd, const N: usize>(
     let (mut pivot, mut mean) = ([zero; N], [zero; N]);
     let mut moments = [Mean { hi: zero, lo: zero, m2: zero }; N];
     if centred && rows.len() == 1 {
-        // The same numbers, sooner. No deviation, but that of what is not finite.
+        // The same numbers, sooner: x - x is 0, or NaN where x is not finite.
         let (first, ahead) = (row(rows.start), ahead.row(rows.start));
         for k in 0..N {
             ahead.ask(spans[k].index());

@@ -139,7 +139,7 @@ pub(crate) struct Output<'a> {
     of: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: it stands for a `&mut [u8]`, of which every thread gets parts that no other has: see `put`.
+// SAFETY: it stands for a `&mut [u8]`, of which every thread gets parts that no other has: see `Output::new`.
 unsafe impl Send for Output<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Output<'_> {}
@@ -169,15 +169,18 @@ impl<'a> Output<'a> {
         let Area { first, rows, at, len } = area;
         let aligned = |elements: usize| (elements * self.dtype.size() as usize).is_multiple_of(QUAD);
         let start = self.rows.offset(first);
-        let steps = if rows == 1 { start } else { self.rows.row | self.rows.sample };
+        let starts = if rows == 1 { start } else { self.rows.row | self.rows.sample };
         let in_place =
-            self.rows.step == 1 && (self.way == Way::Cached || self.way == Way::Direct && aligned(steps | at | len));
+            self.rows.step == 1 && (self.way == Way::Cached || self.way == Way::Direct && aligned(starts | at | len));
         let pitch = self.rows.pitch(first, rows);
         Target { to: self, area, scratch, ahead, in_place, start: start + at, pitch }
     }
 
     #[inline(never)]
-    fn write_area<S: Simd>(&self, simd: S, area: Area, values: &[f32], mut ahead: Ahead) {
+    fn write_area<S: Simd>(&self, simd: S, area: Area, values: &[f32], ahead: Ahead) {
+        if self.way == Way::Cached {
+            ahead.ask_all();
+        }
         let Area { first, rows, at, len } = area;
         let start = self.rows.offset(first) + at;
         if self.rows.pitch(first, rows) == Some(len) {
@@ -186,7 +189,7 @@ impl<'a> Output<'a> {
         for (k, values) in values.chunks(len).take(rows).enumerate() {
             let start = self.rows.offset(first + k) + at * self.rows.step;
             if self.rows.step == 1 {
-                self.write(simd, self.part(start, len), values, std::mem::take(&mut ahead));
+                self.write(simd, self.part(start, len), values, ahead.row(k));
                 continue;
             }
             for (i, value) in values.iter().enumerate() {
@@ -199,7 +202,6 @@ impl<'a> Output<'a> {
     #[inline(always)]
     fn write<S: Simd>(&self, simd: S, to: &mut [u8], values: &[f32], ahead: Ahead) {
         if self.way == Way::Cached {
-            ahead.ask_all();
             return narrow(simd, self.dtype, values, to);
         }
         if self.dtype == DType::F32 {
@@ -234,14 +236,15 @@ impl<'a> Output<'a> {
     }
 }
 
-/// An area that is written row by row.
+/// An area that is written row by row, and then finished.
+#[must_use]
 pub(crate) struct Target<'a> {
     to: &'a Output<'a>,
     area: Area,
     scratch: &'a mut Buffer,
     ahead: Ahead,
     in_place: bool,
-    /// Element where it starts.
+    /// Element where it starts, if it is in place.
     start: usize,
     /// Distance of its rows, if there is one.
     pitch: Option<usize>,

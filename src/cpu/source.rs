@@ -144,21 +144,29 @@ impl<'a> StatSlices<'a> {
     }
 }
 
-/// What elements are worked on with, in the terms of a grid: the tensor's own, or a [`super::strip::Strip`]'s.
+/// The parameters of a tensor's elements, in the terms of a grid: the tensor's own, or a [`super::strip::Strip`]'s.
 #[derive(Clone, Copy)]
-pub(crate) struct Values<'a> {
+pub(crate) struct Params<'a> {
     pub grid: &'a Grid,
     pub stats: StatSlices<'a>,
     pub affine: &'a Affine<'a>,
+}
+
+impl Params<'_> {
+    /// An area of the tensor's own grid, in this one.
+    #[inline(always)]
+    pub fn area(&self, grid: &Grid, area: Area) -> Area {
+        if self.grid.columns == grid.columns { area } else { area.flat() }
+    }
 }
 
 /// Runs a block for columns `at..at + len` of a row with its statistics and weights, each in the form that it has in the
 /// grid: one number for the whole row, or one for each of its elements. `part` gives a number of [`StatSlices::of`].
 ///
 /// Not a function that takes a closure, which would have to be generic.
-macro_rules! with_values {
-    ($simd:ident, $values:expr, ($row:expr, $at:expr, $len:expr), ($stats:ident, $weights:ident, $part:ident) => $body:expr) => {{
-        let (Values { grid, stats, affine }, row, at, len) = ($values, $row, $at, $len);
+macro_rules! with_params {
+    ($simd:ident, $params:expr, ($row:expr, $at:expr, $len:expr), ($stats:ident, $weights:ident, $part:ident) => $body:expr) => {{
+        let (Params { grid, stats, affine }, row, at, len) = ($params, $row, $at, $len);
         if grid.columns {
             let $part = |k| stats.each(grid, row, k, at, len);
             let ($stats, $weights) = (stats.stats_each(grid, row, at, len), affine.each(at, len));
@@ -176,7 +184,7 @@ macro_rules! with_values {
         }
     }};
 }
-pub(crate) use with_values;
+pub(crate) use with_params;
 
 /// Weight and bias; 1 and 0 where the layer has none.
 pub(crate) struct Affine<'a> {

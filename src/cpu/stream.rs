@@ -14,7 +14,7 @@ pub(crate) struct Ahead(pub [Rest; 2]);
 #[derive(Clone, Copy)]
 pub(crate) struct Rest {
     start: *const u8,
-    /// Bytes; 0 if there is nothing to ask for.
+    /// Bytes of all rows, from the first on; 0 if there is nothing to ask for.
     len: usize,
     /// Bytes from one row to the next.
     pitch: usize,
@@ -277,8 +277,10 @@ pub(super) const QUAD: usize = 16;
 /// `to` begins at a multiple of [`QUAD`] bytes, and is a multiple of it long.
 #[inline(always)]
 unsafe fn stream_span<const BYTES: usize>(to: &mut [u8], span: Span, value: &[u8; BYTES], ahead: Ahead) {
+    let bytes = to.len();
     let (vectors, rest) = to.as_chunks_mut::<BYTES>();
-    if let Span::Part { len, .. } = span {
+    if let Span::Part { at, len } = span {
+        debug_assert_eq!((at + len) * BYTES / LANES, bytes, "a part is the last of its row");
         // The last numbers of the row alone: those before have been written. A short row has no others.
         let end = len * BYTES / LANES;
         // SAFETY: vectors are multiples of `QUAD` bytes, so what is behind them is aligned, too.

@@ -1,9 +1,9 @@
 //! Short rows of neighbouring channels, worked on as one row: what belongs to a row is spread over its elements once,
 //! and then used for every sample.
 
-use super::grid::Grid;
+use super::grid::{Grid, Join};
 use super::lanes::LANES;
-use super::source::{Affine, StatSlices, Values};
+use super::source::{Affine, Params, StatSlices};
 use std::ops::Range;
 
 /// Rows of so many elements are long enough to be worked on one by one.
@@ -26,13 +26,14 @@ pub(crate) struct Strip {
 
 impl Strip {
     /// For a sample's rows of some channels. None where it does not pay.
-    pub fn new(values: &Values, channels: Range<usize>) -> Option<Strip> {
-        let Values { grid, stats, affine } = values;
+    pub fn new(params: &Params, channels: Range<usize>) -> Option<Strip> {
+        let Params { grid, stats, affine } = params;
         let spread = |numbers: &[f32], first: usize| {
             repeated(numbers.iter().skip(first).take(channels.len()).copied(), grid.width)
         };
+        debug_assert_eq!(grid.join, Join::Samples, "its columns have the same statistics in all samples");
         pays(grid).then(|| Strip {
-            grid: Grid { columns: true, ..**grid },
+            grid: Grid { rows: 1, width: channels.len() * grid.width, columns: true, by_column: true, ..**grid },
             stats: stats.of.map(|numbers| spread(numbers, channels.start - stats.first)),
             affine: Affine {
                 weight: spread(&affine.weight, channels.start).into(),
@@ -41,9 +42,9 @@ impl Strip {
         })
     }
 
-    pub fn values(&self) -> Values<'_> {
+    pub fn params(&self) -> Params<'_> {
         let stats = StatSlices { first: 0, of: self.stats.each_ref().map(Vec::as_slice) };
-        Values { grid: &self.grid, stats, affine: &self.affine }
+        Params { grid: &self.grid, stats, affine: &self.affine }
     }
 }
 
