@@ -237,11 +237,12 @@ fn moments_of_spans<'a, S: Simd, const N: usize>(
     let (mut pivot, mut mean) = ([zero; N], [zero; N]);
     let mut moments = [Mean { hi: zero, lo: zero, m2: zero }; N];
     if centred && rows.len() == 1 {
-        // The same numbers, sooner: x - x is 0, or NaN where x is not finite.
+        // The same numbers, sooner.
         let (first, ahead) = (row(rows.start), ahead.row(rows.start));
         for k in 0..N {
             ahead.ask(spans[k].index());
             let x = spans[k].load(simd, first);
+            #[expect(clippy::eq_op, reason = "0, or NaN where x is not finite")]
             let deviation = x - x;
             moments[k] = Mean { hi: x + deviation, lo: deviation, m2: deviation };
         }
