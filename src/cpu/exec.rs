@@ -14,8 +14,8 @@ const SERIAL: usize = 1 << 16;
 /// Elements that a task should have at least, where the work can be cut anywhere.
 const TASK: usize = 1 << 15;
 
-/// Runs code with a level's instruction set, of three on x86-64: each is compiled by itself, which takes half a minute,
-/// and SSE4.2 has little over SSE2 that these loops would use.
+/// Runs code with a level's instruction set, of three on x86-64: all loops are compiled for each, and SSE4.2 has little
+/// over SSE2 that they would use.
 macro_rules! dispatch {
     ($level:expr, $simd:ident => $run:expr) => {{
         let level: fearless_simd::Level = $level;

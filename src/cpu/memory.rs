@@ -165,7 +165,7 @@ impl<'a> Output<'a> {
     /// Where an area is to be written: in place if it can be, otherwise by way of `scratch`. `ahead` is asked for
     /// meanwhile.
     #[inline(always)]
-    pub fn area<'t>(&'t self, area: Area, scratch: &'t mut Buffer, ahead: Ahead) -> Target<'t> {
+    pub fn area<'t>(&'t self, area: Area, scratch: &'t mut Buffer, ahead: Ahead) -> Destination<'t> {
         let Area { first, rows, at, len } = area;
         let aligned = |elements: usize| (elements * self.dtype.size() as usize).is_multiple_of(QUAD);
         let start = self.rows.offset(first);
@@ -173,7 +173,7 @@ impl<'a> Output<'a> {
         let in_place =
             self.rows.step == 1 && (self.way == Way::Cached || self.way == Way::Direct && aligned(starts | at | len));
         let pitch = self.rows.pitch(first, rows);
-        Target { to: self, area, scratch, ahead, in_place, start: start + at, pitch }
+        Destination { to: self, area, scratch, ahead, in_place, start: start + at, pitch }
     }
 
     #[inline(never)]
@@ -238,7 +238,7 @@ impl<'a> Output<'a> {
 
 /// An area that is written row by row, and then finished.
 #[must_use]
-pub(crate) struct Target<'a> {
+pub(crate) struct Destination<'a> {
     to: &'a Output<'a>,
     area: Area,
     scratch: &'a mut Buffer,
@@ -250,7 +250,7 @@ pub(crate) struct Target<'a> {
     pitch: Option<usize>,
 }
 
-impl Target<'_> {
+impl Destination<'_> {
     /// Where row k goes.
     #[inline(always)]
     pub fn row(&mut self, k: usize) -> Sink<'_> {
