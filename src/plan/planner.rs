@@ -1,0 +1,245 @@
+//! Which passes a call takes, and what each of them reads and writes.
+
+use super::{Geometry, Kernel, Over, Pass, Problem, Tensor, window};
+use crate::error::Error;
+use crate::op::{Direction, Fusion, Gradients, Op, Residual, Statistics};
+use crate::profile::Profile;
+
+/// Adds the passes of a call one by one.
+pub(super) struct Planner<'a> {
+    pub problem: &'a Problem,
+    pub profile: &'a Profile,
+    pub passes: Vec<Pass>,
+}
+
+impl Planner<'_> {
+    pub fn forward(&mut self) -> Result<(), Error> {
+        use Direction::Forward;
+        match self.problem.statistics {
+            Statistics::Running => self.element_wise(Forward),
+            Statistics::Batch => self.reduce_and_apply(Forward, Over::Stats, true),
+        }?;
+        let by_average = self.problem.tracks && !self.problem.layout.is_per_channel();
+        if self.problem.statistics == Statistics::Batch && by_average {
+            let geometry = Geometry::of_targets(self.profile);
+            self.push(Kernel::Running, Forward, Over::Stats, geometry, |_| {})?;
+        }
+        Ok(())
+    }
+
+    pub fn backward(&mut self, wanted: Gradients) -> Result<(), Error> {
+        use Direction::Backward;
+        let writes = wanted.dx || wanted.dresidual;
+        let projects = wanted.dx && self.problem.statistics == Statistics::Batch;
+        if self.problem.layout.is_per_channel() {
+            return match (projects || wanted.affine, writes) {
+                (true, _) => self.reduce_and_apply(Backward, Over::Stats, writes),
+                (false, true) => self.element_wise(Backward),
+                (false, false) => Ok(()),
+            };
+        }
+        if projects {
+            self.reduce_and_apply(Backward, Over::Stats, true)?;
+        } else if writes {
+            self.element_wise(Backward)?;
+        }
+        if wanted.affine {
+            self.reduce_and_apply(Backward, Over::Affine, false)?;
+        }
+        Ok(())
+    }
+
+    /// One partial result a target; in a backward pass these are also the shard's own dweight and dbias.
+    pub fn local_sums(&mut self, direction: Direction) -> Result<(), Error> {
+        if self.problem.layout.elements == 0 {
+            self.merge_of(0, direction, Over::Stats)?;
+        } else {
+            self.reduce(direction, Over::Stats, 1)?;
+        }
+        if let Some(last) = self.passes.last_mut() {
+            last.finishes = direction == Direction::Backward;
+        }
+        Ok(())
+    }
+
+    pub fn merge_sums(&mut self, direction: Direction, shards: u32) -> Result<(), Error> {
+        self.merge_of(shards.into(), direction, Over::Stats)?;
+        if let Some(first) = self.passes.last_mut() {
+            first.planes = true;
+        }
+        while self.passes.last().is_some_and(|p| p.partials_out > 1) {
+            self.merge(direction, Over::Stats)?;
+        }
+        Ok(())
+    }
+
+    /// Sums that came from elsewhere are the one partial result of each target.
+    pub fn apply_sums(&mut self, direction: Direction) -> Result<(), Error> {
+        if self.problem.layout.elements == 0 {
+            // An empty shard has nothing to normalise, but running statistics like everyone's.
+            if direction == Direction::Forward {
+                self.merge_of(1, direction, Over::Stats)?;
+                if let Some(last) = self.passes.last_mut() {
+                    (last.finishes, last.partials_out) = (true, 0);
+                }
+            }
+            return Ok(());
+        }
+        let geometry = self.geometry(Over::Stats)?;
+        if self.tensors_written(Kernel::Apply, direction).is_empty() {
+            return Ok(());
+        }
+        self.push(Kernel::Apply, direction, Over::Stats, geometry, |p| {
+            p.reduces = true;
+            p.finishes = true;
+            p.partials_in = 1;
+        })
+    }
+
+    /// Everything a reduction feeds: on chip in one pass, or split over several. `writes`: whether elements
+    /// are written, or only results per target.
+    fn reduce_and_apply(&mut self, direction: Direction, over: Over, writes: bool) -> Result<(), Error> {
+        let geometry = self.geometry(over)?;
+        if geometry.tiles == 1 {
+            let kernel = Kernel::Rows;
+            return self.push(kernel, direction, over, geometry, |p| {
+                p.reduces = true;
+                p.finishes = true;
+                if !writes {
+                    p.writes.clear();
+                }
+            });
+        }
+        if !writes {
+            self.reduce(direction, over, 1)?;
+            if self.passes.last().is_some_and(|p| p.kernel == Kernel::Reduce) {
+                self.merge(direction, over)?;
+            }
+            if let Some(last) = self.passes.last_mut() {
+                (last.finishes, last.partials_out) = (true, 0);
+            }
+            return Ok(());
+        }
+        self.reduce(direction, over, u64::from(geometry.leaves))?;
+        let partials_in = self.passes.last().map_or(1, |p| p.partials_out);
+        self.push(Kernel::Apply, direction, over, geometry, |p| {
+            p.reduces = true;
+            p.finishes = true;
+            p.partials_in = partials_in;
+        })
+    }
+
+    /// Leaves to at most `most` partial results a target.
+    fn reduce(&mut self, direction: Direction, over: Over, most: u64) -> Result<(), Error> {
+        let geometry = self.geometry(over)?;
+        self.push(Kernel::Reduce, direction, over, geometry, |p| {
+            p.reduces = true;
+            p.partials_out = geometry.tiles;
+        })?;
+        while self.passes.last().is_some_and(|p| p.partials_out > most) {
+            self.merge(direction, over)?;
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, direction: Direction, over: Over) -> Result<(), Error> {
+        let partials_in = self.passes.last().map_or(1, |p| p.partials_out);
+        self.merge_of(partials_in, direction, over)
+    }
+
+    fn merge_of(&mut self, partials_in: u64, direction: Direction, over: Over) -> Result<(), Error> {
+        let geometry = Geometry::of_partials(partials_in.max(1), self.profile);
+        self.push(Kernel::Merge, direction, over, geometry, |p| {
+            p.reduces = true;
+            p.partials_in = partials_in;
+            p.partials_out = geometry.tiles;
+        })
+    }
+
+    fn element_wise(&mut self, direction: Direction) -> Result<(), Error> {
+        let geometry = self.geometry(Over::Stats)?;
+        self.push(Kernel::Apply, direction, Over::Stats, geometry, |_| {})
+    }
+
+    fn push(
+        &mut self,
+        kernel: Kernel,
+        direction: Direction,
+        over: Over,
+        geometry: Geometry,
+        set: impl FnOnce(&mut Pass),
+    ) -> Result<(), Error> {
+        let mut pass = Pass {
+            kernel,
+            direction,
+            over,
+            geometry,
+            reduces: false,
+            finishes: false,
+            partials_in: 0,
+            planes: false,
+            partials_out: 0,
+            reads: Vec::new(),
+            writes: self.tensors_written(kernel, direction),
+            dispatches: Vec::new(),
+        };
+        set(&mut pass);
+        pass.reads = self.reads(&pass);
+        pass.dispatches = window::dispatches(&pass, self.problem, self.profile)?;
+        self.passes.push(pass);
+        Ok(())
+    }
+
+    /// Tensors that a kernel writes in a direction.
+    fn tensors_written(&self, kernel: Kernel, direction: Direction) -> Vec<Tensor> {
+        if !matches!(kernel, Kernel::Rows | Kernel::Apply) {
+            return vec![];
+        }
+        let mut writes = Vec::new();
+        match (direction, self.problem.op) {
+            (Direction::Backward, Op::Backward(wanted) | Op::ApplyGradientSums(wanted)) => {
+                writes.extend(wanted.dx.then_some(Tensor::Output));
+                writes.extend(wanted.dresidual.then_some(Tensor::SecondOutput));
+            }
+            (Direction::Backward, _) => {}
+            (Direction::Forward, _) => {
+                writes.push(Tensor::Output);
+                writes.extend((self.problem.fusion.residual == Residual::Before).then_some(Tensor::SecondOutput));
+            }
+        }
+        writes
+    }
+
+    fn reads(&self, pass: &Pass) -> Vec<Tensor> {
+        let Fusion { residual, relu } = self.problem.fusion;
+        let loads_elements = matches!(pass.kernel, Kernel::Rows | Kernel::Apply | Kernel::Reduce);
+        if !loads_elements {
+            return vec![];
+        }
+        let writes_output = pass.writes.contains(&Tensor::Output);
+        match pass.direction {
+            Direction::Forward => {
+                let applies = pass.kernel != Kernel::Reduce;
+                let adds = residual == Residual::Before || (applies && residual == Residual::After);
+                [Some(Tensor::Input), adds.then_some(Tensor::Residual)].into_iter().flatten().collect()
+            }
+            Direction::Backward => {
+                let mask = self.problem.fusion.masks_by_residual();
+                let dsum = residual == Residual::Before && writes_output;
+                [
+                    (pass.reduces || relu).then_some(Tensor::Input),
+                    (mask || dsum).then_some(Tensor::Residual),
+                    Some(Tensor::Gradient),
+                ]
+                .into_iter()
+                .flatten()
+                .collect()
+            }
+        }
+    }
+
+    fn geometry(&self, over: Over) -> Result<Geometry, Error> {
+        let walk = self.problem.walk(over);
+        window::fitting(Geometry::new(walk, self.profile)?, over, self.problem, self.profile)
+    }
+}
