@@ -16,7 +16,7 @@ struct Known {
 
 fn known_of(p: Place) -> Known {
     let stat = stat_at(select(p.goal, mapped(p), OVER_AFFINE));
-    let shift = select(stat.lo * stat.rstd, 0.0, OVER_AFFINE && MAP != 0u);
+    let shift = select(opaque(stat.lo * stat.rstd), 0.0, OVER_AFFINE && MAP != 0u);
     return Known(stat, shift, weight_of(p), bias_of(p));
 }
 
@@ -42,7 +42,7 @@ fn normalise(p: Place, unit: u32, x: vec4<f32>, stat: Stat) -> vec4<f32> {
         return ((x - vec4<f32>(a.hi, b.hi, c.hi, d.hi)) - vec4<f32>(a.lo, b.lo, c.lo, d.lo))
             * vec4<f32>(a.rstd, b.rstd, c.rstd, d.rstd);
     }
-    return (x - stat.hi) * stat.rstd;
+    return opaque4((x - stat.hi) * stat.rstd);
 }
 
 // dy where the ReLU let the value through. The sum is the forward pass's.
@@ -52,9 +52,9 @@ fn masked(p: Place, unit: u32, dy: vec4<f32>, x: vec4<f32>, xhat: vec4<f32>, kno
     }
     let weight = weights(p, unit, known.weight);
     let bias = biases(p, unit, known.bias);
-    var y = xhat * weight + bias;
+    var y = fma(xhat, weight, bias);
     if (!(OVER_AFFINE && MAP != 0u)) {
-        y = ((x - known.stat.hi) - known.stat.lo) * (weight * known.stat.rstd) + bias;
+        y = fma((x - known.stat.hi) - known.stat.lo, weight * known.stat.rstd, bias);
     }
 //#if RESIDUAL_AFTER
     y += load_residual(p, unit);
@@ -84,13 +84,13 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
         g$u *= weights(p, $uu, known.weight);
     }
     sums += only(p, $uu, g$u);
-    products += only(p, $uu, g$u * tile[$u].xhat);
+    products = fma(only(p, $uu, g$u), only(p, $uu, tile[$u].xhat), products);
 //#end
     let sum = (sums.x + sums.y) + (sums.z + sums.w);
     if (!p.inside) {
         return EMPTY;
     }
-    return Partial(count, sum, ((products.x + products.y) + (products.z + products.w)) - known.shift * sum, 0.0);
+    return Partial(count, sum, fma(-known.shift, sum, (products.x + products.y) + (products.z + products.w)), 0.0);
 }
 //#end
 
@@ -99,11 +99,11 @@ fn finish(p: Place, sum: Partial) -> Coefficients {
         saved[params.gradients_at + p.goal] = bitcast<u32>(sum.b);
         saved[params.gradients_at + params.state_stride + p.goal] = bitcast<u32>(sum.a);
     }
-    var scale = select(0.0, 1.0 / f32(max(sum.count, 1u)), PROJECT);
+    var scale = select(0.0, opaque(1.0 / f32(max(sum.count, 1u))), PROJECT);
     if (!WEIGHTED) {
         scale *= weight_of(p);
     }
-    return Coefficients(select(0.0, sum.a * scale, CENTRED), sum.b * scale);
+    return Coefficients(select(0.0, opaque(sum.a * scale), CENTRED), opaque(sum.b * scale));
 }
 
 fn given(p: Place) -> Coefficients {
@@ -114,12 +114,13 @@ fn given(p: Place) -> Coefficients {
 fn transform(p: Place, unit: u32, values: Unit, c: Coefficients, known: Known) {
 //#if OUTPUT
     let xhat = values.xhat - known.shift;
-    let weighted = values.g * weights(p, unit, known.weight);
-    var dx = (weighted - (c.mean_g + xhat * c.mean_g_xhat)) * known.stat.rstd;
+    let projected = fma(xhat, vec4<f32>(c.mean_g_xhat), vec4<f32>(c.mean_g));
+    let dx = fma(values.g, weights(p, unit, known.weight), -projected);
 //#if RESIDUAL_BEFORE
-    dx += load_residual(p, unit);
+    store_output(p, unit, fma(dx, vec4<f32>(known.stat.rstd), load_residual(p, unit)));
+//#else
+    store_output(p, unit, dx * known.stat.rstd);
 //#end
-    store_output(p, unit, dx);
 //#end
 //#if SECOND_OUTPUT
     store_second_output(p, unit, values.g);

@@ -1,22 +1,13 @@
 // Forward: leaves are moments (count, mean high, mean low, m2), elements become y.
 
-// A value that the compiler must not see through: TwoSum's error would be folded to 0.
-fn opaque(v: f32) -> f32 {
-    return bitcast<f32>(bitcast<u32>(v) ^ params.zero);
-}
-
-// a + b and its rounding error (Knuth).
-fn two_sum(a: f32, b: f32) -> vec2<f32> {
-    let sum = opaque(a + b);
-    let b_part = opaque(sum - a);
-    return vec2<f32>(sum, (a - opaque(sum - b_part)) + (b - b_part));
-}
-
 // Chan, Golub and LeVeque's pairwise update. Products are opaque, so that no driver fuses them with a sum: the
-// same bits as `Moments::merge` wherever division is correctly rounded.
+// same bits as `Moments::merge`.
 fn merge(x: Partial, y: Partial) -> Partial {
     let count = x.count + y.count;
-    let ratio = f32(y.count) / f32(max(count, 1u));
+    var ratio = 0.5;
+    if (x.count != y.count) {
+        ratio = divide(f32(y.count), f32(max(count, 1u)));
+    }
     let delta = (y.a - x.a) + (y.b - x.b);
     let moved = two_sum(x.a, opaque(delta * ratio));
     let mean = two_sum(moved.x, moved.y + x.b);
@@ -63,11 +54,11 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     count += valid(p, $uu);
     sums += only(p, $uu, tile[$u] - pivot);
 //#end
-    let shift = select(0.0, ((sums.x + sums.y) + (sums.z + sums.w)) / f32(count), CENTRED);
+    let shift = select(0.0, opaque(((sums.x + sums.y) + (sums.z + sums.w)) / f32(count)), CENTRED);
     var squares = vec4<f32>(0.0);
 //#for u
     let d$u = only(p, $uu, (tile[$u] - pivot) - shift);
-    squares += d$u * d$u;
+    squares = fma(d$u, d$u, squares);
 //#end
     let mean = two_sum(pivot, shift);
     if (!p.inside) {
@@ -102,7 +93,7 @@ fn update_running(channel: u32, mean: f32, variance: f32, count: u32) {
     }
     let tracked = state[tracked_at] + 1u;
     state[tracked_at] = tracked;
-    let m = select(params.momentum, 1.0 / f32(tracked), params.momentum < 0.0);
+    let m = select(params.momentum, divide(1.0, f32(tracked)), params.momentum < 0.0);
     let mean_at = 2u * params.state_stride + channel;
     state[mean_at] = bitcast<u32>(moving_average(state[mean_at], mean, m));
     if (count > 1u) {
@@ -113,14 +104,15 @@ fn update_running(channel: u32, mean: f32, variance: f32, count: u32) {
 }
 
 fn finish(p: Place, sum: Partial) -> Stat {
-    let stat = Stat(sum.a, sum.b, inverse_std(sum.c / f32(max(sum.count, 1u))));
+    let variance = divide(sum.c, f32(max(sum.count, 1u)));
+    let stat = Stat(sum.a, sum.b, inverse_std(variance));
     if (writes_results(p)) {
         let at = 4u * p.goal;
         saved[at] = bitcast<u32>(stat.hi);
         saved[at + 1u] = bitcast<u32>(stat.lo);
         saved[at + 2u] = bitcast<u32>(stat.rstd);
-        saved[at + 3u] = bitcast<u32>(sum.c / f32(max(sum.count, 1u)));
-        update_running(p.goal, sum.a, sum.c / f32(max(sum.count, 2u) - 1u), sum.count);
+        saved[at + 3u] = bitcast<u32>(variance);
+        update_running(p.goal, sum.a, divide(sum.c, f32(max(sum.count, 2u) - 1u)), sum.count);
     }
     return stat;
 }
@@ -131,7 +123,7 @@ fn given(p: Place) -> Stat {
 
 //#if OUTPUT
 fn transform(p: Place, unit: u32, x: Unit, stat: Stat, known: Known) {
-    var y = ((x - stat.hi) - stat.lo) * (weights(p, unit, known.weight) * stat.rstd) + biases(p, unit, known.bias);
+    var y = fma((x - stat.hi) - stat.lo, weights(p, unit, known.weight) * stat.rstd, biases(p, unit, known.bias));
 //#if RESIDUAL_AFTER
     y += load_residual(p, unit);
 //#end

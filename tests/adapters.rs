@@ -30,43 +30,74 @@ fn required_adapters_are_here_and_run() {
     }
 }
 
+/// Writes what a function of `shaders/common/exact.wgsl` makes of pairs of numbers.
+fn exact(gpu: &Gpu, call: &str, pairs: &[(f32, f32)]) -> Vec<[f32; 2]> {
+    let shader = format!(
+        "struct Params {{ zero: u32 }}
+        @group(0) @binding(0) var<uniform> params: Params;
+        @group(0) @binding(1) var<storage, read_write> data: array<vec2<f32>>;
+        {}
+        fn plain_two_sum(a: f32, b: f32) -> vec2<f32> {{
+            let sum = a + b;
+            let b_part = sum - a;
+            return vec2<f32>(sum, (a - (sum - b_part)) + (b - b_part));
+        }}
+        @compute @workgroup_size(1) fn main(@builtin(global_invocation_id) id: vec3u) {{
+            _ = params.zero; // in the layout whatever is called
+            if id.x >= arrayLength(&data) {{ return; }}
+            let a = data[id.x].x;
+            let b = data[id.x].y;
+            data[id.x] = {call};
+        }}",
+        include_str!("../shaders/common/exact.wgsl")
+    );
+    let input: Vec<u32> = pairs.iter().flat_map(|&(a, b)| [a.to_bits(), b.to_bits()]).collect();
+    run(gpu, &shader, 0, &input).chunks_exact(2).map(|pair| [pair[0], pair[1]].map(f32::from_bits)).collect()
+}
+
 /// A mean that is a pair of f32 needs the exact error of a sum (Knuth's TwoSum). Compilers that
-/// take f32 for real numbers fold it to zero. An integer operation that they cannot see through
-/// keeps the sum a rounded number; this fails on a driver that sees through it.
+/// take f32 for real numbers fold it to zero, or to what it would be without rounding.
 #[test]
 fn two_sum_keeps_its_residual() {
-    let shader = |opaque: &str| {
-        format!(
-            "@group(0) @binding(0) var<uniform> zero: u32;
-            @group(0) @binding(1) var<storage, read_write> data: array<u32>;
-            @compute @workgroup_size(1) fn main(@builtin(global_invocation_id) id: vec3u) {{
-                _ = zero;
-                let at = id.x * 2;
-                if at >= arrayLength(&data) {{ return; }}
-                let a = bitcast<f32>(data[at]);
-                let b = bitcast<f32>(data[at + 1]);
-                let s = {opaque};
-                let bb = s - a;
-                data[at] = bitcast<u32>(s);
-                data[at + 1] = bitcast<u32>((a - (s - bb)) + (b - bb));
-            }}"
-        )
-    };
     // Small terms that lose some of their bits or all, with either sign, in either place; and an exact sum.
     let pairs: [(f32, f32); 6] =
         [(1e6, 0.3), (-1e6, 0.3), (1.0, 1e-9), (0.1, 12345.678), (16_777_216.0, 1.0), (3.0, -4.0)];
-    let input: Vec<u32> = pairs.iter().flat_map(|&(a, b)| [a.to_bits(), b.to_bits()]).collect();
     for gpu in adapters::all() {
-        let plain = run(gpu, &shader("a + b"), 0, &input);
-        let opaque = run(gpu, &shader("bitcast<f32>(bitcast<u32>(a + b) ^ zero)"), 0, &input);
-        for (i, (a, b)) in pairs.into_iter().enumerate() {
-            let [plain_residual, s, residual] =
-                [plain[i * 2 + 1], opaque[i * 2], opaque[i * 2 + 1]].map(f32::from_bits);
+        let plain = exact(gpu, "plain_two_sum(a, b)", &pairs);
+        let kept = exact(gpu, "two_sum(a, b)", &pairs);
+        for (((a, b), plain), [sum, residual]) in pairs.into_iter().zip(plain).zip(kept) {
             // Both steps are exact in f64 for numbers this close in magnitude.
-            let exact = ((f64::from(a) - f64::from(a + b)) + f64::from(b)) as f32;
-            println!("{}: {a} + {b}: residual {exact:e}, written plainly {plain_residual:e}", gpu.name);
-            assert_eq!(s, a + b, "{gpu}: {a} + {b} is rounded differently");
-            assert_eq!(residual, exact, "{gpu}: {a} + {b} loses its rounding error");
+            let error = ((f64::from(a) - f64::from(a + b)) + f64::from(b)) as f32;
+            println!("{}: {a} + {b}: residual {error:e}, written plainly {:e}", gpu.name, plain[1]);
+            assert_eq!(sum, a + b, "{gpu}: {a} + {b} is rounded differently");
+            assert_eq!(residual, error, "{gpu}: {a} + {b} loses its rounding error");
+        }
+    }
+}
+
+/// Devices that divide differently would merge the same moments to different statistics.
+#[test]
+fn quotients_are_the_nearest() {
+    let counts = [1, 2, 3, 5, 7, 10, 11, 33, 48, 49, 255, 1023, 3135, 65_535, 100_352, 1_000_003, 16_777_215];
+    let mut pairs: Vec<(f32, f32)> = counts.into_iter().flat_map(|a| counts.map(|b| (a as f32, b as f32))).collect();
+    pairs.extend(counts.into_iter().zip([0.1, 1e-30, 3e38, 0.75, 1e-3, 8.669254]).map(|(n, a)| (a, n as f32)));
+    // Counts that are no multiples of anything, against squares' sums of every size.
+    let (mut bits, mut count) = (0x0080_0001u32, 1u32);
+    while bits < 0x7f00_0000 {
+        pairs.push((f32::from_bits(bits), count as f32));
+        bits += 0x0007_3c59;
+        count = count.wrapping_mul(69_069).wrapping_add(1) >> 8;
+    }
+    // A count is at least 1, and what is below the smallest normal number is the driver's.
+    pairs.retain(|&(a, b)| b >= 1.0 && (a / b).is_normal());
+    pairs.push((0.0, 7.0));
+    for gpu in adapters::all() {
+        let plain = exact(gpu, "vec2<f32>(a / b, 0.0)", &pairs);
+        let nearest = exact(gpu, "vec2<f32>(divide(a, b), 0.0)", &pairs);
+        let off = pairs.iter().zip(plain).filter(|((a, b), got)| got[0] != a / b).count();
+        println!("{}: {off} of {} quotients are not the nearest without help", gpu.name, pairs.len());
+        for ((a, b), got) in pairs.iter().zip(nearest) {
+            assert_eq!(got[0], a / b, "{gpu}: {a:e} / {b:e}");
         }
     }
 }

@@ -14,8 +14,12 @@ pub const TIMESTAMPS: wgpu::Features =
 
 /// Workgroup sizes and vectors of four words an invocation, of the copy kernels.
 const COPIES: [(u32, u32); 5] = [(32, 1), (64, 1), (256, 1), (32, 8), (256, 4)];
-/// Bytes that one copy dispatch takes.
-const WINDOW: u64 = 64 << 20;
+/// Bytes that one copy dispatch takes: what WebGPU's default limits let a binding have.
+const WINDOW: u64 = 128 << 20;
+/// Calls that are timed together take at least so long, or there are so many: a GPU takes microseconds to begin and to
+/// end, and in a network something else runs meanwhile.
+const LONG: f64 = 300e-6;
+const MOST_CALLS: usize = 50;
 
 pub struct Runs<'a> {
     gpu: &'a Gpu,
@@ -26,6 +30,8 @@ pub struct Runs<'a> {
     out: wgpu::Buffer,
     affine: [wgpu::Buffer; 2],
     copies: [Option<wgpu::ComputePipeline>; COPIES.len()],
+    /// How many calls, and how many copies, are timed together.
+    calls: [usize; 2],
     stamps: Option<(wgpu::QuerySet, wgpu::Buffer)>,
 }
 
@@ -69,6 +75,7 @@ pub fn runner<'a>(gpu: &'a Gpu, context: &gpu::Context, case: &Case, data: &Data
         dy: buffer(&bytes(&data.dy)),
         affine: [buffer(&vector), buffer(&vector)],
         copies: Default::default(),
+        calls: [1; 2],
         stamps,
     })
 }
@@ -116,14 +123,20 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u
 }
 
 impl Runs<'_> {
-    /// Seconds that the device, or where it cannot tell the host, takes for what is recorded.
-    fn time(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<(), Error>) -> Result<f64, Error> {
+    /// Seconds that the device, or where it cannot tell the host, takes for each of the calls that are recorded.
+    fn time(
+        &self,
+        calls: usize,
+        mut record: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), Error>,
+    ) -> Result<f64, Error> {
         let device = &self.gpu.device;
         let mut encoder = device.create_command_encoder(&Default::default());
         if let Some((set, _)) = &self.stamps {
             encoder.write_timestamp(set, 0);
         }
-        record(&mut encoder)?;
+        for _ in 0..calls {
+            record(&mut encoder)?;
+        }
         if let Some((set, resolved)) = &self.stamps {
             encoder.write_timestamp(set, 1);
             encoder.resolve_query_set(set, 0..2, resolved, 0);
@@ -133,10 +146,12 @@ impl Runs<'_> {
         self.gpu.queue.submit([commands]);
         self.wait()?;
         let wall = start.elapsed().as_secs_f64();
-        let Some((_, resolved)) = &self.stamps else { return Ok(wall) };
+        let Some((_, resolved)) = &self.stamps else { return Ok(wall / calls as f64) };
         let bytes = self.read(resolved, 16)?;
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
-        Ok(ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(self.gpu.queue.get_timestamp_period()) * 1e-9)
+        let seconds =
+            ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(self.gpu.queue.get_timestamp_period()) * 1e-9;
+        Ok(seconds / calls as f64)
     }
 
     fn wait(&self) -> Result<(), Error> {
@@ -162,6 +177,11 @@ impl Runs<'_> {
     }
 }
 
+/// How many calls to time together, after so many took so long each.
+fn enough(calls: usize, seconds: f64) -> usize {
+    ((LONG / seconds).ceil() as usize).clamp(calls, MOST_CALLS)
+}
+
 impl Runner for Runs<'_> {
     fn copies(&self) -> Vec<String> {
         COPIES.map(|(size, each)| format!("workgroups of {size}, {each} vec4 an invocation")).into()
@@ -171,7 +191,7 @@ impl Runner for Runs<'_> {
         let (size, each) = COPIES[way];
         let pipeline = self.copies[way].get_or_insert_with(|| copy_kernel(&self.gpu.device, size, each)).clone();
         let layout = pipeline.get_bind_group_layout(0);
-        self.time(|encoder| {
+        let seconds = self.time(self.calls[1], |encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             pass.set_pipeline(&pipeline);
             for start in (0..self.x.size()).step_by(WINDOW as usize) {
@@ -195,20 +215,22 @@ impl Runner for Runs<'_> {
                 pass.dispatch_workgroups(x, groups.div_ceil(x), 1);
             }
             Ok(())
-        })
+        })?;
+        self.calls[1] = enough(self.calls[1], seconds);
+        Ok(seconds)
     }
 
     fn run(&mut self) -> Result<f64, Error> {
-        let (tensor, fusion) = (self.case.tensor(), Fusion::default());
+        let (tensor, fusion, calls) = (self.case.tensor(), Fusion::default(), self.calls[0]);
         let io = gpu::Forward::new(self.x.as_entire_buffer_binding(), self.out.as_entire_buffer_binding());
-        match self.case.call {
-            Call::Train => {
-                self.time(|encoder| self.norm.forward_train(encoder, &tensor, fusion, &io, Commit::Skip).map(drop))
-            }
-            Call::Eval => self.time(|encoder| self.norm.forward_eval(encoder, &tensor, fusion, &io)),
+        let train =
+            |encoder: &mut wgpu::CommandEncoder| self.norm.forward_train(encoder, &tensor, fusion, &io, Commit::Skip);
+        let seconds = match self.case.call {
+            Call::Train => self.time(calls, |encoder| train(encoder).map(drop)),
+            Call::Eval => self.time(calls, |encoder| self.norm.forward_eval(encoder, &tensor, fusion, &io)),
             Call::Backward => {
                 let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-                let saved = self.norm.forward_train(&mut encoder, &tensor, fusion, &io, Commit::Skip)?;
+                let mut saved = (0..calls).map(|_| train(&mut encoder)).collect::<Result<Vec<_>, Error>>()?;
                 self.gpu.queue.submit([encoder.finish()]);
                 self.wait()?;
                 let affine = self.case.norm.affine();
@@ -219,9 +241,11 @@ impl Runner for Runs<'_> {
                     dbias: affine.bias.then_some(dbias),
                     ..gpu::Backward::new(self.x.as_entire_buffer_binding(), self.dy.as_entire_buffer_binding())
                 };
-                self.time(|encoder| self.norm.backward(encoder, saved, &io))
+                self.time(calls, |encoder| saved.pop().map_or(Ok(()), |saved| self.norm.backward(encoder, saved, &io)))
             }
-        }
+        }?;
+        self.calls[0] = enough(calls, seconds);
+        Ok(seconds)
     }
 
     fn output(&mut self) -> Result<Vec<f32>, Error> {

@@ -15,7 +15,7 @@ fn state_at(vector: u32, i: u32) -> f32 {
 }
 
 fn inverse_std(variance: f32) -> f32 {
-    return 1.0 / sqrt(variance + params.eps);
+    return opaque(1.0 / sqrt(variance + params.eps));
 }
 
 struct Stat {

@@ -114,6 +114,7 @@ pub(crate) fn compose(variant: &Variant) -> String {
     let mut text = String::new();
     let mut add = |source: &str, flags: &[&str]| text.push_str(&expand(source, variant.units, flags));
     add(include_str!("../../shaders/common/params.wgsl"), &flags);
+    add(include_str!("../../shaders/common/exact.wgsl"), &flags);
     add(include_str!("../../shaders/common/state.wgsl"), &flags);
     add(include_str!("../../shaders/common/walk.wgsl"), &flags);
     add(include_str!("../../shaders/common/tree.wgsl"), &flags);
