@@ -2,17 +2,17 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
     let p = locate(workgroup, slot);
-    let known = known_of(p);
-    var result = given(p);
+    let known = knowns(p);
+    var result = givens(p);
     if (REDUCES) {
         // A tile's lanes take the partial results of all tiles.
         var q = p;
         q.leaf = p.leaf_lane;
-        result = finish(p, tree(p, partial_in(q), params.partials_in));
+        result = results(p, tree(p, partials_of(q), params.partials_in));
     }
     if (p.inside) {
 //#for u
-        transform(p, $uu, load_unit(p, $uu, known), result, known);
+        transform_units(p, $uu, load_units(p, $uu, known), result, known);
 //#end
     }
 }

@@ -20,12 +20,11 @@ fn known_of(p: Place) -> Known {
     return Known(stat, shift, weight_of(p), bias_of(p));
 }
 
-struct Coefficients {
+struct Result {
     mean_g: f32,
     mean_g_xhat: f32,
 }
 
-//#if GRADIENT
 // Gradient behind the ReLU, and the normalised input before `shift` is taken off.
 struct Unit {
     g: vec4<f32>,
@@ -46,7 +45,15 @@ fn normalise(p: Place, unit: u32, x: vec4<f32>, stat: Stat) -> vec4<f32> {
 }
 
 // dy where the ReLU let the value through. The sum is the forward pass's.
-fn masked(p: Place, unit: u32, dy: vec4<f32>, x: vec4<f32>, xhat: vec4<f32>, known: Known) -> vec4<f32> {
+fn masked(
+    p: Place,
+    unit: u32,
+    x: vec4<f32>,
+    residual: vec4<f32>,
+    dy: vec4<f32>,
+    xhat: vec4<f32>,
+    known: Known,
+) -> vec4<f32> {
     if (!RELU) {
         return dy;
     }
@@ -56,18 +63,16 @@ fn masked(p: Place, unit: u32, dy: vec4<f32>, x: vec4<f32>, xhat: vec4<f32>, kno
     if (!(OVER_AFFINE && MAP != 0u)) {
         y = fma((x - known.stat.hi) - known.stat.lo, weight * known.stat.rstd, bias);
     }
-//#if RESIDUAL_AFTER
-    y += load_residual(p, unit);
+//#if RESIDUAL_EARLY
+    y += residual;
 //#end
     return select(dy, vec4<f32>(0.0), y <= vec4<f32>(0.0));
 }
 
-fn load_unit(p: Place, unit: u32, known: Known) -> Unit {
-    let dy = load_gradient(p, unit);
+fn unit_of(p: Place, unit: u32, x: vec4<f32>, residual: vec4<f32>, dy: vec4<f32>, known: Known) -> Unit {
 //#if INPUT
-    let x = load_input(p, unit);
     let xhat = normalise(p, unit, x, known.stat);
-    return Unit(masked(p, unit, dy, x, xhat, known), xhat);
+    return Unit(masked(p, unit, x, residual, dy, xhat, known), xhat);
 //#else
     return Unit(dy, vec4<f32>(0.0));
 //#end
@@ -81,7 +86,7 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     count += valid(p, $uu);
     var g$u = tile[$u].g;
     if (WEIGHTED) {
-        g$u *= weights(p, $uu, known.weight);
+        g$u = opaque4(g$u * weights(p, $uu, known.weight));
     }
     sums += only(p, $uu, g$u);
     products = fma(only(p, $uu, g$u), only(p, $uu, tile[$u].xhat), products);
@@ -92,9 +97,8 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     }
     return Partial(count, sum, fma(-known.shift, sum, (products.x + products.y) + (products.z + products.w)), 0.0);
 }
-//#end
 
-fn finish(p: Place, sum: Partial) -> Coefficients {
+fn finish(p: Place, sum: Partial) -> Result {
     if (writes_results(p)) {
         saved[params.gradients_at + p.goal] = bitcast<u32>(sum.b);
         saved[params.gradients_at + params.state_stride + p.goal] = bitcast<u32>(sum.a);
@@ -103,27 +107,22 @@ fn finish(p: Place, sum: Partial) -> Coefficients {
     if (!WEIGHTED) {
         scale *= weight_of(p);
     }
-    return Coefficients(select(0.0, opaque(sum.a * scale), CENTRED), opaque(sum.b * scale));
+    return Result(select(0.0, opaque(sum.a * scale), CENTRED), opaque(sum.b * scale));
 }
 
-fn given(p: Place) -> Coefficients {
-    return Coefficients(0.0, 0.0);
+fn given(p: Place) -> Result {
+    return Result(0.0, 0.0);
 }
 
-//#if GRADIENT
-fn transform(p: Place, unit: u32, values: Unit, c: Coefficients, known: Known) {
-//#if OUTPUT
+fn transform(p: Place, unit: u32, values: Unit, residual: vec4<f32>, means: Result, known: Known) -> Written {
     let xhat = values.xhat - known.shift;
-    let projected = fma(xhat, vec4<f32>(c.mean_g_xhat), vec4<f32>(c.mean_g));
-    let dx = fma(values.g, weights(p, unit, known.weight), -projected);
-//#if RESIDUAL_BEFORE
-    store_output(p, unit, fma(dx, vec4<f32>(known.stat.rstd), load_residual(p, unit)));
+    let projected = fma(xhat, vec4<f32>(means.mean_g_xhat), vec4<f32>(means.mean_g));
+    // Rounded as in the sums: of a single value nothing is left.
+    var dx = opaque4(values.g * weights(p, unit, known.weight)) - projected;
+//#if RESIDUAL_LATE
+    dx = fma(dx, vec4<f32>(known.stat.rstd), residual);
 //#else
-    store_output(p, unit, dx * known.stat.rstd);
+    dx *= known.stat.rstd;
 //#end
-//#end
-//#if SECOND_OUTPUT
-    store_second_output(p, unit, values.g);
-//#end
+    return Written(dx, values.g);
 }
-//#end

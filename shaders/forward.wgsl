@@ -34,14 +34,13 @@ fn known_of(p: Place) -> Known {
     return Known(weight_of(p), bias_of(p));
 }
 
-//#if INPUT
 alias Unit = vec4<f32>;
 
-fn load_unit(p: Place, unit: u32, known: Known) -> Unit {
-//#if RESIDUAL_BEFORE
-    return rounded_INPUT_DTYPE(load_input(p, unit) + load_residual(p, unit));
+fn unit_of(p: Place, unit: u32, x: vec4<f32>, residual: vec4<f32>, dy: vec4<f32>, known: Known) -> Unit {
+//#if RESIDUAL_EARLY
+    return rounded_INPUT_DTYPE(x + residual);
 //#else
-    return load_input(p, unit);
+    return x;
 //#end
 }
 
@@ -54,7 +53,7 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     count += valid(p, $uu);
     sums += only(p, $uu, tile[$u] - pivot);
 //#end
-    let shift = select(0.0, opaque(((sums.x + sums.y) + (sums.z + sums.w)) / f32(count)), CENTRED);
+    let shift = select(0.0, divide((sums.x + sums.y) + (sums.z + sums.w), f32(max(count, 1u))), CENTRED);
     var squares = vec4<f32>(0.0);
 //#for u
     let d$u = only(p, $uu, (tile[$u] - pivot) - shift);
@@ -66,7 +65,6 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     }
     return Partial(count, mean.x, mean.y, (squares.x + squares.y) + (squares.z + squares.w));
 }
-//#end
 
 // The bits tell: a driver may assume that there are no NaNs.
 fn is_finite(v: f32) -> bool {
@@ -103,7 +101,9 @@ fn update_running(channel: u32, mean: f32, variance: f32, count: u32) {
 //#end
 }
 
-fn finish(p: Place, sum: Partial) -> Stat {
+alias Result = Stat;
+
+fn finish(p: Place, sum: Partial) -> Result {
     let variance = divide(sum.c, f32(max(sum.count, 1u)));
     let stat = Stat(sum.a, sum.b, inverse_std(variance));
     if (writes_results(p)) {
@@ -117,19 +117,14 @@ fn finish(p: Place, sum: Partial) -> Stat {
     return stat;
 }
 
-fn given(p: Place) -> Stat {
+fn given(p: Place) -> Result {
     return stat_at(p.goal);
 }
 
-//#if OUTPUT
-fn transform(p: Place, unit: u32, x: Unit, stat: Stat, known: Known) {
+fn transform(p: Place, unit: u32, x: Unit, residual: vec4<f32>, stat: Result, known: Known) -> Written {
     var y = fma((x - stat.hi) - stat.lo, weights(p, unit, known.weight) * stat.rstd, biases(p, unit, known.bias));
-//#if RESIDUAL_AFTER
-    y += load_residual(p, unit);
+//#if RESIDUAL_LATE
+    y += residual;
 //#end
-    store_output(p, unit, relu(y));
-//#if SECOND_OUTPUT
-    store_second_output(p, unit, x);
-//#end
+    return Written(relu(y), x);
 }
-//#end

@@ -2,9 +2,9 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
     let p = locate(workgroup, slot);
-    let sum = tree(p, partial_in(p), LEAVES);
+    let sums = tree(p, partials_of(p), LEAVES);
     if (FINISHES) {
-        finish(p, sum);
+        _ = results(p, sums);
     }
-    write_partial(p, sum);
+    write_partials(p, sums);
 }

@@ -2,10 +2,10 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
     let p = locate(workgroup, slot);
-    let known = known_of(p);
-    let sum = tree(p, leaf(p, load_tile(p, known), known), LEAVES);
+    let known = knowns(p);
+    let sums = tree(p, leaves(p, load_tile(p, known), known), LEAVES);
     if (FINISHES) {
-        finish(p, sum);
+        _ = results(p, sums);
     }
-    write_partial(p, sum);
+    write_partials(p, sums);
 }

@@ -2,13 +2,13 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
     let p = locate(workgroup, slot);
-    let known = known_of(p);
+    let known = knowns(p);
     let tile = load_tile(p, known);
-    let result = finish(p, tree(p, leaf(p, tile, known), LEAVES));
+    let result = results(p, tree(p, leaves(p, tile, known), LEAVES));
 //#if WRITES
     if (p.inside) {
 //#for u
-        transform(p, $uu, tile[$u], result, known);
+        transform_units(p, $uu, tile[$u], result, known);
 //#end
     }
 //#end

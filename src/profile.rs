@@ -11,12 +11,18 @@ pub struct Profile {
     pub max_units: u32,
     /// Longest leaf where neighbouring targets lie side by side (channels-last), in units.
     pub max_strided_units: u32,
+    /// As `max_strided_units`, where elements are written and nothing is summed.
+    pub max_strided_element_units: u32,
     /// Leaves that a short segment is spread over before they grow, so that neighbouring lanes read neighbours.
     pub min_lanes: u32,
+    /// As `min_lanes`, where elements are written and nothing is summed.
+    pub min_element_lanes: u32,
     /// Most leaves that read interleaved units of one segment.
     pub max_lanes: u32,
-    /// Targets that a workgroup takes side by side in channels-last tensors.
+    /// Invocations of a workgroup side by side over the targets of channels-last tensors.
     pub target_lanes: u32,
+    /// Neighbouring targets of such tensors that an invocation takes, where their number is a multiple: 1 or 4.
+    pub abreast: u32,
     /// Fewer targets than this are split over several workgroups even if one could hold them.
     pub min_targets: u64,
     /// `max_storage_buffer_binding_size`.
@@ -27,15 +33,21 @@ pub struct Profile {
     pub max_workgroups: u32,
 }
 
+/// Bytes of workgroup memory for each leaf of each target that a workgroup reduces.
+pub(crate) const SLOT: u64 = 16;
+
 impl Profile {
     /// A GPU with WebGPU's default limits.
     pub const GPU: Profile = Profile {
         workgroup: 256,
         max_units: 8,
-        max_strided_units: 8,
-        min_lanes: 32,
+        max_strided_units: 2,
+        max_strided_element_units: 1,
+        min_lanes: 8,
+        min_element_lanes: 32,
         max_lanes: 256,
         target_lanes: 32,
+        abreast: 4,
         min_targets: 0,
         max_binding_size: 128 << 20,
         offset_alignment: 256,
@@ -47,7 +59,9 @@ impl Profile {
         workgroup: 32,
         max_units: 16,
         max_strided_units: 16,
+        max_strided_element_units: 4,
         min_lanes: 1,
+        min_element_lanes: 1,
         max_lanes: 32,
         target_lanes: 8,
         ..Profile::GPU
@@ -59,9 +73,12 @@ impl Profile {
         workgroup: 1 << 6,
         max_units: 256,
         max_strided_units: 4,
+        max_strided_element_units: 4,
         min_lanes: 1,
+        min_element_lanes: 1,
         max_lanes: 1,
         target_lanes: 16,
+        abreast: 1,
         min_targets: 16,
         max_binding_size: u64::MAX,
         offset_alignment: 1,
@@ -73,11 +90,14 @@ impl Profile {
         let row = if device_type == wgpu::DeviceType::Cpu { Profile::SOFTWARE_GPU } else { Profile::GPU };
         let invocations = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
         let workgroup = row.workgroup.min(1 << invocations.max(1).ilog2());
+        let fits = u64::from(workgroup * row.abreast) * SLOT <= limits.max_compute_workgroup_storage_size.into();
         Profile {
             workgroup,
             min_lanes: row.min_lanes.min(workgroup),
+            min_element_lanes: row.min_element_lanes.min(workgroup),
             max_lanes: row.max_lanes.min(workgroup),
             target_lanes: row.target_lanes.min(workgroup),
+            abreast: if fits { row.abreast } else { 1 },
             max_binding_size: limits.max_storage_buffer_binding_size,
             offset_alignment: limits.min_storage_buffer_offset_alignment.into(),
             max_workgroups: limits.max_compute_workgroups_per_dimension,

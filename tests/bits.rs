@@ -40,6 +40,8 @@ fn table() -> Vec<Case> {
         Case::new(BatchNormDescriptor::new(2), &[2, 2, 4100]),
         last(Case::new(BatchNormDescriptor::new(33), &[7, 33, 9, 5])),
         Case::new(GroupNormDescriptor::new(2, 6), &[20, 6, 7, 9]),
+        last(Case::new(BatchNormDescriptor::new(36), &[5, 36, 7, 9])),
+        half(DType::F16, last(Case::new(BatchNormDescriptor::new(40), &[6, 40, 53]))),
         last(Case::new(GroupNormDescriptor::new(2, 8), &[6, 8, 5, 5])),
         Case::new(InstanceNormDescriptor { track_running_stats: true, ..InstanceNormDescriptor::new(3) }, &[9, 3, 131]),
         Case::new(LayerNormDescriptor::new(&[131]), &[200, 131]),
@@ -188,20 +190,32 @@ fn any_grid() {
     );
 }
 
+/// Whether an invocation takes one target of a channels-last tensor or four, of every size that has fours.
+#[test]
+fn any_number_abreast() {
+    any_split(
+        |_, &own| [1, 4].map(|abreast| Profile { abreast, ..own }).into_iter().filter(|p| *p != own).collect(),
+        |_, _| true,
+    );
+}
+
 /// Cases for tensors that lie where they like.
 fn placed() -> Vec<Case> {
     let rows = Case::new(LayerNormDescriptor::new(&[64]), &[5, 64]);
     let images = Case::new(BatchNormDescriptor::new(3), &[2, 3, 35]);
-    let last = last(Case::new(BatchNormDescriptor::new(5), &[3, 5, 4, 4]));
+    let odd = last(Case::new(BatchNormDescriptor::new(5), &[3, 5, 4, 4]));
     let mixed = Case { input: DType::F16, output: DType::F32, ..rows.clone() };
+    let fours = fused(Residual::Before, true, last(Case::new(BatchNormDescriptor::new(8), &[3, 8, 3, 5])));
     vec![
         rows.clone(),
         fused(Residual::Before, false, rows.clone()),
         images.clone(),
-        fused(Residual::After, true, last.clone()),
+        fused(Residual::After, true, odd.clone()),
         half(DType::F16, rows),
         half(DType::F16, fused(Residual::After, true, images)),
-        half(DType::BF16, last),
+        half(DType::BF16, odd),
+        half(DType::F16, fours.clone()),
+        fours,
         mixed,
     ]
 }
@@ -209,9 +223,16 @@ fn placed() -> Vec<Case> {
 fn everywhere(check: impl Fn(&Gpu, &gpu::Context, &Case, &Data)) {
     for gpu in adapters::all() {
         let _turn = gpu.turn();
-        let context = gpu::Context::new(&gpu.device).unwrap();
-        for case in placed() {
-            check(gpu, &context, &case, &Data::new(&case));
+        let own = *gpu::Context::new(&gpu.device).unwrap().profile();
+        for abreast in [1, 4] {
+            let profile = Profile { abreast, ..own };
+            let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
+            let takes = |case: &Case| {
+                plans(case, &profile).unwrap().iter().flat_map(|p| &p.passes).any(|p| p.geometry.abreast == abreast)
+            };
+            for case in placed().into_iter().filter(takes) {
+                check(gpu, &context, &case, &Data::new(&case));
+            }
         }
     }
 }

@@ -25,11 +25,11 @@ fn is_normal(bits: u32) -> bool {
     return (bits & EXPONENT) - ONE_EXPONENT < EXPONENT - ONE_EXPONENT;
 }
 
-// a / b to the nearest, for a >= 0 and a count b. There are no ties, and numbers that are not normal are left as the
-// driver divides them.
+// a / b to the nearest, for a count b. There are no ties, and numbers that are not normal are left as the driver
+// divides them.
 fn divide(a: f32, b: f32) -> f32 {
     let quotient = a / b;
-    let bits = vec3<u32>(bitcast<u32>(a), bitcast<u32>(b), bitcast<u32>(quotient));
+    let bits = vec3<u32>(bitcast<u32>(a), bitcast<u32>(b), bitcast<u32>(quotient)) & vec3<u32>(0x7fffffffu);
     let digits = vec3<i32>((bits & vec3<u32>(0x007fffffu)) | vec3<u32>(ONE_EXPONENT));
     // What is left of a, in units of b's last digit times the quotient's: a few times b, so that 32 bits are enough.
     let exponents = (bits & vec3<u32>(EXPONENT)) >> vec3<u32>(23u);
@@ -37,5 +37,6 @@ fn divide(a: f32, b: f32) -> f32 {
     let steps = i32(round(f32(left) / f32(digits.y)));
     let rest = 2 * (left - steps * digits.y);
     let nearest = steps + select(0, 1, rest > digits.y) - select(0, 1, rest < -digits.y);
-    return select(quotient, bitcast<f32>(bits.z + bitcast<u32>(nearest)), is_normal(bits.x) & is_normal(bits.z));
+    let corrected = bitcast<f32>(bitcast<u32>(quotient) + bitcast<u32>(nearest));
+    return select(quotient, corrected, is_normal(bits.x) & is_normal(bits.z));
 }

@@ -51,6 +51,8 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 
 override WORKGROUP: u32;
+// Partial results that a workgroup has: one for each of its targets and leaves.
+override SLOTS: u32;
 // Lanes that share a target, and the distance of two of them.
 override LEAVES: u32;
 override LEAF_STRIDE: u32;

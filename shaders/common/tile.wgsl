@@ -1,8 +1,120 @@
-// The elements of a leaf, in registers.
-fn load_tile(p: Place, known: Known) -> array<Unit, UNITS> {
-    return array<Unit, UNITS>(
-//#for u
-        load_unit(p, $uu, known),
+// What an invocation takes: the units of one leaf, of each of the targets that it has abreast.
+alias Units = array<Unit, ABREAST>;
+alias Tile = array<Units, UNITS>;
+alias Knowns = array<Known, ABREAST>;
+alias Results = array<Result, ABREAST>;
+
+// What is written of a unit.
+struct Written {
+    output: vec4<f32>,
+    second_output: vec4<f32>,
+}
+
+// The place of the target that is `t` further.
+fn beside(p: Place, t: u32) -> Place {
+    var q = p;
+    q.goal += t;
+    return q;
+}
+
+fn knowns(p: Place) -> Knowns {
+    return Knowns(
+//#for t
+        known_of(beside(p, $tu)),
 //#end
     );
+}
+
+fn load_units(p: Place, unit: u32, known: Knowns) -> Units {
+    var x = Abreast();
+    var residual = Abreast();
+    var dy = Abreast();
+//#if INPUT
+    x = load_input(p, unit);
+//#end
+//#if RESIDUAL_EARLY
+    residual = load_residual(p, unit);
+//#end
+//#if GRADIENT
+    dy = load_gradient(p, unit);
+//#end
+    return Units(
+//#for t
+        unit_of(beside(p, $tu), unit, x[$t], residual[$t], dy[$t], known[$t]),
+//#end
+    );
+}
+
+fn load_tile(p: Place, known: Knowns) -> Tile {
+    return Tile(
+//#for u
+        load_units(p, $uu, known),
+//#end
+    );
+}
+
+fn leaves(p: Place, tile: Tile, known: Knowns) -> Partials {
+    return Partials(
+//#for t
+        leaf(
+            beside(p, $tu),
+            array<Unit, UNITS>(
+//#for u
+                tile[$u][$t],
+//#end
+            ),
+            known[$t],
+        ),
+//#end
+    );
+}
+
+fn results(p: Place, sums: Partials) -> Results {
+    return Results(
+//#for t
+        finish(beside(p, $tu), sums[$t]),
+//#end
+    );
+}
+
+fn givens(p: Place) -> Results {
+    return Results(
+//#for t
+        given(beside(p, $tu)),
+//#end
+    );
+}
+
+fn transform_units(p: Place, unit: u32, units: Units, result: Results, known: Knowns) {
+    var residual = Abreast();
+//#if RESIDUAL_LATE
+    residual = load_residual(p, unit);
+//#end
+    let written = array<Written, ABREAST>(
+//#for t
+        transform(beside(p, $tu), unit, units[$t], residual[$t], result[$t], known[$t]),
+//#end
+    );
+//#if OUTPUT
+    store_output(
+        p,
+        unit,
+        Abreast(
+//#for t
+            written[$t].output,
+//#end
+        ),
+    );
+//#end
+//#if SECOND_OUTPUT
+    store_second_output(
+        p,
+        unit,
+        Abreast(
+//#for t
+            written[$t].second_output,
+//#end
+        ),
+    );
+//#end
 }

@@ -8,7 +8,9 @@ struct Partial {
 
 const EMPTY = Partial(0u, 0.0, 0.0, 0.0);
 
-var<workgroup> slots: array<vec4<u32>, WORKGROUP>;
+alias Partials = array<Partial, ABREAST>;
+
+var<workgroup> slots: array<vec4<u32>, SLOTS>;
 
 fn to_bits(s: Partial) -> vec4<u32> {
     return vec4<u32>(s.count, bitcast<u32>(s.a), bitcast<u32>(s.b), bitcast<u32>(s.c));
@@ -18,25 +20,36 @@ fn from_bits(v: vec4<u32>) -> Partial {
     return Partial(v.x, bitcast<f32>(v.y), bitcast<f32>(v.z), bitcast<f32>(v.w));
 }
 
-// Merges the first `width` leaves of each target; every lane gets the result.
-fn tree(p: Place, leaf: Partial, width: u32) -> Partial {
+// Merges the first `width` leaves of each target; every lane gets the results.
+fn tree(p: Place, leaves: Partials, width: u32) -> Partials {
     if (LEAVES == 1u) {
-        return leaf;
+        return leaves;
     }
-    var sum = leaf;
-    slots[p.slot] = to_bits(sum);
+//#for t
+    slots[$tu * WORKGROUP + p.slot] = to_bits(leaves[$t]);
+//#end
     for (var step = 1u; step < min(LEAVES, width); step <<= 1u) {
         workgroupBarrier();
-        if (p.leaf_lane % (2u * step) == 0u) {
-            sum = merge(sum, from_bits(slots[p.slot + step * LEAF_STRIDE]));
-            slots[p.slot] = to_bits(sum);
+        // The first invocations take all pairs, so that the others' subgroups rest.
+        if (p.slot < WORKGROUP / (2u * step)) {
+            let left = p.slot / LEAF_STRIDE * (2u * step * LEAF_STRIDE) + p.slot % LEAF_STRIDE;
+            let right = left + step * LEAF_STRIDE;
+//#for t
+            let sum$t = merge(from_bits(slots[$tu * WORKGROUP + left]), from_bits(slots[$tu * WORKGROUP + right]));
+            slots[$tu * WORKGROUP + left] = to_bits(sum$t);
+//#end
         }
     }
     workgroupBarrier();
-    return from_bits(slots[p.slot - p.leaf_lane * LEAF_STRIDE]);
+    let first = p.slot - p.leaf_lane * LEAF_STRIDE;
+    return Partials(
+//#for t
+        from_bits(slots[$tu * WORKGROUP + first]),
+//#end
+    );
 }
 
-fn partial_in(p: Place) -> Partial {
+fn partial_of(p: Place) -> Partial {
     if (p.exists & (p.leaf < params.partials_in)) {
         let at = p.goal * params.partials_in_target + p.leaf * params.partials_in_step;
         return from_bits(partials[params.partials_in_at + at]);
@@ -44,8 +57,18 @@ fn partial_in(p: Place) -> Partial {
     return EMPTY;
 }
 
-fn write_partial(p: Place, sum: Partial) {
+fn partials_of(p: Place) -> Partials {
+    return Partials(
+//#for t
+        partial_of(beside(p, $tu)),
+//#end
+    );
+}
+
+fn write_partials(p: Place, sums: Partials) {
     if (p.exists & (p.leaf_lane == 0u) & (params.partials_out > 0u)) {
-        partials[params.partials_out_at + p.goal * params.partials_out + p.tile] = to_bits(sum);
+//#for t
+        partials[params.partials_out_at + (p.goal + $tu) * params.partials_out + p.tile] = to_bits(sums[$t]);
+//#end
     }
 }

@@ -3,7 +3,7 @@ struct Place {
     slot: u32,
     leaf_lane: u32,
     tile: u32,
-    // The statistic or the affine parameter.
+    // The statistic or the affine parameter: the first of those abreast.
     goal: u32,
     segment: u32,
     leaf: u32,
@@ -16,6 +16,9 @@ struct Place {
     inside: bool,
 }
 
+// A unit's elements, of each of the targets abreast.
+alias Abreast = array<vec4<f32>, ABREAST>;
+
 fn segment_offset(goal: u32, segment: u32, strides: vec4<u32>) -> u32 {
     return goal / params.inner * strides.x + goal % params.inner * strides.y
         + min(segment, params.segments - 1u) * strides.z;
@@ -25,9 +28,9 @@ fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
     let group = workgroup.x + workgroup.y * params.grid_x;
     let leaf_lane = (slot / LEAF_STRIDE) % LEAVES;
     let target_lane = slot % LEAF_STRIDE + slot / (LEAF_STRIDE * LEAVES) * LEAF_STRIDE;
-    let wanted = params.first_target + group / params.tiles * (WORKGROUP / LEAVES) + target_lane;
+    let wanted = params.first_target + ABREASTu * (group / params.tiles * (WORKGROUP / LEAVES) + target_lane);
     let exists = wanted < params.end_target;
-    let goal = min(wanted, params.end_target - 1u);
+    let goal = min(wanted, params.end_target - ABREASTu);
     let tile = params.first_tile + group % params.tiles;
     let leaf = tile * LEAVES + leaf_lane;
     let segment = leaf >> params.leaves_log2;

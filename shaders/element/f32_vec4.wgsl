@@ -1,13 +1,14 @@
+// Four positions of a target are neighbours.
 @group(0) @binding(BINDING) var<storage, ACCESS> NAME: array<vec4<f32>>;
 
-fn load_NAME(p: Place, unit: u32) -> vec4<f32> {
-    return NAME[(BASE + 4u * unit_at(p, unit)) >> 2u];
+fn load_NAME(p: Place, unit: u32) -> Abreast {
+    return Abreast(NAME[(BASE + 4u * unit_at(p, unit)) >> 2u]);
 }
 
 //#if WRITABLE
-fn store_NAME(p: Place, unit: u32, v: vec4<f32>) {
+fn store_NAME(p: Place, unit: u32, v: Abreast) {
     if (valid(p, unit) > 0u) {
-        NAME[(BASE + 4u * unit_at(p, unit)) >> 2u] = v;
+        NAME[(BASE + 4u * unit_at(p, unit)) >> 2u] = v[0];
     }
 }
 //#end

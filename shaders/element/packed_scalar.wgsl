@@ -12,14 +12,16 @@ fn store_one_NAME(at: u32, bits: u32) {
     atomicOr(&NAME[at >> 1u], bits << shift);
 }
 
-fn store_NAME(p: Place, unit: u32, v: vec4<f32>) {
+fn store_NAME(p: Place, unit: u32, v: Abreast) {
     if (valid(p, unit) > 0u) {
         let at = elements(p, unit, BASE, params.STRIDES.w);
-        let bits = round_DTYPE(repeated(p, unit, v));
-        store_one_NAME(at.x, bits.x);
-        store_one_NAME(at.y, bits.y);
-        store_one_NAME(at.z, bits.z);
-        store_one_NAME(at.w, bits.w);
+//#for t
+        let bits$t = round_DTYPE(repeated(p, unit, v[$t]));
+        store_one_NAME(at.x + $tu * params.STRIDES.y, bits$t.x);
+        store_one_NAME(at.y + $tu * params.STRIDES.y, bits$t.y);
+        store_one_NAME(at.z + $tu * params.STRIDES.y, bits$t.z);
+        store_one_NAME(at.w + $tu * params.STRIDES.y, bits$t.w);
+//#end
     }
 }
 //#else
@@ -34,7 +36,16 @@ fn load_one_NAME(at: u32) -> f32 {
     return unpack_DTYPE(word_NAME(at >> 1u) >> ((at & 1u) * 16u)).x;
 }
 
-fn load_NAME(p: Place, unit: u32) -> vec4<f32> {
+fn load_NAME(p: Place, unit: u32) -> Abreast {
     let at = elements(p, unit, BASE, params.STRIDES.w);
-    return vec4<f32>(load_one_NAME(at.x), load_one_NAME(at.y), load_one_NAME(at.z), load_one_NAME(at.w));
+    return Abreast(
+//#for t
+        vec4<f32>(
+            load_one_NAME(at.x + $tu * params.STRIDES.y),
+            load_one_NAME(at.y + $tu * params.STRIDES.y),
+            load_one_NAME(at.z + $tu * params.STRIDES.y),
+            load_one_NAME(at.w + $tu * params.STRIDES.y),
+        ),
+//#end
+    );
 }

@@ -5,7 +5,7 @@ use super::shader::{Access, Addressing, Variant, compose};
 use crate::error::Error;
 use crate::op::{Direction, Op, Residual, Statistics};
 use crate::plan::{Over, Pass, Plan, Tensor, UNIT};
-use crate::profile::Profile;
+use crate::profile::{Profile, SLOT};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +16,7 @@ const STORAGE_BUFFERS: u32 = 8;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Constants {
     workgroup: u32,
+    slots: u32,
     leaves: u32,
     leaf_stride: u32,
     lanes: u32,
@@ -48,8 +49,9 @@ impl Constants {
         };
         Constants {
             workgroup: geometry.workgroup,
+            slots: geometry.workgroup * geometry.abreast,
             leaves: geometry.leaves,
-            leaf_stride: if geometry.tree.side_by_side { geometry.targets } else { 1 },
+            leaf_stride: if geometry.tree.side_by_side { geometry.targets / geometry.abreast } else { 1 },
             lanes: geometry.tree.lanes,
             whole: geometry.tree.whole_units(plan.walk(pass.over).len),
             centred: problem.centred,
@@ -73,10 +75,11 @@ impl Constants {
         }
     }
 
-    pub(super) fn pairs(&self) -> [(&'static str, f64); 17] {
+    pub(super) fn pairs(&self) -> [(&'static str, f64); 18] {
         let flag = |b: bool| f64::from(u8::from(b));
         [
             ("WORKGROUP", self.workgroup.into()),
+            ("SLOTS", self.slots.into()),
             ("LEAVES", self.leaves.into()),
             ("LEAF_STRIDE", self.leaf_stride.into()),
             ("LANES", self.lanes.into()),
@@ -117,9 +120,11 @@ impl Key {
                 direction: pass.direction,
                 residual: if elements { plan.problem.fusion.residual } else { Residual::None },
                 units: pass.geometry.tree.units,
+                abreast: pass.geometry.abreast,
                 addressing: Addressing { vec4, ..addressing },
                 unit_weights: elements
                     && vec4
+                    && pass.geometry.abreast == 1
                     && update == 0
                     && pass.over == Over::Stats
                     && (map.position, map.position_div) == (1, 1)
@@ -192,7 +197,7 @@ impl Context {
             ),
             (
                 "max_compute_workgroup_storage_size",
-                u64::from(profile.workgroup) * 16,
+                u64::from(profile.workgroup) * u64::from(profile.abreast) * SLOT,
                 limits.max_compute_workgroup_storage_size.into(),
             ),
             (

@@ -1,7 +1,8 @@
 //! WGSL text of a kernel: the files of `shaders/`, put together for element types and optional tensors.
 //!
-//! Lines that begin with `//#` steer it: `//#if NAME`, `//#else`, `//#end`, and `//#for u`, which writes its
-//! lines once a unit with `$u` as the unit's number, so that no loop is left in the shader.
+//! Lines that begin with `//#` steer it: `//#if NAME`, `//#else`, `//#end`, and `//#for u` and `//#for t`, which
+//! write their lines once a unit, or once a target abreast, with `$u` or `$t` as its number, so that no loop is left in
+//! the shader.
 
 use crate::layout::Walk;
 use crate::op::{Direction, Residual};
@@ -19,7 +20,7 @@ pub(crate) struct Access {
 /// How elements are found in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Addressing {
-    /// Whether units are aligned, so that one load or store takes four elements.
+    /// Whether one load or store takes four elements: of a unit, or of a position of targets abreast.
     pub vec4: bool,
     /// Whether tensors share a buffer: WebGPU then wants all of them bound for reading and writing.
     pub shared: bool,
@@ -32,19 +33,21 @@ impl Addressing {
     pub fn new(plan: &Plan, pass: &Pass, shared: bool, aligned: bool) -> Addressing {
         let walk = |tensor| plan.walk_of(pass.over, tensor);
         let mut walks = Tensor::ALL.into_iter().filter(|&t| pass.touches(t)).map(walk);
-        let vec4 = aligned && walks.clone().all(|walk| strides_allow_vec4(&walk));
+        let vec4 = aligned && walks.clone().all(|walk| strides_allow_vec4(&walk, pass.geometry.abreast));
         let first = walks.next();
         Addressing { vec4, shared, strided: walks.any(|walk| Some(walk) != first) }
     }
 }
 
-/// Whether every unit of four elements of a walk begins at a multiple of four.
-pub(super) fn strides_allow_vec4(walk: &Walk) -> bool {
-    let steps =
-        [(walk.outer, walk.outer_stride), (walk.inner, walk.inner_stride), (walk.segments, walk.segment_stride)];
-    walk.stride == 1
-        && walk.len.is_multiple_of(4)
-        && steps.iter().all(|&(n, stride)| n == 1 || stride.is_multiple_of(4))
+/// Whether all that is loaded together begins at a multiple of four: units of four elements of a target, or an element
+/// of each of four targets.
+pub(super) fn strides_allow_vec4(walk: &Walk, abreast: u32) -> bool {
+    let four = |&(n, stride): &(u64, u64)| n == 1 || stride.is_multiple_of(4);
+    let (inner, positions) = ((walk.inner, walk.inner_stride), (walk.len, walk.stride));
+    let across = if abreast == 1 { inner } else { positions };
+    let (along, stride) = if abreast == 1 { positions } else { inner };
+    let steps = [(walk.outer, walk.outer_stride), (walk.segments, walk.segment_stride), across];
+    stride == 1 && along.is_multiple_of(4) && steps.iter().all(four)
 }
 
 /// Everything that the text depends on.
@@ -55,6 +58,8 @@ pub(crate) struct Variant {
     pub residual: Residual,
     /// Units of four elements in a leaf.
     pub units: u32,
+    /// Targets that an invocation takes abreast.
+    pub abreast: u32,
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.
     pub unit_weights: bool,
@@ -99,8 +104,11 @@ const fn dtype_functions(dtype: DType) -> &'static str {
 pub(crate) fn compose(variant: &Variant) -> String {
     let mut flags: Vec<String> = variant.tensors.iter().map(|t| t.tensor.variable().to_uppercase()).collect();
     match variant.residual {
-        Residual::Before if flags.iter().any(|f| f == "RESIDUAL") => flags.push("RESIDUAL_BEFORE".into()),
-        Residual::After if flags.iter().any(|f| f == "RESIDUAL") => flags.push("RESIDUAL_AFTER".into()),
+        residual if flags.iter().any(|f| f == "RESIDUAL") => {
+            // A sum that is normalised, and a mask, are needed before anything is reduced.
+            let early = (residual == Residual::Before) == (variant.direction == Direction::Forward);
+            flags.push(if early { "RESIDUAL_EARLY" } else { "RESIDUAL_LATE" }.into());
+        }
         _ => {}
     }
     if variant.tensors.iter().any(|t| t.written) {
@@ -109,10 +117,11 @@ pub(crate) fn compose(variant: &Variant) -> String {
     if variant.unit_weights {
         flags.push("UNIT_WEIGHTS".into());
     }
+    let counts = Counts { units: variant.units, abreast: variant.abreast };
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
 
     let mut text = String::new();
-    let mut add = |source: &str, flags: &[&str]| text.push_str(&expand(source, variant.units, flags));
+    let mut add = |source: &str, flags: &[&str]| text.push_str(&expand(source, counts, flags));
     add(include_str!("../../shaders/common/params.wgsl"), &flags);
     add(include_str!("../../shaders/common/exact.wgsl"), &flags);
     add(include_str!("../../shaders/common/state.wgsl"), &flags);
@@ -126,11 +135,13 @@ pub(crate) fn compose(variant: &Variant) -> String {
     }
     for access in &variant.tensors {
         let Addressing { vec4, shared, strided } = variant.addressing;
-        let template = match (access.dtype, vec4) {
-            (DType::F32, true) => include_str!("../../shaders/element/f32_vec4.wgsl"),
-            (DType::F32, false) => include_str!("../../shaders/element/f32_scalar.wgsl"),
-            (_, true) => include_str!("../../shaders/element/packed_vec4.wgsl"),
-            (_, false) => include_str!("../../shaders/element/packed_scalar.wgsl"),
+        let template = match (access.dtype, vec4, variant.abreast > 1) {
+            (DType::F32, true, true) => include_str!("../../shaders/element/f32_abreast.wgsl"),
+            (DType::F32, true, false) => include_str!("../../shaders/element/f32_vec4.wgsl"),
+            (DType::F32, false, _) => include_str!("../../shaders/element/f32_scalar.wgsl"),
+            (_, true, true) => include_str!("../../shaders/element/packed_abreast.wgsl"),
+            (_, true, false) => include_str!("../../shaders/element/packed_vec4.wgsl"),
+            (_, false, _) => include_str!("../../shaders/element/packed_scalar.wgsl"),
         };
         let mode = if access.written || shared { "read_write" } else { "read" };
         let name = access.tensor.variable();
@@ -156,9 +167,7 @@ pub(crate) fn compose(variant: &Variant) -> String {
         },
         &flags,
     );
-    if matches!(variant.kernel, Kernel::Rows | Kernel::Reduce) {
-        add(include_str!("../../shaders/common/tile.wgsl"), &flags);
-    }
+    add(include_str!("../../shaders/common/tile.wgsl"), &flags);
     add(
         match variant.kernel {
             Kernel::Rows => include_str!("../../shaders/rows.wgsl"),
@@ -169,21 +178,30 @@ pub(crate) fn compose(variant: &Variant) -> String {
         },
         &flags,
     );
-    text.replace("INPUT_DTYPE", dtype_name(variant.input)).replace("UNITS", &variant.units.to_string())
+    text.replace("INPUT_DTYPE", dtype_name(variant.input))
+        .replace("UNITS", &variant.units.to_string())
+        .replace("ABREAST", &variant.abreast.to_string())
+}
+
+/// How often the lines of a `//#for` are written.
+#[derive(Clone, Copy)]
+struct Counts {
+    units: u32,
+    abreast: u32,
 }
 
 /// Carries out the `//#` lines.
-fn expand(source: &str, units: u32, flags: &[&str]) -> String {
+fn expand(source: &str, counts: Counts, flags: &[&str]) -> String {
     let mut lines = source.lines();
     let mut out = String::with_capacity(source.len());
-    expand_block(&mut lines, units, flags, true, &mut out);
+    expand_block(&mut lines, counts, flags, true, &mut out);
     out
 }
 
 /// Up to the block's `//#end`; says whether an `//#else` came first.
 fn expand_block<'a>(
     lines: &mut impl Iterator<Item = &'a str>,
-    units: u32,
+    counts: Counts,
     flags: &[&str],
     keep: bool,
     out: &mut String,
@@ -199,15 +217,16 @@ fn expand_block<'a>(
         match directive.split_once(' ') {
             Some(("if", name)) => {
                 let set = flags.contains(&name.trim());
-                if expand_block(lines, units, flags, keep && set, out) {
-                    expand_block(lines, units, flags, keep && !set, out);
+                if expand_block(lines, counts, flags, keep && set, out) {
+                    expand_block(lines, counts, flags, keep && !set, out);
                 }
             }
-            Some(("for", _)) => {
+            Some(("for", name)) => {
                 let mut body = String::new();
-                expand_block(lines, units, flags, keep, &mut body);
-                for unit in 0..units {
-                    out.push_str(&body.replace("$u", &unit.to_string()));
+                expand_block(lines, counts, flags, keep, &mut body);
+                let (number, count) = if name == "t" { ("$t", counts.abreast) } else { ("$u", counts.units) };
+                for i in 0..count {
+                    out.push_str(&body.replace(number, &i.to_string()));
                 }
             }
             _ => return directive.trim() == "else",
@@ -223,7 +242,10 @@ mod tests {
     #[test]
     fn directives() {
         let source = "a\n//#if X\nb\n//#else\nc\n//#end\n//#for u\nd$u\n//#if Y\ne$uu\n//#end\n//#end\nf";
-        assert_eq!(expand(source, 2, &["X"]), "a\nb\nd0\nd1\nf\n");
-        assert_eq!(expand(source, 1, &["Y"]), "a\nc\nd0\ne0u\nf\n");
+        let counts = |units, abreast| Counts { units, abreast };
+        assert_eq!(expand(source, counts(2, 1), &["X"]), "a\nb\nd0\nd1\nf\n");
+        assert_eq!(expand(source, counts(1, 3), &["Y"]), "a\nc\nd0\ne0u\nf\n");
+        let nested = "//#for t\n//#for u\n$u$tu\n//#end\n//#end";
+        assert_eq!(expand(nested, counts(2, 3), &[]), "00u\n10u\n01u\n11u\n02u\n12u\n");
     }
 }

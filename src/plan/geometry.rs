@@ -85,6 +85,8 @@ pub struct Geometry {
     pub tiles: u64,
     /// Targets that a workgroup takes.
     pub targets: u32,
+    /// Neighbouring ones that an invocation takes abreast: one load has an element of each.
+    pub abreast: u32,
     /// Invocations of a workgroup.
     pub workgroup: u32,
 }
@@ -92,6 +94,17 @@ pub struct Geometry {
 impl Geometry {
     /// The largest tiles that a workgroup can reduce.
     pub fn new(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
+        // What is reduced on chip stays in registers, which four targets have not enough of.
+        Geometry::of(walk, profile, false)
+    }
+
+    /// For passes that write elements, and sum none of them: any tree will do.
+    pub fn of_elements(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
+        let (min_lanes, max_strided_units) = (profile.min_element_lanes, profile.max_strided_element_units);
+        Geometry::of(walk, &Profile { min_lanes, max_strided_units, ..*profile }, true)
+    }
+
+    fn of(walk: &Walk, profile: &Profile, abreast_on_chip: bool) -> Result<Geometry, Error> {
         let tree = Tree::new(walk, profile);
         let all = walk
             .segments
@@ -105,21 +118,25 @@ impl Geometry {
             })?;
         let workgroup = u64::from(profile.workgroup);
         let whole = profile.min_targets > 0 && walk.targets() >= profile.min_targets;
-        let leaves = if all <= workgroup || whole {
+        let on_chip = all <= workgroup || whole;
+        let fours = tree.side_by_side && walk.inner.is_multiple_of(profile.abreast.into());
+        let abreast = if fours && (abreast_on_chip || !on_chip) { profile.abreast } else { 1 };
+        let leaves = if on_chip {
             all
         } else if tree.side_by_side {
-            workgroup / u64::from(profile.target_lanes).min(walk.targets().next_power_of_two())
+            let lanes = (walk.targets() / u64::from(abreast)).next_power_of_two();
+            workgroup / u64::from(profile.target_lanes).min(lanes)
         } else {
             workgroup
         };
-        Ok(Geometry { tree, leaves: 0, tiles: 0, targets: 0, workgroup: profile.workgroup }
-            .with_leaves(walk, leaves as u32))
+        let empty = Geometry { tree, leaves: 0, tiles: 0, targets: 0, abreast, workgroup: profile.workgroup };
+        Ok(empty.with_leaves(walk, leaves as u32))
     }
 
     /// The same tree in tiles of another size.
     pub(super) fn with_leaves(self, walk: &Walk, leaves: u32) -> Geometry {
         let tiles = (walk.segments * self.tree.leaves).div_ceil(leaves.into());
-        Geometry { leaves, tiles, targets: (self.workgroup / leaves).max(1), ..self }
+        Geometry { leaves, tiles, targets: (self.workgroup / leaves).max(1) * self.abreast, ..self }
     }
 
     /// One target an invocation.
@@ -135,6 +152,7 @@ impl Geometry {
             leaves: leaves as u32,
             tiles: partials.div_ceil(leaves),
             targets: profile.workgroup / leaves as u32,
+            abreast: 1,
             workgroup: profile.workgroup,
         }
     }

@@ -85,10 +85,10 @@ impl Planner<'_> {
             }
             return Ok(());
         }
-        let geometry = self.geometry(Over::Stats)?;
         if self.tensors_written(Kernel::Apply, direction).is_empty() {
             return Ok(());
         }
+        let geometry = self.element_geometry(Over::Stats)?;
         self.push(Kernel::Apply, direction, Over::Stats, geometry, |p| {
             p.reduces = true;
             p.finishes = true;
@@ -120,9 +120,10 @@ impl Planner<'_> {
             }
             return Ok(());
         }
-        self.reduce(direction, over, u64::from(geometry.leaves))?;
+        let elements = self.element_geometry(over)?;
+        self.reduce(direction, over, u64::from(elements.leaves))?;
         let partials_in = self.passes.last().map_or(1, |p| p.partials_out);
-        self.push(Kernel::Apply, direction, over, geometry, |p| {
+        self.push(Kernel::Apply, direction, over, elements, |p| {
             p.reduces = true;
             p.finishes = true;
             p.partials_in = partials_in;
@@ -157,7 +158,7 @@ impl Planner<'_> {
     }
 
     fn element_wise(&mut self, direction: Direction) -> Result<(), Error> {
-        let geometry = self.geometry(Over::Stats)?;
+        let geometry = self.element_geometry(Over::Stats)?;
         self.push(Kernel::Apply, direction, Over::Stats, geometry, |_| {})
     }
 
@@ -241,5 +242,10 @@ impl Planner<'_> {
     fn geometry(&self, over: Over) -> Result<Geometry, Error> {
         let walk = self.problem.walk(over);
         window::fitting(Geometry::new(walk, self.profile)?, over, self.problem, self.profile)
+    }
+
+    fn element_geometry(&self, over: Over) -> Result<Geometry, Error> {
+        let walk = self.problem.walk(over);
+        window::fitting(Geometry::of_elements(walk, self.profile)?, over, self.problem, self.profile)
     }
 }

@@ -86,7 +86,7 @@ impl Windows {
         let axes = [
             Axis { len: walk.outer, stride: walk.outer_stride, step: 1 },
             Axis { len: walk.segments, stride: walk.segment_stride, step: segments },
-            Axis { len: walk.inner, stride: walk.inner_stride, step: 1 },
+            Axis { len: walk.inner, stride: walk.inner_stride, step: geometry.abreast.into() },
             Axis { len: walk.len, stride: walk.stride, step: positions },
         ];
         let mut windows = Windows { axes, sizes: axes.map(|a| a.len) };
