@@ -52,6 +52,8 @@ fn traffic(plan: &Plan) -> (usize, usize) {
 fn examples() -> Vec<(NormDescriptor, Vec<usize>, bool)> {
     vec![
         (batch(256), vec![8, 256, 7, 7], true),
+        (batch(1024), vec![32, 1024, 14, 14], true),
+        (batch(2048), vec![32, 2048, 7, 7], true),
         (batch(256), vec![32, 256, 56, 56], false),
         (layer(768), vec![512, 768], true),
         (layer(40000), vec![8, 40000], false),
@@ -60,6 +62,24 @@ fn examples() -> Vec<(NormDescriptor, Vec<usize>, bool)> {
         (GroupNormDescriptor::new(32, 256).into(), vec![2, 256, 100, 152], false),
         (InstanceNormDescriptor::new(64).into(), vec![2, 64, 28, 28], true),
     ]
+}
+
+#[test]
+fn channels_last_goes_four_abreast_where_there_are_fours() {
+    // Samples: few enough that a statistic is on chip, or more.
+    for (samples, channels, expected) in [(2, 64, [1, 4]), (64, 64, [4, 4]), (64, 66, [1, 1])] {
+        let shape = [samples, channels, 28, 28];
+        let training = plan(&batch(channels), &last(&shape), PLAIN, Op::Forward);
+        let evaluation =
+            plan_for(&batch(channels), &last(&shape), Statistics::Running, PLAIN, Op::Forward, &Profile::GPU).unwrap();
+        let abreast = [&training, &evaluation].map(|plan| plan.passes[0].geometry.abreast);
+        assert_eq!(abreast, expected, "{shape:?}");
+        for pass in training.passes.iter().chain(&evaluation.passes) {
+            let Geometry { workgroup, leaves, targets, abreast, .. } = pass.geometry;
+            assert_eq!(targets, workgroup / leaves * abreast, "{shape:?} {:?}", pass.kernel);
+            assert!(u64::from(workgroup * abreast) * 16 <= 16384, "WebGPU's default workgroup memory");
+        }
+    }
 }
 
 #[test]
@@ -463,7 +483,8 @@ fn limits_do_not_change_the_tree() {
             let plan = plan_for(&norm, &tensor, Statistics::Batch, PLAIN, Op::Backward(ALL), &profile).unwrap();
             plan.passes
                 .iter()
-                .filter(|p| !p.reads.is_empty())
+                // Those that sum elements.
+                .filter(|p| matches!(p.kernel, Kernel::Rows | Kernel::Reduce))
                 .map(|p| (p.over, p.geometry.tree))
                 .collect::<HashSet<_>>()
         };
