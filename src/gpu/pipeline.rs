@@ -49,7 +49,8 @@ impl Constants {
         };
         Constants {
             workgroup: geometry.workgroup,
-            slots: geometry.workgroup * geometry.abreast,
+            // Memory of a workgroup that nothing is kept in would only keep others from running.
+            slots: if pass.reduces { geometry.workgroup * geometry.abreast } else { 1 },
             leaves: geometry.leaves,
             leaf_stride: if geometry.tree.side_by_side { geometry.targets / geometry.abreast } else { 1 },
             lanes: geometry.tree.lanes,
