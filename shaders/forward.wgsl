@@ -8,10 +8,10 @@ fn merge(x: Partial, y: Partial) -> Partial {
     if (x.count != y.count) {
         ratio = divide(f32(y.count), f32(max(count, 1u)));
     }
-    let delta = (y.a - x.a) + (y.b - x.b);
+    let delta = opaque(y.a - x.a) + opaque(y.b - x.b);
     let moved = two_sum(x.a, opaque(delta * ratio));
-    let mean = two_sum(moved.x, moved.y + x.b);
-    let m2 = (x.c + y.c) + opaque(opaque(delta * delta) * opaque(f32(x.count) * ratio));
+    let mean = two_sum(moved.x, opaque(moved.y + x.b));
+    let m2 = opaque(x.c + y.c) + opaque(opaque(delta * delta) * opaque(f32(x.count) * ratio));
     if (x.count == 0u) {
         return y;
     }

@@ -21,7 +21,7 @@ pub struct Profile {
     pub max_lanes: u32,
     /// Invocations of a workgroup side by side over the targets of channels-last tensors.
     pub target_lanes: u32,
-    /// Neighbouring targets of such tensors that an invocation takes, where their number is a multiple: 1 or 4.
+    /// Neighbouring targets of such tensors that one invocation takes: 1, or 4 where their number is a multiple of 4.
     pub abreast: u32,
     /// Fewer targets than this are split over several workgroups even if one could hold them.
     pub min_targets: u64,

@@ -93,9 +93,15 @@ fn quotients_are_the_nearest() {
         bits += 0x0007_3c59;
         count = count.wrapping_mul(69_069).wrapping_add(1) >> 8;
     }
+    // On either side of 1, and of the middle of two numbers.
+    for n in [1, 3, 8, 9, 18, 20, 49, 1000, 65_535].map(|n| n as f32) {
+        let near = |bits: u32| (n.to_bits() - 3 + bits..n.to_bits() + 4 + bits).map(move |a| (f32::from_bits(a), n));
+        pairs.extend(near(0).chain(near(3 << 23)));
+    }
+    pairs.push((5_033_164.0, 10_066_329.0));
     pairs.extend(pairs.clone().into_iter().step_by(3).map(|(a, b)| (-a, b)));
     // A count is at least 1, and what is below the smallest normal number, or near it, is the driver's.
-    pairs.retain(|&(a, b)| b >= 1.0 && (a / b).abs() > 2.0 * f32::MIN_POSITIVE);
+    pairs.retain(|&(a, b)| b >= 1.0 && (a / b).abs() > 4.0 * f32::MIN_POSITIVE && a.abs() < f32::MAX / 2.0);
     pairs.push((0.0, 7.0));
     for gpu in adapters::all() {
         let plain = exact(gpu, "vec2<f32>(a / b, 0.0)", &pairs);
@@ -104,8 +110,12 @@ fn quotients_are_the_nearest() {
         println!("{}: {off} of {} quotients are not the nearest without help", gpu.name, pairs.len());
         // Drivers that divide well have nothing to correct: help as bad as the worst that Vulkan allows.
         let worse = ["+ 2u", "- 2u"].map(|off| {
-            let bad = format!("bitcast<f32>(bitcast<u32>(a / b) {off})");
-            exact_with(gpu, "vec2<f32>(divide(a, b), 0.0)", &pairs, |text| text.replace("a / b", &bad))
+            let good = "f32(digits.x) / f32(digits.y)";
+            let bad = format!("bitcast<f32>(bitcast<u32>({good}) {off})");
+            exact_with(gpu, "vec2<f32>(divide(a, b), 0.0)", &pairs, |text| {
+                assert!(text.contains(good));
+                text.replace(good, &bad)
+            })
         });
         for (i, (a, b)) in pairs.iter().enumerate().filter(|(_, (a, _))| *a != 0.0) {
             let got = [nearest[i][0], worse[0][i][0], worse[1][i][0]];

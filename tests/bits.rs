@@ -190,7 +190,7 @@ fn any_grid() {
     );
 }
 
-/// Whether an invocation takes one target of a channels-last tensor or four, of every size that has fours.
+/// Whether an invocation takes one target of a channels-last tensor or four, whatever the number of channels.
 #[test]
 fn any_number_abreast() {
     any_split(

@@ -14,7 +14,8 @@ const MOST_LEAVES: u64 = 1 << 31;
 const MOST_SPAN: u64 = 1 << 23;
 
 /// How a segment becomes leaves. Depends on the segment's length and stride and the kind of device alone, so that every
-/// way to split the work, over passes, windows or devices, merges the same leaves in the same order.
+/// way to split the work, over passes, windows or devices, merges the same leaves in the same order. Passes that only
+/// write elements have a tree of their own: nothing is summed in it.
 ///
 /// Unit `u` of leaf `q` starts at element `4 * ((q / lanes * units + u) * lanes + q % lanes)` of its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,7 +95,7 @@ pub struct Geometry {
 impl Geometry {
     /// The largest tiles that a workgroup can reduce.
     pub fn new(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
-        // What is reduced on chip stays in registers, which four targets have not enough of.
+        // What is reduced on chip stays in registers, of which there are too few for four targets.
         Geometry::of(walk, profile, false)
     }
 
@@ -119,8 +120,8 @@ impl Geometry {
         let workgroup = u64::from(profile.workgroup);
         let whole = profile.min_targets > 0 && walk.targets() >= profile.min_targets;
         let on_chip = all <= workgroup || whole;
-        let fours = tree.side_by_side && walk.inner.is_multiple_of(profile.abreast.into());
-        let abreast = if fours && (abreast_on_chip || !on_chip) { profile.abreast } else { 1 };
+        let fours = profile.abreast == 4 && tree.side_by_side && walk.inner.is_multiple_of(4);
+        let abreast = if fours && (abreast_on_chip || !on_chip) { 4 } else { 1 };
         let leaves = if on_chip {
             all
         } else if tree.side_by_side {
