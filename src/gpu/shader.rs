@@ -103,13 +103,10 @@ const fn dtype_functions(dtype: DType) -> &'static str {
 /// The whole shader module of a variant.
 pub(crate) fn compose(variant: &Variant) -> String {
     let mut flags: Vec<String> = variant.tensors.iter().map(|t| t.tensor.variable().to_uppercase()).collect();
-    match variant.residual {
-        residual if flags.iter().any(|f| f == "RESIDUAL") => {
-            // A sum that is normalised, and a mask, are needed before anything is reduced.
-            let early = (residual == Residual::Before) == (variant.direction == Direction::Forward);
-            flags.push(if early { "RESIDUAL_EARLY" } else { "RESIDUAL_LATE" }.into());
-        }
-        _ => {}
+    if flags.iter().any(|f| f == "RESIDUAL") {
+        // A sum that is normalised, and a mask, are needed before anything is reduced.
+        let early = (variant.residual == Residual::Before) == (variant.direction == Direction::Forward);
+        flags.push(if early { "RESIDUAL_EARLY" } else { "RESIDUAL_LATE" }.into());
     }
     if variant.tensors.iter().any(|t| t.written) {
         flags.push("WRITES".into());
