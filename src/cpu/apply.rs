@@ -7,7 +7,7 @@ use fearless_simd::{Select, Simd, SimdBase};
 
 /// max(v, 0), NaN included.
 #[inline(always)]
-fn clamp<S: Simd>(simd: S, v: V<S>) -> V<S> {
+pub(crate) fn clamp<S: Simd>(simd: S, v: V<S>) -> V<S> {
     v.simd_le(0.0).select(V::splat(simd, 0.0), v)
 }
 
@@ -87,6 +87,24 @@ pub(crate) fn masked_row<S: Simd>(
     }));
 }
 
+/// dx where both of a projection's means are taken out.
+#[inline(always)]
+pub(crate) fn projected<S: Simd, const MASK: u8>(
+    simd: S,
+    gradient: Gradient,
+    span: Span,
+    stats: Stats<impl Param<S>>,
+    affine: Weights<impl Param<S>>,
+    mean_g: impl Param<S>,
+    gx: impl Param<S>,
+) -> V<S> {
+    let scale = stats.rstd.at(simd, span) * gx.at(simd, span);
+    let shift = mean_g.at(simd, span) - stats.lo.at(simd, span) * scale;
+    let taken = (span.load(simd, gradient.x) - stats.hi.at(simd, span)) * scale + shift;
+    let v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span) - taken;
+    v * stats.rstd.at(simd, span)
+}
+
 /// dx of one row. `projection`: `None` for statistics that do not depend on x. `dsum`: a gradient that is added.
 #[inline(always)]
 pub(crate) fn backward_row<S: Simd, P: Param<S>>(
@@ -103,9 +121,7 @@ pub(crate) fn backward_row<S: Simd, P: Param<S>>(
     with_mask!(gradient, MASK => match (projection, dsum) {
         // Training without a second input, in a loop of its own, for speed.
         (Some(Projection { g: Some(mean_g), gx }), None) => with_sink!(dx, len => for_spans!(len, span => {
-            let taken = gradient.xhat(simd, span, stats) * gx.at(simd, span) + mean_g.at(simd, span);
-            let v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span) - taken;
-            dx.store(span, v * stats.rstd.at(simd, span));
+            dx.store(span, projected::<S, MASK>(simd, gradient, span, stats, affine, mean_g, gx));
         })),
         _ => for_spans!(len, span => {
             let mut v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span);

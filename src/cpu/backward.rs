@@ -1,19 +1,23 @@
 //! The backward pass: sums, gradients of weight and bias, dx.
 
-use super::apply::{Projection, backward_row, masked_row};
+use super::apply::{Projection, backward_row, masked_row, projected};
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
-use super::forward::{StatVectors, areas, each_part, rows_of_area, spread};
+use super::forward::{StatVectors, areas, rows_of_area, spread};
 use super::grid::{Cursor, Grid, Join};
-use super::lanes::LANES;
-use super::leaf::TALL;
-use super::memory::{Area, Input, Output, Scratch};
-use super::partial::merge_all;
+use super::lanes::{LANES, Span, V};
+use super::leaf::{Meanwhile, Same, TALL, mask};
+use super::memory::{Area, Destination, Input, Output, Scratch};
+use super::partial::{Sums, merge_all};
 use super::reduce::{self, Columns, Down, Parts, Table};
-use super::source::{GradientOf, Params, StatSlices, SumPairs, SumsOf, with_params};
-use super::stream::Ahead;
-use super::strip::Strip;
-use fearless_simd::Simd;
+use super::relay::{Block, Relay};
+use super::source::{
+    GradientOf, GradientTile, OfColumn, OfRow, Owner, Params, Source, StatSlices, SumPairs, SumsOf, with_params,
+};
+use super::stream::{Ahead, Sink, Store};
+use super::strip::{self, Strip};
+use fearless_simd::{Simd, SimdBase};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Sums over weights' elements.
@@ -138,15 +142,19 @@ impl Pass<'_> {
             }
             Blocks::Rows(rows) => (Table::new(grid.rows, vec![grid.width as u32; grid.samples]), rows),
         };
-        self.exec.each(table.pieces(piece).enumerate(), |(i, to), scratch| {
-            dispatch!(self.exec.level, simd => match blocks {
-                Blocks::Channels(len) => self.channels(simd, i * len, to, scratch),
-                Blocks::Rows(len) => {
-                    let rows = i * len..((i + 1) * len).min(grid.all_rows());
-                    self.groups(simd, rows, to, scratch);
-                }
-            });
-        });
+        let pieces = table.pieces(piece).enumerate();
+        match blocks {
+            Blocks::Channels(len) => {
+                let blocks = pieces.map(|(i, to)| Block { channels: i * len..i * len + to[0].len(), to });
+                self.exec.relay(blocks, |blocks, scratch| {
+                    dispatch!(self.exec.level, simd => self.channels(simd, len, blocks, scratch));
+                });
+            }
+            Blocks::Rows(len) => self.exec.each(pieces, |(i, to), scratch| {
+                let rows = i * len..((i + 1) * len).min(grid.all_rows());
+                dispatch!(self.exec.level, simd => self.groups(simd, rows, to, scratch));
+            }),
+        }
         if !self.affine {
             return AffineGradients::default();
         }
@@ -154,30 +162,100 @@ impl Pass<'_> {
         AffineGradients { bias, weight }
     }
 
-    /// A block of a few channels from `first` on.
+    /// Blocks of up to `len` channels.
     #[inline(always)]
-    fn channels<S: Simd>(&self, simd: S, first: usize, to: Parts, scratch: &mut Scratch) {
-        let (grid, len) = (self.grid, to[0].len());
+    fn channels<S: Simd>(
+        &self,
+        simd: S,
+        len: usize,
+        blocks: &mut dyn Iterator<Item = Block<Parts>>,
+        scratch: &mut Scratch,
+    ) {
+        let relay = Relay {
+            grid: self.grid,
+            source: &self.source(self.stats.slices(NONE)),
+            asked: Blocks::asked(self.grid, self.gradient.inputs(), len),
+            prepare: |_: Range<usize>, _: &mut Scratch| (),
+        };
+        let beside = self.can_write_beside();
+        relay.run(
+            simd,
+            blocks,
+            scratch,
+            #[inline(always)]
+            |Block { channels, to }, [bias, weight, _], turns, scratch| {
+                let mut projection = [[0.0; LANES]; 2];
+                for (k, channel) in channels.clone().enumerate() {
+                    (to[0][k], to[1][k]) = (bias[k], weight[k]);
+                    let of_channel = self.weight(channel);
+                    projection[0][k] = bias[k] * of_channel / self.count;
+                    projection[1][k] = weight[k] * of_channel / self.count;
+                }
+                let [g, gx] = &projection;
+                let params = self.params(self.stats.slices(NONE).from(channels.start, channels.len(), [g, gx]));
+                let strip = Strip::new(&params, channels);
+                let params = strip.as_ref().map_or(params, Strip::params);
+                turns.each(
+                    scratch,
+                    #[inline(always)]
+                    |rows, next, scratch| self.write_rows(simd, &params, rows, next, scratch),
+                    beside.then_some(
+                        #[inline(always)]
+                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &params, back, areas, scratch),
+                    ),
+                );
+            },
+        );
+    }
+
+    /// As in the forward pass.
+    fn can_write_beside(&self) -> bool {
+        let (piece, simple) = (self.grid.tree.leaf_len() as usize, self.dsum.is_none() && self.dresidual.is_none());
+        let simple = simple && self.gradient.residual.is_none() && !strip::pays(self.grid);
+        simple && self.dx.is_some_and(|dx| dx.is_direct(self.grid.width, piece))
+    }
+
+    /// A leaf, and meanwhile dx of rows that are so many rows before it.
+    #[inline(never)]
+    fn write_beside<S: Simd>(
+        &self,
+        simd: S,
+        params: &Params,
+        back: usize,
+        areas: (Area, Option<Area>),
+        scratch: &mut Scratch,
+    ) -> Sums<S> {
+        const NONE: u8 = mask::NONE;
+        const RELU: u8 = mask::RELU;
+        simd.vectorize(
+            #[inline(always)]
+            || match (params.grid.by_column, self.gradient.relu) {
+                (false, false) => self.beside::<S, OfRow, NONE>(simd, params, back, areas, scratch),
+                (false, true) => self.beside::<S, OfRow, RELU>(simd, params, back, areas, scratch),
+                (true, false) => self.beside::<S, OfColumn, NONE>(simd, params, back, areas, scratch),
+                (true, true) => self.beside::<S, OfColumn, RELU>(simd, params, back, areas, scratch),
+            },
+        )
+    }
+
+    #[inline(always)]
+    fn beside<S: Simd, O: Owner, const MASK: u8>(
+        &self,
+        simd: S,
+        params: &Params,
+        back: usize,
+        areas: (Area, Option<Area>),
+        scratch: &mut Scratch,
+    ) -> Sums<S> {
         let source = self.source(self.stats.slices(NONE));
-        let mut parts = [[0.0; LANES]; 3];
-        let asked = Blocks::asked(grid, self.gradient.inputs(), len);
-        reduce::fill_channels(simd, grid, &source, (first, asked), each_part(&mut parts, len), scratch);
-        let mut projection = [[0.0; LANES]; 2];
-        for k in 0..len {
-            let weight = self.weight(first + k);
-            (to[0][k], to[1][k]) = (parts[0][k], parts[1][k]);
-            projection[0][k] = parts[0][k] * weight / self.count;
-            projection[1][k] = parts[1][k] * weight / self.count;
-        }
-        let stats = self.stats.slices(NONE).from(first, len, [&projection[0], &projection[1]]);
-        let params = self.params(stats);
-        let strip = Strip::new(&params, first..first + len);
-        let params = strip.as_ref().map_or(params, Strip::params);
-        // As in the forward pass, what was read last comes first.
-        for n in (0..grid.samples).rev() {
-            let (first, next) = (n * grid.rows + first, if n < asked { len } else { 0 });
-            self.write_rows(simd, &params, first..first + len, next, scratch);
-        }
+        let Some(dx) = self.dx else { return source.rows(simd, areas, (), scratch) };
+        let area = Area { first: areas.0.first - back, ..areas.0 };
+        // They need no scratch memory.
+        let gradient = self.gradient.tile(simd, area, (&mut [], &mut [], &mut []));
+        let dx = dx.area(area, &mut [], Ahead::default());
+        let (cursor, centred) = (Cursor::new(self.grid, area.first), self.centred);
+        let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: area.at, centred, owner: PhantomData };
+        source.rows_of_mask::<S, O, MASK>(simd, areas, rows, scratch)
     }
 
     /// A block of whole groups of rows. Where weights belong to columns, their sums are taken every few rows.
@@ -207,11 +285,41 @@ impl Pass<'_> {
         let source = self.source(self.stats.slices(NONE));
         let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
         let mut weighted = Vec::with_capacity(batch);
+        let beside = self.can_write_beside() && Blocks::fits_twice(grid, self.gradient.inputs(), batch);
+        // The batch before, which has not been written yet.
+        let mut before: Option<(Range<usize>, [[f32; LANES]; 2])> = None;
         for first in rows.clone().step_by(batch) {
             let of_batch = first..(first + batch).min(rows.end);
             let len = of_batch.len();
             let [a, b, c] = &mut parts;
-            reduce::fill_rows(simd, grid, &source, first, [&mut a[..len], &mut b[..len], &mut c[..len]], scratch);
+            let of_sums = [&mut a[..len], &mut b[..len], &mut c[..len]];
+            match &before {
+                Some((written, projection)) if beside && written.len() == len => {
+                    let params = self.params(self.projected(written, projection));
+                    reduce::fill_rows(
+                        simd,
+                        grid,
+                        first,
+                        of_sums,
+                        #[inline(always)]
+                        |areas| self.write_beside(simd, &params, batch, areas, scratch),
+                    );
+                }
+                before => {
+                    if let Some((rows, projection)) = before {
+                        let params = self.params(self.projected(rows, projection));
+                        self.write_rows(simd, &params, rows.clone(), 0, scratch);
+                    }
+                    reduce::fill_rows(
+                        simd,
+                        grid,
+                        first,
+                        of_sums,
+                        #[inline(always)]
+                        |areas| reduce::leaf_of_rows(simd, &source, areas, scratch),
+                    );
+                }
+            }
             weighted.clear();
             weighted.extend((0..len).map(|k| {
                 let weight = if grid.by_column { 1.0 } else { self.weight((first + k) % grid.rows) };
@@ -222,14 +330,22 @@ impl Pass<'_> {
                 let [g, gx] = merged(group);
                 (projection[0][k], projection[1][k]) = (g / self.count, gx / self.count);
             }
-            let stats = self.stats.slices(NONE).from(first / size, len / size, [&projection[0], &projection[1]]);
-            self.write_rows(simd, &self.params(stats), of_batch, 0, scratch);
             if let Some(to) = &mut to {
                 let at = first - rows.start;
                 to[0][at..at + len].copy_from_slice(&parts[0][..len]);
                 to[1][at..at + len].copy_from_slice(&parts[1][..len]);
             }
+            before = Some((of_batch, projection));
         }
+        if let Some((rows, projection)) = before {
+            self.write_rows(simd, &self.params(self.projected(&rows, &projection)), rows, 0, scratch);
+        }
+    }
+
+    /// Statistics of some rows, and what is taken out of their gradient.
+    fn projected<'a>(&'a self, rows: &Range<usize>, [g, gx]: &'a [[f32; LANES]; 2]) -> StatSlices<'a> {
+        let size = self.grid.group();
+        self.stats.slices(NONE).from(rows.start / size, rows.len() / size, [g, gx])
     }
 
     /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
@@ -282,6 +398,33 @@ impl Pass<'_> {
             }
             dx.finish(simd);
         }
+    }
+}
+
+/// dx of rows, made while others are reduced.
+struct BackwardRows<'a, O, const MASK: u8> {
+    gradient: GradientTile<'a>,
+    dx: Destination<'a>,
+    params: &'a Params<'a>,
+    cursor: Cursor,
+    at: usize,
+    centred: bool,
+    owner: PhantomData<O>,
+}
+
+impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for BackwardRows<'_, O, MASK> {
+    #[inline(always)]
+    fn row(&mut self, simd: S, k: usize) -> impl FnMut(Span) {
+        let row = self.cursor.next();
+        let Sink::Stream(dx) = self.dx.row(k) else { unreachable!("asked for rows that go around the caches") };
+        let len = dx.len();
+        let (gradient, Params { stats, affine, .. }) = (self.gradient.row(k).of_len(len), self.params);
+        let mean_g = if self.centred { stats.same(simd, row, 3) } else { Same(V::splat(simd, 0.0)) };
+        let gx = stats.same(simd, row, 4);
+        let (stats, weights) = (stats.stats_same(simd, row), O::weights(simd, affine, row, self.at, len));
+        let mut dx = dx.of_len(len);
+        #[inline(always)]
+        move |span| dx.store(span, projected::<S, MASK>(simd, gradient, span, stats, weights, mean_g, gx))
     }
 }
 

@@ -58,6 +58,11 @@ impl Blocks {
         (CACHE / sample).saturating_sub(grid.samples).min(grid.samples)
     }
 
+    /// Whether so many rows fit the cache, and as many again that are read meanwhile.
+    pub fn fits_twice(grid: &Grid, inputs: usize, rows: usize) -> bool {
+        2 * rows * grid.width * 4 * inputs <= CACHE
+    }
+
     /// Statistics of a block.
     pub fn stats(self, grid: &Grid) -> usize {
         match self {

@@ -14,6 +14,9 @@ const SERIAL: usize = 1 << 16;
 /// Elements that a task should have at least, where the work can be cut anywhere.
 const TASK: usize = 1 << 15;
 
+/// Relays that a thread has, so that one that is late can be helped.
+const RELAYS: usize = 4;
+
 /// Runs code with a level's instruction set, of three on x86-64: all loops are compiled for each, and SSE4.2 has little
 /// over SSE2 that they would use.
 macro_rules! dispatch {
@@ -70,6 +73,20 @@ impl Exec {
             let tasks = tasks.into_iter().collect::<Vec<_>>().into_par_iter().with_max_len(1);
             tasks.for_each(|task| with_scratch(|scratch| run(task, scratch)));
         }
+    }
+
+    /// Runs every task once, a few neighbours in turn, so that the next can begin before the last has ended.
+    pub fn relay<T: Send>(
+        &self,
+        mut tasks: impl ExactSizeIterator<Item = T>,
+        run: impl Fn(&mut dyn Iterator<Item = T>, &mut Scratch) + Send + Sync,
+    ) {
+        if self.serial {
+            return with_scratch(|scratch| run(&mut tasks, scratch));
+        }
+        let few = tasks.len().div_ceil(RELAYS * rayon::current_num_threads()).max(1);
+        let relays = tasks.collect::<Vec<_>>().into_par_iter().chunks(few).with_max_len(1);
+        relays.for_each(|tasks| with_scratch(|scratch| run(&mut tasks.into_iter(), scratch)));
     }
 
     /// Runs ranges of rows that make up the whole tensor.

@@ -1,18 +1,21 @@
 //! The forward pass: moments, statistics, y.
 
-use super::apply::{add_row, forward_row};
+use super::apply::{add_row, clamp, forward_row};
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
-use super::lanes::LANES;
-use super::memory::{Area, Output, Place, Scratch, TILE};
-use super::partial::merge_all;
-use super::reduce::{self, Parts};
-use super::source::{Affine, Means, MomentsOf, Params, StatSlices, with_params};
-use super::stream::Ahead;
+use super::lanes::{LANES, Span};
+use super::leaf::{Meanwhile, normalise};
+use super::memory::{Area, Destination, Output, Place, Scratch, TILE, Tile};
+use super::partial::{Mean, merge_all};
+use super::reduce;
+use super::relay::{Block, Relay};
+use super::source::{Affine, Means, MomentsOf, OfColumn, OfRow, Owner, Params, Source, StatSlices, with_params};
+use super::stream::{Ahead, Sink, Store};
 use super::strip::{self, Strip, repeated};
 use crate::moments::Moments;
 use fearless_simd::Simd;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Mean (a pair), variance and 1/std of one statistic.
@@ -130,9 +133,15 @@ impl Pass<'_> {
             && strip::pays(grid)
         {
             return exec.each((0..grid.rows).step_by(len), |first, scratch| {
+                let params = self.params(stats);
                 let channels = first..(first + len).min(grid.rows);
-                let samples = (0..grid.samples).map(|n| (n, if n + 1 < grid.samples { grid.rows } else { 0 }));
-                dispatch!(exec.level, simd => self.write_channels(simd, stats, channels, samples, scratch));
+                let strip = Strip::new(&params, channels.clone());
+                let params = strip.as_ref().map_or(params, Strip::params);
+                dispatch!(exec.level, simd => for n in 0..grid.samples {
+                    let rows = n * grid.rows + channels.start..n * grid.rows + channels.end;
+                    let next = if n + 1 < grid.samples { grid.rows } else { 0 };
+                    self.write_rows(simd, &params, rows, next, scratch);
+                });
             });
         }
         let next = rows_of_area(grid.width);
@@ -144,53 +153,108 @@ impl Pass<'_> {
     /// Block by block: what has been read for the moments is still in the cache when y is made of it.
     fn by_blocks(&self, blocks: Blocks) -> Vec<Moments> {
         let mut moments = vec![Moments::EMPTY; self.grid.stats()];
-        self.exec.each(moments.chunks_mut(blocks.stats(self.grid)).enumerate(), |(i, moments), scratch| {
-            dispatch!(self.exec.level, simd => match blocks {
-                Blocks::Channels(len) => self.channels(simd, i * len, moments, scratch),
-                Blocks::Rows(len) => self.groups(simd, i * len, moments, scratch),
-            });
-        });
+        let pieces = moments.chunks_mut(blocks.stats(self.grid)).enumerate();
+        match blocks {
+            Blocks::Channels(len) => {
+                let blocks = pieces.map(|(i, to)| Block { channels: i * len..i * len + to.len(), to });
+                self.exec.relay(blocks, |blocks, scratch| {
+                    dispatch!(self.exec.level, simd => self.channels(simd, len, blocks, scratch));
+                });
+            }
+            Blocks::Rows(len) => self.exec.each(pieces, |(i, moments), scratch| {
+                dispatch!(self.exec.level, simd => self.groups(simd, i * len, moments, scratch));
+            }),
+        }
         moments
     }
 
-    /// A block of a few channels from `first` on.
+    /// Blocks of up to `len` channels.
     #[inline(always)]
-    fn channels<S: Simd>(&self, simd: S, first: usize, moments: &mut [Moments], scratch: &mut Scratch) {
-        let (grid, len) = (self.grid, moments.len());
-        let of_samples = || (0..grid.samples).map(|n| n * grid.rows + first..n * grid.rows + first + len);
-        for rows in of_samples() {
-            self.add_rows(simd, rows, scratch);
-        }
-        let mut parts = [[0.0; LANES]; 3];
-        let asked = Blocks::asked(grid, self.inputs(), len);
-        reduce::fill_channels(simd, grid, &self.source(), (first, asked), each_part(&mut parts, len), scratch);
-        let count = (grid.samples * grid.width) as u32;
-        for (k, moments) in moments.iter_mut().enumerate() {
-            *moments = Moments { count, mean_hi: parts[0][k], mean_lo: parts[1][k], m2: parts[2][k] };
-        }
-        let stats = BlockStats::new(moments, self.eps);
-        // What was read last comes first: where a block does not fit the cache, it is what the cache still holds.
-        let samples = (0..grid.samples).rev().map(|n| (n, if n < asked { len } else { 0 }));
-        self.write_channels(simd, stats.slices(first), first..first + len, samples, scratch);
-    }
-
-    /// y of a few channels of all samples, in an order; each with how many rows further those are that will be read next.
-    #[inline(always)]
-    fn write_channels<S: Simd>(
+    fn channels<S: Simd>(
         &self,
         simd: S,
-        stats: StatSlices,
-        channels: Range<usize>,
-        samples: impl Iterator<Item = (usize, usize)>,
+        len: usize,
+        blocks: &mut dyn Iterator<Item = Block<&mut [Moments]>>,
         scratch: &mut Scratch,
     ) {
-        let params = self.params(stats);
-        let strip = Strip::new(&params, channels.clone());
-        let params = strip.as_ref().map_or(params, Strip::params);
-        for (n, next) in samples {
-            let first = n * self.grid.rows;
-            self.write_rows(simd, &params, first + channels.start..first + channels.end, next, scratch);
-        }
+        let relay = Relay {
+            grid: self.grid,
+            source: &self.source(),
+            asked: Blocks::asked(self.grid, self.inputs(), len),
+            prepare: |rows: Range<usize>, scratch: &mut Scratch| self.add_rows(simd, rows, scratch),
+        };
+        let (count, beside) = ((self.grid.samples * self.grid.width) as u32, self.can_write_beside());
+        relay.run(
+            simd,
+            blocks,
+            scratch,
+            #[inline(always)]
+            |Block { channels, to: moments }, [hi, lo, m2], turns, scratch| {
+                for (k, moments) in moments.iter_mut().enumerate() {
+                    *moments = Moments { count, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
+                }
+                let stats = BlockStats::new(moments, self.eps);
+                let params = self.params(stats.slices(channels.start));
+                let strip = Strip::new(&params, channels);
+                let params = strip.as_ref().map_or(params, Strip::params);
+                turns.each(
+                    scratch,
+                    #[inline(always)]
+                    |rows, next, scratch| self.write_rows(simd, &params, rows, next, scratch),
+                    beside.then_some(
+                        #[inline(always)]
+                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &params, back, areas, scratch),
+                    ),
+                );
+            },
+        );
+    }
+
+    /// Whether rows can be written while others are reduced: where nothing is converted, and the loop is the simplest.
+    fn can_write_beside(&self) -> bool {
+        let piece = self.grid.tree.leaf_len() as usize;
+        !strip::pays(self.grid)
+            && self.residual.is_none()
+            && self.y.is_some_and(|y| y.is_direct(self.grid.width, piece))
+    }
+
+    /// A leaf, and meanwhile y of rows that are so many rows before it.
+    #[inline(never)]
+    fn write_beside<S: Simd>(
+        &self,
+        simd: S,
+        params: &Params,
+        back: usize,
+        areas: (Area, Option<Area>),
+        scratch: &mut Scratch,
+    ) -> Mean<S> {
+        simd.vectorize(
+            #[inline(always)]
+            || match (params.grid.by_column, self.relu) {
+                (false, false) => self.beside::<S, OfRow, false>(simd, params, back, areas, scratch),
+                (false, true) => self.beside::<S, OfRow, true>(simd, params, back, areas, scratch),
+                (true, false) => self.beside::<S, OfColumn, false>(simd, params, back, areas, scratch),
+                (true, true) => self.beside::<S, OfColumn, true>(simd, params, back, areas, scratch),
+            },
+        )
+    }
+
+    #[inline(always)]
+    fn beside<S: Simd, O: Owner, const RELU: bool>(
+        &self,
+        simd: S,
+        params: &Params,
+        back: usize,
+        areas: (Area, Option<Area>),
+        scratch: &mut Scratch,
+    ) -> Mean<S> {
+        let Some(y) = self.y else { return self.source().rows(simd, areas, (), scratch) };
+        let area = Area { first: areas.0.first - back, ..areas.0 };
+        // They need no scratch memory.
+        let (x, y) = (self.x.tile(simd, area, &mut []), y.area(area, &mut [], Ahead::default()));
+        let cursor = Cursor::new(self.grid, area.first);
+        let rows = ForwardRows::<O, RELU> { x, y, params, cursor, at: area.at, owner: PhantomData };
+        self.source().rows(simd, areas, rows, scratch)
     }
 
     /// A block of whole groups of rows from row `first` on.
@@ -200,13 +264,43 @@ impl Pass<'_> {
         let (size, batch) = (grid.group(), grid.batch());
         let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
         let mut cells = Vec::with_capacity(batch);
+        let (source, beside) =
+            (self.source(), self.can_write_beside() && Blocks::fits_twice(grid, self.inputs(), batch));
+        // The batch before, which has not been written yet.
+        let mut before: Option<(Range<usize>, BlockStats)> = None;
         for (i, moments) in moments.chunks_mut(batch / size).enumerate() {
             let first = first + i * batch;
             let rows = first..first + moments.len() * size;
             self.add_rows(simd, rows.clone(), scratch);
             let [a, b, c] = &mut parts;
             let to = [&mut a[..rows.len()], &mut b[..rows.len()], &mut c[..rows.len()]];
-            reduce::fill_rows(simd, grid, &self.source(), first, to, scratch);
+            match &before {
+                Some((written, stats)) if beside && written.len() == rows.len() => {
+                    let params = self.params(stats.slices(written.start / size));
+                    reduce::fill_rows(
+                        simd,
+                        grid,
+                        first,
+                        to,
+                        #[inline(always)]
+                        |areas| self.write_beside(simd, &params, batch, areas, scratch),
+                    );
+                }
+                before => {
+                    if let Some((rows, stats)) = before {
+                        let params = self.params(stats.slices(rows.start / size));
+                        self.write_rows(simd, &params, rows.clone(), 0, scratch);
+                    }
+                    reduce::fill_rows(
+                        simd,
+                        grid,
+                        first,
+                        to,
+                        #[inline(always)]
+                        |areas| reduce::leaf_of_rows(simd, &source, areas, scratch),
+                    );
+                }
+            }
             let [hi, lo, m2] = &parts;
             let cell = |k: usize| Moments { count: grid.width as u32, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
             if size == 1 {
@@ -216,9 +310,10 @@ impl Pass<'_> {
                 cells.extend((0..size).map(cell));
                 moments[0] = merged(&cells);
             }
-            let stats = BlockStats::new(moments, self.eps);
-            // The reducing pass has asked for the next rows.
-            self.write_rows(simd, &self.params(stats.slices(first / size)), rows, 0, scratch);
+            before = Some((rows, BlockStats::new(moments, self.eps)));
+        }
+        if let Some((rows, stats)) = before {
+            self.write_rows(simd, &self.params(stats.slices(rows.start / size)), rows, 0, scratch);
         }
     }
 
@@ -283,15 +378,36 @@ impl Pass<'_> {
     }
 }
 
-fn merged(cells: &[Moments]) -> Moments {
-    merge_all(cells, &Moments::merge).unwrap_or(Moments::EMPTY)
+/// y of rows, made while others are reduced.
+struct ForwardRows<'a, O, const RELU: bool> {
+    x: Tile<'a>,
+    y: Destination<'a>,
+    params: &'a Params<'a>,
+    cursor: Cursor,
+    at: usize,
+    owner: PhantomData<O>,
 }
 
-/// The first `len` numbers of each part.
-#[inline(always)]
-pub(crate) fn each_part(parts: &mut [[f32; LANES]; 3], len: usize) -> Parts<'_> {
-    let [a, b, c] = parts;
-    [&mut a[..len], &mut b[..len], &mut c[..len]]
+impl<S: Simd, O: Owner, const RELU: bool> Meanwhile<S> for ForwardRows<'_, O, RELU> {
+    #[inline(always)]
+    fn row(&mut self, simd: S, k: usize) -> impl FnMut(Span) {
+        let row = self.cursor.next();
+        let Sink::Stream(y) = self.y.row(k) else { unreachable!("asked for rows that go around the caches") };
+        let len = y.len();
+        let x = &self.x.row(k)[..len];
+        let (stats, weights) =
+            (self.params.stats.stats_same(simd, row), O::weights(simd, self.params.affine, row, self.at, len));
+        let mut y = y.of_len(len);
+        #[inline(always)]
+        move |span| {
+            let v = normalise(simd, span.load(simd, x), span, stats, weights);
+            y.store(span, if RELU { clamp(simd, v) } else { v });
+        }
+    }
+}
+
+fn merged(cells: &[Moments]) -> Moments {
+    merge_all(cells, &Moments::merge).unwrap_or(Moments::EMPTY)
 }
 
 /// Statistics of a block, in the registers' order.

@@ -161,22 +161,24 @@ fn add_turns<S: Simd, const N: usize>(a: [[V<S>; N]; TURNS]) -> [V<S>; N] {
 #[inline(always)]
 pub(crate) fn sum_row<S: Simd, const N: usize>(simd: S, len: usize, mut f: impl FnMut(Span) -> [V<S>; N]) -> [V<S>; N] {
     let zero = V::splat(simd, 0.0);
+    // So many that they all are registers.
+    let turns = TURNS / N;
     let mut a = [[zero; N]; TURNS];
     let (strides, full, rest) = (len / (TURNS * LANES), len / LANES, len % LANES);
     for i in 0..strides {
-        for (u, a) in a.iter_mut().enumerate() {
+        for u in 0..TURNS {
             let term = f(Span::InTurn(i, u));
             for k in 0..N {
-                a[k] += term[k];
+                a[u % turns][k] += term[k];
             }
         }
     }
     // A test for each, so that accumulators stay in registers.
-    for (u, a) in a.iter_mut().enumerate().take(TURNS - 1) {
+    for u in 0..TURNS - 1 {
         if u < full % TURNS {
             let term = f(Span::Whole(strides * TURNS + u));
             for k in 0..N {
-                a[k] += term[k];
+                a[u % turns][k] += term[k];
             }
         }
     }
@@ -186,7 +188,7 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(simd: S, len: usize, mut f: impl 
         let lane = V::from_slice(simd, &LANE);
         let new = if full > 0 { lane.simd_ge((LANES - rest) as f32) } else { lane.simd_lt(rest as f32) };
         for k in 0..N {
-            a[TURNS - 1][k] += new.select(term[k], zero);
+            a[turns - 1][k] += new.select(term[k], zero);
         }
     }
     add_turns(a)

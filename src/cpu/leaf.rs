@@ -4,7 +4,7 @@ use super::lanes::{LANES, Span, TURNS, V, fold, for_strides, sum_row};
 use super::memory::TILE;
 use super::partial::{Mean, Partial, Sums, two_sum};
 use super::stream::Ahead;
-use fearless_simd::{Select, Simd, SimdBase};
+use fearless_simd::{Select, Simd, SimdBase, SimdMask};
 use std::ops::Range;
 
 /// Columns that are reduced side by side.
@@ -55,7 +55,8 @@ pub(crate) struct Weights<P> {
     pub bias: P,
 }
 
-/// `norm(x)`, the same operations wherever it is needed, so that a mask that is computed again is the same.
+/// `norm(x)`, the same operations wherever it is needed, so that a mask that is computed again is the same: three, where
+/// a row has one mean and one weight.
 #[inline(always)]
 pub(crate) fn normalise<S: Simd>(
     simd: S,
@@ -65,7 +66,8 @@ pub(crate) fn normalise<S: Simd>(
     affine: Weights<impl Param<S>>,
 ) -> V<S> {
     let scale = affine.weight.at(simd, span) * stats.rstd.at(simd, span);
-    ((x - stats.hi.at(simd, span)) - stats.lo.at(simd, span)) * scale + affine.bias.at(simd, span)
+    let shift = affine.bias.at(simd, span) - stats.lo.at(simd, span) * scale;
+    (x - stats.hi.at(simd, span)) * scale + shift
 }
 
 /// What a row's gradient is made of.
@@ -140,6 +142,22 @@ impl<'a> Gradient<'a> {
     }
 }
 
+/// What is done with other rows of the same length while rows are reduced, so that arithmetic and memory are busy at the
+/// same time.
+pub(crate) trait Meanwhile<S: Simd> {
+    /// What is done with a span of row k, span by span.
+    fn row(&mut self, simd: S, k: usize) -> impl FnMut(Span);
+}
+
+/// Nothing.
+impl<S: Simd> Meanwhile<S> for () {
+    #[inline(always)]
+    fn row(&mut self, _: S, _: usize) -> impl FnMut(Span) {
+        #[inline(always)]
+        |_| ()
+    }
+}
+
 /// Moments of up to sixteen runs of one length: those of run k in lane k. Without `centred`, mean squares. `ahead` is
 /// asked for meanwhile.
 #[inline(always)]
@@ -150,18 +168,20 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     centred: bool,
     run: impl Fn(usize) -> &'a [f32],
     ahead: Ahead,
+    mut meanwhile: impl Meanwhile<S>,
 ) -> Mean<S> {
     let zero = V::splat(simd, 0.0);
     let mut sums = [zero; LANES];
     if !centred {
         for (k, sum) in sums.iter_mut().enumerate().take(runs) {
-            let (run, ahead) = (&run(k)[..len], ahead.row(k));
+            let (run, ahead, mut meanwhile) = (&run(k)[..len], ahead.row(k), meanwhile.row(simd, k));
             [*sum] = sum_row(
                 simd,
                 len,
                 #[inline(always)]
                 |span| {
                     ahead.ask(span.index());
+                    meanwhile(span);
                     let x = span.load(simd, run);
                     [x * x]
                 },
@@ -169,37 +189,80 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
         }
         return Mean { hi: zero, lo: zero, m2: fold(&sums, runs) };
     }
-    let mut pivots = [0.0; LANES];
+    // One pass, about a number that is near the mean.
+    let mut near = [zero; LANES];
+    for (k, near) in near.iter_mut().enumerate().take(runs) {
+        *near = sample(simd, &run(k)[..len]);
+    }
+    let pivot = fold(&near, runs);
+    let pivots = pivot.to_array();
+    let mut squares = [zero; LANES];
     for k in 0..runs {
-        let (run, ahead) = (&run(k)[..len], ahead.row(k));
-        pivots[k] = run[0];
-        let pivot = V::splat(simd, pivots[k]);
-        [sums[k]] = sum_row(
+        let (run, pivot, ahead) = (&run(k)[..len], V::splat(simd, pivots[k]), ahead.row(k));
+        let mut meanwhile = meanwhile.row(simd, k);
+        [sums[k], squares[k]] = sum_row(
             simd,
             len,
             #[inline(always)]
             |span| {
                 ahead.ask(span.index());
-                [span.load(simd, run) - pivot]
+                meanwhile(span);
+                let deviation = span.load(simd, run) - pivot;
+                [deviation, deviation * deviation]
             },
         );
     }
-    let mean = fold(&sums, runs) / len as f32;
-    let means = mean.to_array();
-    for k in 0..runs {
-        let (run, pivot, mean) = (&run(k)[..len], V::splat(simd, pivots[k]), V::splat(simd, means[k]));
-        [sums[k]] = sum_row(
-            simd,
-            len,
-            #[inline(always)]
-            |span| {
-                let deviation = (span.load(simd, run) - pivot) - mean;
-                [deviation * deviation]
-            },
-        );
+    let (sum, about_pivot) = (fold(&sums, runs), fold(&squares, runs));
+    let mean = sum / len as f32;
+    let mut m2 = about_pivot - sum * mean;
+    // Most of it is the pivot's distance, or it is no number: a second pass, about the mean.
+    let near = about_pivot.simd_le(m2 * 4.0);
+    if !near.all_true() {
+        let (of, about_pivot, means) = (m2.to_array(), about_pivot.to_array(), mean.to_array());
+        for k in 0..runs {
+            if !(about_pivot[k] <= of[k] * 4.0) {
+                let (pivot, mean) = (V::splat(simd, pivots[k]), V::splat(simd, means[k]));
+                m2.as_mut_array()[k] = about_mean(simd, &run(k)[..len], pivot, mean);
+            }
+        }
     }
-    let (hi, lo) = two_sum(V::from_slice(simd, &pivots), mean);
-    Mean { hi, lo, m2: fold(&sums, runs) }
+    let (hi, lo) = two_sum(pivot, mean);
+    Mean { hi, lo, m2 }
+}
+
+/// In its sum over lanes a number near the mean of a run: that of four spans of it, or one of a short run's elements. A
+/// constant run's is its constant.
+#[inline(always)]
+fn sample<S: Simd>(simd: S, run: &[f32]) -> V<S> {
+    let full = run.len() / LANES;
+    if full == 0 {
+        let mut one = [0.0; LANES];
+        one[0] = run[0];
+        return V::from_slice(simd, &one);
+    }
+    let part = |k: usize| Span::at(k * full / 4, run.len()).load(simd, run) * (0.25 / LANES as f32);
+    (part(0) + part(1)) + (part(2) + part(3))
+}
+
+/// Sum of squares about a mean.
+#[cold]
+#[inline(never)]
+fn about_mean<S: Simd>(simd: S, run: &[f32], pivot: V<S>, mean: V<S>) -> f32 {
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            let [sum] = sum_row(
+                simd,
+                run.len(),
+                #[inline(always)]
+                |span| {
+                    let deviation = (span.load(simd, run) - pivot) - mean;
+                    [deviation * deviation]
+                },
+            );
+            fold(&[sum; LANES], 1).as_array()[0]
+        },
+    )
 }
 
 /// Moments of columns over a few rows: one of `to` a span.
@@ -278,31 +341,33 @@ fn moments_of_spans<'a, S: Simd, const N: usize>(
 /// Sums of g and of g times the normalised input, times the weight if `weighted`, of up to sixteen runs.
 /// `ahead` is asked for meanwhile.
 #[inline(always)]
-pub(crate) fn sums_of_rows<'a, S: Simd, P: Param<S>, Q: Param<S>>(
+pub(crate) fn sums_of_rows<'a, S: Simd, const MASK: u8, P: Param<S>, Q: Param<S>>(
     simd: S,
     runs: usize,
     len: usize,
     weighted: bool,
     run: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
     ahead: Ahead,
+    mut meanwhile: impl Meanwhile<S>,
 ) -> Sums<S> {
     let (mut g_sums, mut gx_sums) = ([V::splat(simd, 0.0); LANES], [V::splat(simd, 0.0); LANES]);
     for (k, (g_sum, gx_sum)) in g_sums.iter_mut().zip(&mut gx_sums).enumerate().take(runs) {
         let (gradient, stats, affine) = run(k);
-        let (gradient, ahead) = (gradient.of_len(len), ahead.row(k));
-        [*g_sum, *gx_sum] = with_mask!(gradient, MASK => sum_row(
+        let (gradient, ahead, mut meanwhile) = (gradient.of_len(len), ahead.row(k), meanwhile.row(simd, k));
+        [*g_sum, *gx_sum] = sum_row(
             simd,
             len,
             #[inline(always)]
             |span| {
                 ahead.ask(span.index());
+                meanwhile(span);
                 let mut g = gradient.masked::<S, MASK>(simd, span, stats, affine);
                 if weighted {
                     g *= affine.weight.at(simd, span);
                 }
                 [g, g * (span.load(simd, gradient.x) - stats.hi.at(simd, span))]
             },
-        ));
+        );
         let all = Span::Whole(0);
         *gx_sum = *gx_sum * stats.rstd.at(simd, all) - low(simd, all, stats) * *g_sum;
     }

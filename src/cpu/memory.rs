@@ -79,7 +79,7 @@ pub(crate) struct Input<'a> {
 impl<'a> Input<'a> {
     /// An area: in place where it lies in memory as `f32`, otherwise in `scratch`.
     #[inline(always)]
-    pub fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut Buffer) -> Tile<'t>
+    pub fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut [f32]) -> Tile<'t>
     where
         'a: 't,
     {
@@ -162,10 +162,19 @@ impl<'a> Output<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at * size), len * size) }
     }
 
+    /// Whether rows of so many elements, in pieces of so many, go around the caches from registers.
+    pub fn is_direct(&self, width: usize, piece: usize) -> bool {
+        let ends = self.rows.row | self.rows.sample | width | piece.min(width);
+        self.dtype == DType::F32
+            && self.way == Way::Direct
+            && self.rows.step == 1
+            && ends * size_of::<f32>() % QUAD == 0
+    }
+
     /// Where an area is to be written: in place if it can be, otherwise by way of `scratch`. `ahead` is asked for
     /// meanwhile.
     #[inline(always)]
-    pub fn area<'t>(&'t self, area: Area, scratch: &'t mut Buffer, ahead: Ahead) -> Destination<'t> {
+    pub fn area<'t>(&'t self, area: Area, scratch: &'t mut [f32], ahead: Ahead) -> Destination<'t> {
         let Area { first, rows, at, len } = area;
         let aligned = |elements: usize| (elements * self.dtype.size() as usize).is_multiple_of(QUAD);
         let start = self.rows.offset(first);
@@ -223,7 +232,7 @@ impl<'a> Output<'a> {
 
     /// Copies an area out of memory that is written.
     #[inline(never)]
-    fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut Buffer) -> Tile<'t> {
+    fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut [f32]) -> Tile<'t> {
         let Area { first, rows, at, len } = area;
         for k in 0..rows {
             let start = self.rows.offset(first + k) + at * self.rows.step;
@@ -241,7 +250,7 @@ impl<'a> Output<'a> {
 pub(crate) struct Destination<'a> {
     to: &'a Output<'a>,
     area: Area,
-    scratch: &'a mut Buffer,
+    scratch: &'a mut [f32],
     ahead: Ahead,
     in_place: bool,
     /// Element where it starts, if it is in place.
@@ -283,7 +292,7 @@ pub(crate) enum Place<'a> {
 impl<'a> Place<'a> {
     /// See [`Input::tile`].
     #[inline(always)]
-    pub fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut Buffer) -> Tile<'t>
+    pub fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut [f32]) -> Tile<'t>
     where
         'a: 't,
     {

@@ -26,6 +26,7 @@ mod memory;
 mod norm;
 mod partial;
 mod reduce;
+mod relay;
 mod running;
 mod saved;
 mod source;

@@ -29,7 +29,7 @@ impl Table {
     }
 
     /// In pieces of `len` numbers.
-    pub fn pieces(&mut self, len: usize) -> impl Iterator<Item = Parts<'_>> {
+    pub fn pieces(&mut self, len: usize) -> impl ExactSizeIterator<Item = Parts<'_>> {
         let [a, b, c] = &mut self.parts;
         a.chunks_mut(len).zip(b.chunks_mut(len)).zip(c.chunks_mut(len)).map(|((a, b), c)| [a, b, c])
     }
@@ -64,33 +64,32 @@ pub(crate) fn store<S: Simd, P: Partial<S>>(simd: S, partial: P, span: Span, to:
 }
 
 /// The tree over up to sixteen rows, each a cell. `next`: how many rows further the rows are that will be read next, and
-/// are to be asked for; 0 if nothing is.
+/// are to be asked for; 0 if nothing is. `leaf` gives what [`Source::rows`] does.
 #[inline(always)]
-fn rows<S: Simd, K: Source>(
+pub(crate) fn rows<S: Simd, P: Partial<S>>(
     simd: S,
-    source: &K,
     grid: &Grid,
     (first, rows): (usize, usize),
     next: usize,
-    scratch: &mut Scratch,
-) -> PartialOf<K::Kind, S> {
-    let (width, leaf) = (grid.width, grid.tree.leaf_len() as usize);
-    let area = |at| Area { first, rows, at, len: leaf.min(width - at) };
+    mut leaf: impl FnMut((Area, Option<Area>)) -> P,
+) -> P {
+    let (width, most) = (grid.width, grid.tree.leaf_len() as usize);
+    let area = |at| Area { first, rows, at, len: most.min(width - at) };
     let behind = area(0).further(next);
-    if width <= leaf {
-        return leaf_of_rows(simd, source, (area(0), behind), scratch);
+    if width <= most {
+        return leaf((area(0), behind));
     }
-    let mut stack = Stack::new(simd, 1, width.div_ceil(leaf));
-    for at in (0..width).step_by(leaf) {
-        let (area, next) = (area(at), if next > 0 && at + leaf < width { Some(area(at + leaf)) } else { behind });
-        stack.push(0, &mut [leaf_of_rows(simd, source, (area, next), scratch)], area.len as u32);
+    let mut stack = Stack::new(simd, 1, width.div_ceil(most));
+    for at in (0..width).step_by(most) {
+        let (area, next) = (area(at), if next > 0 && at + most < width { Some(area(at + most)) } else { behind });
+        stack.push(0, &mut [leaf((area, next))], area.len as u32);
     }
     stack.finish(simd, 0)
 }
 
 /// Out of line, so that it is compiled once.
 #[inline(never)]
-fn leaf_of_rows<S: Simd, K: Source>(
+pub(crate) fn leaf_of_rows<S: Simd, K: Source>(
     simd: S,
     source: &K,
     areas: (Area, Option<Area>),
@@ -98,52 +97,30 @@ fn leaf_of_rows<S: Simd, K: Source>(
 ) -> PartialOf<K::Kind, S> {
     simd.vectorize(
         #[inline(always)]
-        || source.rows(simd, areas, scratch),
+        || source.rows(simd, areas, (), scratch),
     )
 }
 
-/// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache.
+/// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache: a power of two.
 pub(crate) fn rows_at_once(grid: &Grid) -> usize {
-    (TILE / grid.width.min(grid.tree.leaf_len() as usize)).clamp(1, LANES)
+    1 << (TILE / grid.width.min(grid.tree.leaf_len() as usize)).clamp(1, LANES).ilog2()
 }
 
-/// Every row a cell, of rows from `first` on. Those behind are asked for, too.
+/// Every row a cell, of rows from `first` on. Those behind are asked for, too. `leaf` gives what [`Source::rows`] does.
 #[inline(always)]
-pub(crate) fn fill_rows<S: Simd, K: Source>(
+pub(crate) fn fill_rows<S: Simd, P: Partial<S>>(
     simd: S,
     grid: &Grid,
-    source: &K,
     first: usize,
     mut to: Parts,
-    scratch: &mut Scratch,
+    mut leaf: impl FnMut((Area, Option<Area>)) -> P,
 ) {
     let once = rows_at_once(grid);
     for at in (0..to[0].len()).step_by(once) {
         let len = once.min(to[0].len() - at);
-        let partial = rows(simd, source, grid, (first + at, len), once, scratch);
+        let partial = rows(simd, grid, (first + at, len), once, &mut leaf);
         store(simd, partial, Span::Part { at, len }, &mut to);
     }
-}
-
-/// All samples' rows of a few channels, no more than [`rows_at_once`], which are merged. Those of the first `asked`
-/// samples are on their way.
-#[inline(always)]
-pub(crate) fn fill_channels<S: Simd, K: Source>(
-    simd: S,
-    grid: &Grid,
-    source: &K,
-    (first, asked): (usize, usize),
-    mut to: Parts,
-    scratch: &mut Scratch,
-) {
-    let len = to[0].len();
-    let mut stack = Stack::new(simd, 1, grid.samples);
-    for sample in 0..grid.samples {
-        let next = if sample + 1 >= asked { grid.rows } else { 0 };
-        let cells = rows(simd, source, grid, (sample * grid.rows + first, len), next, scratch);
-        stack.push(0, &mut [cells], grid.width as u32);
-    }
-    store(simd, stack.finish(simd, 0), Span::Part { at: 0, len }, &mut to);
 }
 
 /// Every row a cell: one entry a sample.
@@ -151,7 +128,9 @@ pub(crate) fn cells_of_rows<K: Source>(exec: Exec, grid: &Grid, source: &K) -> T
     let mut table = Table::new(grid.rows, vec![grid.width as u32; grid.samples]);
     let step = exec.rows_of_task(grid.width, grid.all_rows());
     exec.each(table.pieces(step).enumerate(), |(i, to), scratch| {
-        dispatch!(exec.level, simd => fill_rows(simd, grid, source, i * step, to, scratch));
+        dispatch!(exec.level, simd => fill_rows(simd, grid, i * step, to, |areas| {
+            leaf_of_rows(simd, source, areas, scratch)
+        }));
     });
     table
 }

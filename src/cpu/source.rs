@@ -2,8 +2,8 @@
 
 use super::grid::{Cursor, Grid, Join, Row};
 use super::lanes::V;
-use super::leaf::{self, Each, Gradient, Leaves, Same, Stats, TALL, Weights};
-use super::memory::{Area, Buffer, Input, Place, Scratch, Tile};
+use super::leaf::{self, Each, Gradient, Leaves, Meanwhile, Param, Same, Stats, TALL, Weights, with_mask};
+use super::memory::{Area, Input, Place, Scratch, Tile};
 use super::partial::{Mean, Partial, Sums};
 use super::stream::{Ahead, Rest};
 use fearless_simd::{Simd, SimdBase};
@@ -34,7 +34,13 @@ pub(crate) trait Source: Sync {
     type Kind: Kind;
 
     /// Of an area of up to sixteen rows, each row a lane. The second area is asked for meanwhile.
-    fn rows<S: Simd>(&self, simd: S, areas: (Area, Option<Area>), scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
+    fn rows<S: Simd>(
+        &self,
+        simd: S,
+        areas: (Area, Option<Area>),
+        meanwhile: impl Meanwhile<S>,
+        scratch: &mut Scratch,
+    ) -> PartialOf<Self::Kind, S>;
 
     /// Of an area of up to [`WIDE`] columns and [`TALL`] rows, each column a lane: one of `to` a span. Leaves have so
     /// many rows each. The second area is asked for meanwhile.
@@ -67,7 +73,13 @@ impl Source for MomentsOf<'_> {
     type Kind = Means;
 
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, (area, next): (Area, Option<Area>), scratch: &mut Scratch) -> Mean<S> {
+    fn rows<S: Simd>(
+        &self,
+        simd: S,
+        (area, next): (Area, Option<Area>),
+        meanwhile: impl Meanwhile<S>,
+        scratch: &mut Scratch,
+    ) -> Mean<S> {
         let tile = self.x.tile(simd, area, &mut scratch.x);
         leaf::moments_of_rows(
             simd,
@@ -77,6 +89,7 @@ impl Source for MomentsOf<'_> {
             #[inline(always)]
             |k| tile.row(k),
             self.ahead(next),
+            meanwhile,
         )
     }
 
@@ -186,6 +199,56 @@ macro_rules! with_params {
 }
 pub(crate) use with_params;
 
+/// Whose a weight is, where that has to be known when a loop is compiled.
+pub(crate) trait Owner {
+    /// Whether sums over a row have to have it in them.
+    const IN_SUMS: bool;
+
+    /// For columns `at..at + len` of a row.
+    fn weights<'a, S: Simd>(
+        simd: S,
+        affine: &'a Affine,
+        row: Row,
+        at: usize,
+        len: usize,
+    ) -> Weights<impl Param<S> + use<'a, Self, S>>;
+}
+
+/// A row.
+pub(crate) struct OfRow;
+/// A column.
+pub(crate) struct OfColumn;
+
+impl Owner for OfRow {
+    const IN_SUMS: bool = false;
+
+    #[inline(always)]
+    fn weights<'a, S: Simd>(
+        simd: S,
+        affine: &'a Affine,
+        row: Row,
+        _: usize,
+        _: usize,
+    ) -> Weights<impl Param<S> + use<'a, S>> {
+        affine.same(simd, row)
+    }
+}
+
+impl Owner for OfColumn {
+    const IN_SUMS: bool = true;
+
+    #[inline(always)]
+    fn weights<'a, S: Simd>(
+        _: S,
+        affine: &'a Affine,
+        _: Row,
+        at: usize,
+        len: usize,
+    ) -> Weights<impl Param<S> + use<'a, S>> {
+        affine.each(at, len)
+    }
+}
+
 /// Weight and bias; 1 and 0 where the layer has none.
 pub(crate) struct Affine<'a> {
     pub weight: Cow<'a, [f32]>,
@@ -258,7 +321,7 @@ impl<'a> GradientOf<'a> {
         &self,
         simd: S,
         area: Area,
-        (x, dy, residual): (&'t mut Buffer, &'t mut Buffer, &'t mut Buffer),
+        (x, dy, residual): (&'t mut [f32], &'t mut [f32], &'t mut [f32]),
     ) -> GradientTile<'t>
     where
         'a: 't,
@@ -291,35 +354,49 @@ fn rows_of(grid: &Grid, area: Area) -> [Row; TALL] {
     rows
 }
 
+impl SumsOf<'_> {
+    /// As [`Source::rows`], for weights and a mask that are known.
+    #[inline(always)]
+    pub fn rows_of_mask<S: Simd, O: Owner, const MASK: u8>(
+        &self,
+        simd: S,
+        (area, next): (Area, Option<Area>),
+        meanwhile: impl Meanwhile<S>,
+        scratch: &mut Scratch,
+    ) -> Sums<S> {
+        let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
+        let Scratch { x, dy, residual, .. } = scratch;
+        let gradient = of.tile(simd, area, (x, dy, residual));
+        let all = rows_of(of.grid, area);
+        leaf::sums_of_rows::<S, MASK, _, _>(
+            simd,
+            rows,
+            len,
+            O::IN_SUMS,
+            #[inline(always)]
+            |k| (gradient.row(k), stats.stats_same(simd, all[k]), O::weights(simd, of.affine, all[k], at, len)),
+            of.ahead(next),
+            meanwhile,
+        )
+    }
+}
+
 impl Source for SumsOf<'_> {
     type Kind = SumPairs;
 
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, (area, next): (Area, Option<Area>), scratch: &mut Scratch) -> Sums<S> {
-        let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
-        let Scratch { x, dy, residual, .. } = scratch;
-        let gradient = of.tile(simd, area, (x, dy, residual));
-        let (all, ahead) = (rows_of(of.grid, area), of.ahead(next));
-        match of.grid.by_column.then(|| of.affine.each(at, len)) {
-            Some(weights) => leaf::sums_of_rows(
-                simd,
-                rows,
-                len,
-                true,
-                #[inline(always)]
-                |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
-                ahead,
-            ),
-            None => leaf::sums_of_rows(
-                simd,
-                rows,
-                len,
-                false,
-                #[inline(always)]
-                |k| (gradient.row(k), stats.stats_same(simd, all[k]), of.affine.same(simd, all[k])),
-                ahead,
-            ),
-        }
+    fn rows<S: Simd>(
+        &self,
+        simd: S,
+        areas: (Area, Option<Area>),
+        meanwhile: impl Meanwhile<S>,
+        scratch: &mut Scratch,
+    ) -> Sums<S> {
+        with_mask!(self.gradient, MASK => if self.gradient.grid.by_column {
+            self.rows_of_mask::<S, OfColumn, MASK>(simd, areas, meanwhile, scratch)
+        } else {
+            self.rows_of_mask::<S, OfRow, MASK>(simd, areas, meanwhile, scratch)
+        })
     }
 
     #[inline(always)]

@@ -3,6 +3,7 @@
 use super::half::to_half;
 use super::lanes::{LANES, Span, V};
 use crate::tensor::DType;
+use bytemuck::Pod;
 use fearless_simd::{Simd, SimdBase};
 
 /// Memory that will be read next, of up to two tensors. Asking for a line of it with each line that is worked on keeps
@@ -104,7 +105,7 @@ impl<'a> Sink<'a> {
     pub fn len(&self) -> usize {
         match self {
             Sink::Plain(to) => to.len(),
-            Sink::Stream(Stream { to, .. }) => to.len(),
+            Sink::Stream(stream) => stream.len(),
             Sink::Half(Half { to, .. }) => to.len(),
         }
     }
@@ -202,6 +203,11 @@ pub(crate) struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.to.len()
+    }
+
+    #[inline(always)]
     pub fn of_len(self, len: usize) -> Stream<'a> {
         Stream { to: &mut self.to[..len], ..self }
     }
@@ -210,9 +216,8 @@ impl<'a> Stream<'a> {
 impl Store for Stream<'_> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
-        let value: &[u8; LINE] = bytemuck::cast_ref(value.as_array());
         // SAFETY: as the struct says, the row begins at a multiple of `QUAD` bytes.
-        unsafe { stream_span(bytemuck::cast_slice_mut(self.to), span, value, self.ahead) };
+        unsafe { stream_span(self.to, span, value.as_array(), self.ahead) };
     }
 }
 
@@ -241,9 +246,8 @@ impl Store for Half<'_> {
                 Err(short) => short.copy_from_slice(&value[..short.len()]),
             };
         }
-        let value: &[u8; LINE / 2] = bytemuck::cast_ref(&value);
         // SAFETY: a row that goes around the caches begins at a multiple of `QUAD` bytes.
-        unsafe { stream_span(bytemuck::cast_slice_mut(self.to), span, value, self.ahead) };
+        unsafe { stream_span(self.to, span, &value, self.ahead) };
     }
 }
 
@@ -270,26 +274,26 @@ const LINE: usize = LANES * size_of::<f32>();
 /// Bytes that are stored together: what every x86-64 can.
 pub(super) const QUAD: usize = 16;
 
-/// Writes a span of a row, whose vectors have so many bytes each.
+/// Writes a span of a row.
 ///
 /// # Safety
 ///
 /// `to` begins at a multiple of [`QUAD`] bytes, and is a multiple of it long.
 #[inline(always)]
-unsafe fn stream_span<const BYTES: usize>(to: &mut [u8], span: Span, value: &[u8; BYTES], ahead: Ahead) {
-    let bytes = to.len();
-    let (vectors, rest) = to.as_chunks_mut::<BYTES>();
+unsafe fn stream_span<T: Pod>(to: &mut [T], span: Span, value: &[T; LANES], ahead: Ahead) {
     if let Span::Part { at, len } = span {
-        debug_assert_eq!((at + len) * BYTES / LANES, bytes, "a part is the last of its row");
+        debug_assert_eq!(at + len, to.len(), "a part is the last of its row");
         // The last numbers of the row alone: those before have been written. A short row has no others.
-        let end = len * BYTES / LANES;
+        let rest = to.as_chunks_mut::<LANES>().1;
+        let last = &value[len - rest.len()..len];
         // SAFETY: vectors are multiples of `QUAD` bytes, so what is behind them is aligned, too.
-        return unsafe { stream_quads(&value[end - rest.len()..end], rest) };
+        return unsafe { stream_quads(bytemuck::cast_slice(last), bytemuck::cast_slice_mut(rest)) };
     }
-    let i = span.index();
-    ahead.ask(i);
-    // SAFETY: as above.
-    unsafe { stream_quads(value, &mut vectors[i]) };
+    ahead.ask(span.index());
+    if let Ok(to) = span.of_mut(to) {
+        // SAFETY: as above.
+        unsafe { stream_quads(bytemuck::bytes_of(value), bytemuck::bytes_of_mut(to)) };
+    }
 }
 
 /// Writes a multiple of [`QUAD`] bytes.
