@@ -103,7 +103,7 @@ fn finish(p: Place, sum: Partial) -> Result {
         saved[params.gradients_at + p.goal] = bitcast<u32>(sum.b);
         saved[params.gradients_at + params.state_stride + p.goal] = bitcast<u32>(sum.a);
     }
-    var scale = select(0.0, opaque(1.0 / f32(max(sum.count, 1u))), PROJECT);
+    var scale = opaque(1.0 / f32(max(sum.count, 1u)));
     if (!WEIGHTED) {
         scale *= weight_of(p);
     }
@@ -115,10 +115,12 @@ fn given(p: Place) -> Result {
 }
 
 fn transform(p: Place, unit: u32, values: Unit, residual: vec4<f32>, means: Result, known: Known) -> Written {
-    let xhat = values.xhat - known.shift;
-    let projected = fma(xhat, vec4<f32>(means.mean_g_xhat), vec4<f32>(means.mean_g));
     // Rounded as in the sums: of a single value nothing is left.
-    var dx = opaque4(values.g * weights(p, unit, known.weight)) - projected;
+    var dx = opaque4(values.g * weights(p, unit, known.weight));
+    if (PROJECT) {
+        let xhat = values.xhat - known.shift;
+        dx -= fma(xhat, vec4<f32>(means.mean_g_xhat), vec4<f32>(means.mean_g));
+    }
 //#if RESIDUAL_LATE
     dx = fma(dx, vec4<f32>(known.stat.rstd), residual);
 //#else

@@ -67,10 +67,14 @@ impl State {
             ("skipped", tracks, running.map(|r| r.skipped.len())),
         ];
         for (name, expected, actual) in vectors {
-            let expected = if expected { len } else { 0 };
-            let actual = actual.unwrap_or(0) as u64;
-            if expected != actual {
-                return Err(Error::Length { name, expected, actual });
+            let (expected, actual) = (expected.then_some(len), actual.map(|len| len as u64));
+            match (expected, actual) {
+                (None, Some(0)) => return Err(Error::Unexpected { name, reason: "the layer has none: leave it None" }),
+                _ if expected != actual => {
+                    let (expected, actual) = (expected.unwrap_or(0), actual.unwrap_or(0));
+                    return Err(Error::Length { name, expected, actual });
+                }
+                _ => {}
             }
         }
         Ok(())

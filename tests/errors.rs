@@ -410,6 +410,8 @@ fn states() {
         }
         let error = host::Norm::with_state(backend, bare.clone(), good.clone());
         fails!(error, Error::Length { expected: 0, actual: 4, .. }, ["weight has 4", "needs 0"]);
+        let empty = State { weight: Some(Vec::new()), ..State::new(&bare).unwrap() };
+        fails!(host::Norm::with_state(backend, bare.clone(), empty), Error::Unexpected { .. }, ["weight", "None"]);
     };
     check(&host::Backend::Cpu);
     each_gpu(|gpu| {

@@ -17,8 +17,9 @@ mod golden;
 
 use cases::{Case, Data, Inputs, compare, narrow, noise, round, run};
 use wgpu_norm::{
-    BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor,
-    Momentum, Residual, RmsNormDescriptor, Running, State, Statistics, host, layout::Layout,
+    BatchNormDescriptor, Commit, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
+    LayerNormDescriptor, Momentum, Residual, RmsNormDescriptor, Running, State, Statistics, TensorDescriptor, host,
+    layout::Layout,
 };
 
 const EPS: f32 = 11.0;
@@ -230,3 +231,58 @@ macro_rules! implementations {
     };
 }
 implementations!(norms, fusions, running_statistics, element_types);
+
+/// A number that is not finite, in a frozen layer: dx has it where dy has it, and nowhere else, whatever else is wanted.
+fn frozen(name: &str, backend: &host::Backend) {
+    let shape = [3, 2, 5000];
+    let tensor = TensorDescriptor::new(&shape);
+    let x = vec![1.0f32; 3 * 2 * 5000];
+    let mut dy = x.clone();
+    dy[123] = f32::INFINITY;
+    let mut norm = host::Norm::new(backend, BatchNormDescriptor { eps: 3.0, ..BatchNormDescriptor::new(2) }).unwrap();
+    for affine in [false, true] {
+        let wanted = Gradients { dx: true, dresidual: false, affine };
+        let dx = pollster::block_on(async {
+            let frozen = norm.forward_frozen::<f32, f32>(&tensor, Fusion::default(), &x, None);
+            let (_, saved) = frozen.await.unwrap();
+            norm.backward(&tensor, saved, host::Backward::new(&x, &dy), wanted).await.unwrap().dx.unwrap()
+        });
+        // running_var is 1.
+        assert!(dx.iter().zip(&dy).all(|(dx, dy)| *dx == dy * 0.5), "{name}, dweight {affine}: {:?}", &dx[120..126]);
+    }
+}
+
+#[test]
+fn frozen_layers_project_nothing() {
+    frozen("cpu", &host::Backend::Cpu);
+    for (gpu, backend) in backends::gpus() {
+        let _turn = gpu.turn();
+        frozen(&gpu.name, backend);
+    }
+}
+
+/// Many samples of one mean: no sum grows with the batch.
+fn many_samples(name: &str, backend: &host::Backend) {
+    let shape = [4096, 1, 4];
+    let descriptor = InstanceNormDescriptor { track_running_stats: true, ..InstanceNormDescriptor::new(1) };
+    let descriptor = InstanceNormDescriptor { momentum: Momentum::Exponential(1.0), ..descriptor };
+    let x: Vec<f32> = (0..4096).flat_map(|_| [-1.9, 0.1, 0.1, 2.1]).collect();
+    let mut norm = host::Norm::new(backend, descriptor).unwrap();
+    let state = pollster::block_on(async {
+        let pass =
+            norm.forward_train::<f32, f32>(&TensorDescriptor::new(&shape), Fusion::default(), &x, None, Commit::Update);
+        let _ = pass.await.unwrap();
+        norm.state().await.unwrap()
+    });
+    let mean = state.running.unwrap().running_mean[0];
+    assert!((mean - 0.1).abs() < 5e-8, "{name}: {mean}");
+}
+
+#[test]
+fn running_statistics_of_many_samples() {
+    many_samples("cpu", &host::Backend::Cpu);
+    for (gpu, backend) in backends::gpus() {
+        let _turn = gpu.turn();
+        many_samples(&gpu.name, backend);
+    }
+}

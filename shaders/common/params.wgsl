@@ -81,6 +81,6 @@ override PROJECT: bool;
 // Sums are weighted (the weight varies within a statistic).
 override WEIGHTED: bool;
 
-// Per statistic mean (high, low), 1/std, count; then dweight and dbias.
+// Per statistic mean (high, low), 1/std, biased variance; then dweight and dbias.
 @group(0) @binding(7) var<storage, read_write> saved: array<u32>;
 @group(0) @binding(8) var<storage, read_write> partials: array<vec4<u32>>;

@@ -6,7 +6,7 @@ use super::exec::{Exec, dispatch};
 use super::forward::{StatVectors, areas, rows_of_area, spread};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::{LANES, Span, V};
-use super::leaf::{Meanwhile, Same, TALL, mask};
+use super::leaf::{Gradient, Meanwhile, Same, TALL, mask};
 use super::memory::{Area, Destination, Input, Output, Scratch};
 use super::partial::{Sums, merge_all};
 use super::reduce::{self, Columns, Down, Parts, Table};
@@ -14,7 +14,7 @@ use super::relay::{Block, Relay};
 use super::source::{
     GradientOf, GradientTile, OfColumn, OfRow, Owner, Params, Source, StatSlices, SumPairs, SumsOf, with_params,
 };
-use super::stream::{Ahead, Sink, Store};
+use super::stream::{Ahead, Sink, by_strides};
 use super::strip::{self, Strip};
 use fearless_simd::{Simd, SimdBase};
 use std::marker::PhantomData;
@@ -414,17 +414,23 @@ struct BackwardRows<'a, O, const MASK: u8> {
 
 impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for BackwardRows<'_, O, MASK> {
     #[inline(always)]
-    fn row(&mut self, simd: S, k: usize) -> impl FnMut(Span) {
+    fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
         let row = self.cursor.next();
         let Sink::Stream(dx) = self.dx.row(k) else { unreachable!("asked for rows that go around the caches") };
-        let len = dx.len();
-        let (gradient, Params { stats, affine, .. }) = (self.gradient.row(k).of_len(len), self.params);
+        let (gradient, at, Params { stats, affine, .. }) = (self.gradient.row(k), self.at, self.params);
         let mean_g = if self.centred { stats.same(simd, row, 3) } else { Same(V::splat(simd, 0.0)) };
-        let gx = stats.same(simd, row, 4);
-        let (stats, weights) = (stats.stats_same(simd, row), O::weights(simd, affine, row, self.at, len));
-        let mut dx = dx.of_len(len);
-        #[inline(always)]
-        move |span| dx.store(span, projected::<S, MASK>(simd, gradient, span, stats, weights, mean_g, gx))
+        let (gx, stats) = (stats.same(simd, row, 4), stats.stats_same(simd, row));
+        by_strides(
+            simd,
+            dx,
+            #[inline(always)]
+            move |from, len| {
+                let gradient = Gradient { x: &gradient.x[from..], dy: &gradient.dy[from..], ..gradient }.of_len(len);
+                let weights = O::weights(simd, affine, row, at + from, len);
+                #[inline(always)]
+                move |span: Span| projected::<S, MASK>(simd, gradient, span, stats, weights, mean_g, gx)
+            },
+        )
     }
 }
 

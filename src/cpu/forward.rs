@@ -11,7 +11,7 @@ use super::partial::{Mean, merge_all};
 use super::reduce;
 use super::relay::{Block, Relay};
 use super::source::{Affine, Means, MomentsOf, OfColumn, OfRow, Owner, Params, Source, StatSlices, with_params};
-use super::stream::{Ahead, Sink, Store};
+use super::stream::{Ahead, Sink, by_strides};
 use super::strip::{self, Strip, repeated};
 use crate::moments::Moments;
 use fearless_simd::Simd;
@@ -390,19 +390,24 @@ struct ForwardRows<'a, O, const RELU: bool> {
 
 impl<S: Simd, O: Owner, const RELU: bool> Meanwhile<S> for ForwardRows<'_, O, RELU> {
     #[inline(always)]
-    fn row(&mut self, simd: S, k: usize) -> impl FnMut(Span) {
+    fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
         let row = self.cursor.next();
         let Sink::Stream(y) = self.y.row(k) else { unreachable!("asked for rows that go around the caches") };
-        let len = y.len();
-        let x = &self.x.row(k)[..len];
-        let (stats, weights) =
-            (self.params.stats.stats_same(simd, row), O::weights(simd, self.params.affine, row, self.at, len));
-        let mut y = y.of_len(len);
-        #[inline(always)]
-        move |span| {
-            let v = normalise(simd, span.load(simd, x), span, stats, weights);
-            y.store(span, if RELU { clamp(simd, v) } else { v });
-        }
+        let (x, at, Params { stats, affine, .. }) = (self.x.row(k), self.at, self.params);
+        let stats = stats.stats_same(simd, row);
+        by_strides(
+            simd,
+            y,
+            #[inline(always)]
+            move |from, len| {
+                let (x, weights) = (&x[from..][..len], O::weights(simd, affine, row, at + from, len));
+                #[inline(always)]
+                move |span: Span| {
+                    let v = normalise(simd, span.load(simd, x), span, stats, weights);
+                    if RELU { clamp(simd, v) } else { v }
+                }
+            },
+        )
     }
 }
 

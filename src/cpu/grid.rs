@@ -1,5 +1,6 @@
 //! A layout as the CPU sees it: rows of neighbouring elements, and cells whose results make up a statistic.
 
+use super::leaf::TALL;
 use crate::layout::{Layout, Memory, Walk};
 use crate::plan::Tree;
 use crate::profile::Profile;
@@ -126,7 +127,7 @@ impl Grid {
                 by_column: true,
                 join: Join::Channels(1),
                 tree: tree(stats),
-                leaf_down: tree(&layout.affine).leaf_len() as usize,
+                leaf_down: (tree(&layout.affine).leaf_len() as usize).min(TALL),
             };
         }
         let affine = &layout.affine;

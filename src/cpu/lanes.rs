@@ -147,39 +147,33 @@ macro_rules! for_strides {
 }
 pub(crate) use for_strides;
 
+/// Sums `N` terms of every element of a row, once each, lane by lane in a fixed order. The spans of a stride are added
+/// first, so that sums are short, need not wait for each other, and take few registers.
+///
+/// `meanwhile` is called before each stride, and before what is behind them.
 #[inline(always)]
-fn add_turns<S: Simd, const N: usize>(a: [[V<S>; N]; TURNS]) -> [V<S>; N] {
-    let mut sum = a[0];
-    for k in 0..N {
-        sum[k] = (a[0][k] + a[1][k]) + (a[2][k] + a[3][k]);
-    }
-    sum
-}
-
-/// Sums `N` terms of every element of a row, once each, lane by lane in a fixed order. Accumulators take turns, so that
-/// additions need not wait for each other.
-#[inline(always)]
-pub(crate) fn sum_row<S: Simd, const N: usize>(simd: S, len: usize, mut f: impl FnMut(Span) -> [V<S>; N]) -> [V<S>; N] {
+pub(crate) fn sum_row<S: Simd, const N: usize>(
+    simd: S,
+    len: usize,
+    mut meanwhile: impl FnMut(usize),
+    mut f: impl FnMut(Span) -> [V<S>; N],
+) -> [V<S>; N] {
     let zero = V::splat(simd, 0.0);
-    // So many that they all are registers.
-    let turns = TURNS / N;
-    let mut a = [[zero; N]; TURNS];
+    let (mut sum, mut behind) = ([zero; N], [zero; N]);
     let (strides, full, rest) = (len / (TURNS * LANES), len / LANES, len % LANES);
     for i in 0..strides {
-        for u in 0..TURNS {
-            let term = f(Span::InTurn(i, u));
-            for k in 0..N {
-                a[u % turns][k] += term[k];
-            }
+        meanwhile(i);
+        let [a, b] = [f(Span::InTurn(i, 0)), f(Span::InTurn(i, 1))];
+        let [c, d] = [f(Span::InTurn(i, 2)), f(Span::InTurn(i, 3))];
+        for k in 0..N {
+            sum[k] += (a[k] + b[k]) + (c[k] + d[k]);
         }
     }
-    // A test for each, so that accumulators stay in registers.
-    for u in 0..TURNS - 1 {
-        if u < full % TURNS {
-            let term = f(Span::Whole(strides * TURNS + u));
-            for k in 0..N {
-                a[u % turns][k] += term[k];
-            }
+    meanwhile(strides);
+    for i in strides * TURNS..full {
+        let term = f(Span::Whole(i));
+        for k in 0..N {
+            behind[k] += term[k];
         }
     }
     if rest > 0 {
@@ -188,10 +182,13 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(simd: S, len: usize, mut f: impl 
         let lane = V::from_slice(simd, &LANE);
         let new = if full > 0 { lane.simd_ge((LANES - rest) as f32) } else { lane.simd_lt(rest as f32) };
         for k in 0..N {
-            a[turns - 1][k] += new.select(term[k], zero);
+            behind[k] += new.select(term[k], zero);
         }
     }
-    add_turns(a)
+    for k in 0..N {
+        sum[k] += behind[k];
+    }
+    sum
 }
 
 const LANE: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];

@@ -145,14 +145,14 @@ impl<'a> Gradient<'a> {
 /// What is done with other rows of the same length while rows are reduced, so that arithmetic and memory are busy at the
 /// same time.
 pub(crate) trait Meanwhile<S: Simd> {
-    /// What is done with a span of row k, span by span.
-    fn row(&mut self, simd: S, k: usize) -> impl FnMut(Span);
+    /// What is done with each stride of row k in turn, and then with what is behind them, as if it were one more.
+    fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize);
 }
 
 /// Nothing.
 impl<S: Simd> Meanwhile<S> for () {
     #[inline(always)]
-    fn row(&mut self, _: S, _: usize) -> impl FnMut(Span) {
+    fn row(&mut self, _: S, _: usize) -> impl FnMut(usize) {
         #[inline(always)]
         |_| ()
     }
@@ -174,14 +174,14 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     let mut sums = [zero; LANES];
     if !centred {
         for (k, sum) in sums.iter_mut().enumerate().take(runs) {
-            let (run, ahead, mut meanwhile) = (&run(k)[..len], ahead.row(k), meanwhile.row(simd, k));
+            let (run, ahead, meanwhile) = (&run(k)[..len], ahead.row(k), meanwhile.row(simd, k));
             [*sum] = sum_row(
                 simd,
                 len,
+                meanwhile,
                 #[inline(always)]
                 |span| {
                     ahead.ask(span.index());
-                    meanwhile(span);
                     let x = span.load(simd, run);
                     [x * x]
                 },
@@ -199,14 +199,14 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     let mut squares = [zero; LANES];
     for k in 0..runs {
         let (run, pivot, ahead) = (&run(k)[..len], V::splat(simd, pivots[k]), ahead.row(k));
-        let mut meanwhile = meanwhile.row(simd, k);
+        let meanwhile = meanwhile.row(simd, k);
         [sums[k], squares[k]] = sum_row(
             simd,
             len,
+            meanwhile,
             #[inline(always)]
             |span| {
                 ahead.ask(span.index());
-                meanwhile(span);
                 let deviation = span.load(simd, run) - pivot;
                 [deviation, deviation * deviation]
             },
@@ -216,11 +216,11 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     let mean = sum / len as f32;
     let mut m2 = about_pivot - sum * mean;
     // Most of it is the pivot's distance, or it is no number: a second pass, about the mean.
-    let near = about_pivot.simd_le(m2 * 4.0);
-    if !near.all_true() {
+    if !about_pivot.simd_le(m2 * 4.0).all_true() {
         let (of, about_pivot, means) = (m2.to_array(), about_pivot.to_array(), mean.to_array());
         for k in 0..runs {
-            if !(about_pivot[k] <= of[k] * 4.0) {
+            let near = about_pivot[k] <= of[k] * 4.0;
+            if !near {
                 let (pivot, mean) = (V::splat(simd, pivots[k]), V::splat(simd, means[k]));
                 m2.as_mut_array()[k] = about_mean(simd, &run(k)[..len], pivot, mean);
             }
@@ -254,6 +254,7 @@ fn about_mean<S: Simd>(simd: S, run: &[f32], pivot: V<S>, mean: V<S>) -> f32 {
             let [sum] = sum_row(
                 simd,
                 run.len(),
+                |_| (),
                 #[inline(always)]
                 |span| {
                     let deviation = (span.load(simd, run) - pivot) - mean;
@@ -353,14 +354,14 @@ pub(crate) fn sums_of_rows<'a, S: Simd, const MASK: u8, P: Param<S>, Q: Param<S>
     let (mut g_sums, mut gx_sums) = ([V::splat(simd, 0.0); LANES], [V::splat(simd, 0.0); LANES]);
     for (k, (g_sum, gx_sum)) in g_sums.iter_mut().zip(&mut gx_sums).enumerate().take(runs) {
         let (gradient, stats, affine) = run(k);
-        let (gradient, ahead, mut meanwhile) = (gradient.of_len(len), ahead.row(k), meanwhile.row(simd, k));
+        let (gradient, ahead, meanwhile) = (gradient.of_len(len), ahead.row(k), meanwhile.row(simd, k));
         [*g_sum, *gx_sum] = sum_row(
             simd,
             len,
+            meanwhile,
             #[inline(always)]
             |span| {
                 ahead.ask(span.index());
-                meanwhile(span);
                 let mut g = gradient.masked::<S, MASK>(simd, span, stats, affine);
                 if weighted {
                     g *= affine.weight.at(simd, span);

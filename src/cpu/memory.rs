@@ -162,13 +162,16 @@ impl<'a> Output<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at * size), len * size) }
     }
 
-    /// Whether rows of so many elements, in pieces of so many, go around the caches from registers.
+    /// Whether rows of so many elements, in pieces of so many, go around the caches from registers, and are so long that
+    /// their ends matter little.
     pub fn is_direct(&self, width: usize, piece: usize) -> bool {
+        const LONG: usize = 32 * LANES;
         let ends = self.rows.row | self.rows.sample | width | piece.min(width);
         self.dtype == DType::F32
             && self.way == Way::Direct
             && self.rows.step == 1
-            && ends * size_of::<f32>() % QUAD == 0
+            && width >= LONG
+            && (ends * size_of::<f32>()).is_multiple_of(QUAD)
     }
 
     /// Where an area is to be written: in place if it can be, otherwise by way of `scratch`. `ahead` is asked for
@@ -218,7 +221,8 @@ impl<'a> Output<'a> {
         }
         // By way of the first-level cache, a piece at a time; the first ends where a cache line does.
         let size = self.dtype.size() as usize;
-        let mut piece = [0; 1024];
+        let mut piece = [0u16; 512];
+        let piece: &mut [u8] = bytemuck::cast_slice_mut(&mut piece);
         let mut done = 0;
         while done < to.len() {
             let to = &mut to[done..];

@@ -11,13 +11,16 @@ pub(crate) fn update(running: &mut Running, how: RunningStats, moments: &[Moment
     if channels == 0 {
         return;
     }
-    let samples = moments.len() / channels;
     for channel in 0..channels {
         let of_channel = || moments.iter().skip(channel).step_by(channels);
         let Some(count) = of_channel().map(|m| m.count).min().filter(|&count| count > 0) else {
             continue;
         };
-        let average = |of: fn(&Moments) -> f32| of_channel().map(of).sum::<f32>() / samples as f32;
+        // In the order of a running average, as no sum then grows with the batch.
+        let average = |of: fn(&Moments) -> f32| {
+            let numbered = of_channel().map(of).zip(1u32..);
+            numbered.fold(0.0, |mean, (value, n)| mean + (value - mean) * (1.0 / n as f32))
+        };
         let mean = average(|m| m.mean_hi);
         let var = (count > 1).then(|| average(|m| m.m2 / (m.count - 1) as f32));
         let finite = mean.is_finite() && of_channel().all(|m| m.m2.is_finite());

@@ -1,10 +1,10 @@
 //! Writing around the caches, and asking for memory before it is needed.
 
 use super::half::to_half;
-use super::lanes::{LANES, Span, V};
+use super::lanes::{LANES, Span, TURNS, V};
 use crate::tensor::DType;
-use bytemuck::Pod;
-use fearless_simd::{Simd, SimdBase};
+use bytemuck::{Pod, Zeroable};
+use fearless_simd::{Level, Simd, SimdBase};
 
 /// Memory that will be read next, of up to two tensors. Asking for a line of it with each line that is worked on keeps
 /// memory busy all the time, in both directions.
@@ -210,6 +210,89 @@ impl<'a> Stream<'a> {
     #[inline(always)]
     pub fn of_len(self, len: usize) -> Stream<'a> {
         Stream { to: &mut self.to[..len], ..self }
+    }
+}
+
+/// A cache line.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; LANES]);
+
+impl Line {
+    /// Around the caches, with as few instructions as there are.
+    #[inline(always)]
+    fn stream<S: Simd>(&mut self, simd: S, value: V<S>) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            use std::arch::x86_64::{_mm256_loadu_ps, _mm256_stream_ps, _mm512_loadu_ps, _mm512_stream_ps};
+            #[target_feature(enable = "avx512f")]
+            fn wide(to: &mut Line, value: &[f32; LANES]) {
+                // SAFETY: a line is aligned, and sixteen numbers.
+                unsafe { _mm512_stream_ps(to.0.as_mut_ptr(), _mm512_loadu_ps(value.as_ptr())) };
+            }
+            #[target_feature(enable = "avx")]
+            fn halves(to: &mut Line, value: &[f32; LANES]) {
+                for (to, value) in to.0.as_chunks_mut::<8>().0.iter_mut().zip(value.as_chunks::<8>().0) {
+                    // SAFETY: halves of a line are aligned, and eight numbers.
+                    unsafe { _mm256_stream_ps(to.as_mut_ptr(), _mm256_loadu_ps(value.as_ptr())) };
+                }
+            }
+            // SAFETY: the level means that the processor has the instructions; a line is aligned.
+            unsafe {
+                match simd.level() {
+                    Level::Avx512(_) => wide(self, value.as_array()),
+                    Level::Avx2(_) => halves(self, value.as_array()),
+                    _ => stream_quads(bytemuck::bytes_of(value.as_array()), bytemuck::bytes_of_mut(self)),
+                }
+            }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        {
+            let _ = simd;
+            self.0 = *value.as_array();
+        }
+    }
+}
+
+/// Writes a row around the caches, a stride at a time, in the order of memory: what ends within a line is then joined by
+/// what begins there. It is called with the number of each stride that a row of this length has, and once more.
+/// `values(at, len)` gives what spans of elements `at..at + len` are to be.
+#[inline(always)]
+pub(crate) fn by_strides<S: Simd, V1: Fn(Span) -> V<S>>(
+    simd: S,
+    row: Stream,
+    values: impl Fn(usize, usize) -> V1,
+) -> impl FnMut(usize) {
+    let len = row.len();
+    // From a line's beginning on.
+    let (head, lines, tail) = bytemuck::pod_align_to_mut::<f32, Line>(row.to);
+    let (strides, rest) = lines.as_chunks_mut::<TURNS>();
+    let in_strides = strides.len() * TURNS * LANES;
+    if !head.is_empty() {
+        let first = values(0, len)(Span::at(0, len)).to_array();
+        // SAFETY: the row begins at a multiple of `QUAD` bytes and is a multiple of it long, and so are its ends.
+        unsafe { stream_quads(bytemuck::cast_slice(&first[..head.len()]), bytemuck::cast_slice_mut(head)) };
+    }
+    let (from, of_strides) = (head.len(), values(head.len(), in_strides));
+    #[inline(always)]
+    move |i| {
+        if let Some(lines) = strides.get_mut(i) {
+            for (u, line) in lines.iter_mut().enumerate() {
+                line.stream(simd, of_strides(Span::InTurn(i, u)));
+            }
+        }
+        if i < len / (TURNS * LANES) {
+            return;
+        }
+        let of_rest = values(from + in_strides, rest.len() * LANES);
+        for (i, line) in rest.iter_mut().enumerate() {
+            line.stream(simd, of_rest(Span::Whole(i)));
+        }
+        if !tail.is_empty() {
+            let (last, end) = (values(0, len)(Span::last(len)).to_array(), len.min(LANES));
+            // SAFETY: as above.
+            unsafe { stream_quads(bytemuck::cast_slice(&last[end - tail.len()..end]), bytemuck::cast_slice_mut(tail)) };
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a training pass keeps for its backward pass.
 
 use crate::error::Error;
-use crate::op::Fusion;
+use crate::op::{Fusion, Statistics};
 use crate::plan::Problem;
 use crate::tensor::DType;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct Pool(Mutex<Vec<wgpu::Buffer>>);
 
 impl Pool {
-    /// A buffer of at least `size` bytes.
+    /// A buffer of `size` bytes: the one that came back last, as a layer that is used twice a step then gets the same two
+    /// in the same order each time.
     pub fn take(&self, device: &wgpu::Device, size: u64) -> wgpu::Buffer {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(i) = free.iter().position(|b| b.size() == size) {
-            return free.swap_remove(i);
+        if let Some(i) = free.iter().rposition(|b| b.size() == size) {
+            return free.remove(i);
         }
         device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-norm saved"),
@@ -52,20 +53,21 @@ impl Saved {
     /// Device memory with four words a statistic: mean (high and low part), 1/sqrt(var + eps) and the biased
     /// variance, all `f32`. Usable as a copy's source until the backward pass.
     ///
-    /// After [`Norm::forward_frozen`](super::Norm::forward_frozen) it holds nothing.
+    /// None after [`Norm::forward_frozen`](super::Norm::forward_frozen), whose statistics are the layer's running ones.
     pub fn statistics(&self) -> Option<wgpu::BufferBinding<'_>> {
-        self.buffer.as_ref().map(|buffer| wgpu::BufferBinding {
+        let own = self.buffer.as_ref().filter(|_| self.problem.statistics == Statistics::Batch);
+        own.map(|buffer| wgpu::BufferBinding {
             buffer,
             offset: 0,
             size: std::num::NonZero::new(self.problem.layout.stats.targets() * 16),
         })
     }
 
-    /// Checks that a backward pass's slices have the types and the length of the forward pass's.
     pub(crate) fn fusion(&self) -> Fusion {
         self.fusion
     }
 
+    /// Checks that a backward pass's slices have the types and the length of the forward pass's.
     pub(crate) fn check_slices(&self, x: DType, dy: DType, len: u64) -> Result<(), Error> {
         let Problem { input, output, layout, .. } = self.problem;
         for (name, expected, actual) in [("x", input, x), ("dy", output, dy)] {

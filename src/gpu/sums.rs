@@ -71,7 +71,11 @@ impl Norm {
         residual: Option<wgpu::BufferBinding>,
         pitches: &ForwardPitches,
     ) -> Result<DeviceSums<Moments>, Error> {
-        let residual = residual.filter(|_| fusion.residual == Residual::Before);
+        let before = fusion.residual == Residual::Before;
+        if before && residual.is_none() {
+            return Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" });
+        }
+        let residual = residual.filter(|_| before);
         let tensors = [Some(x), residual, None, None, None];
         let problem =
             self.synchronised(tensor, fusion, Op::LocalSums(Direction::Forward))?.with_forward_pitches(pitches)?;

@@ -398,7 +398,8 @@ impl Norm {
         }
     }
 
-    /// Statistics that a training pass computed, one for each of [`gpu::Saved::len`].
+    /// Statistics that a training pass computed, one for each of [`gpu::Saved::len`]. A frozen pass computes none: a
+    /// GPU's is empty then, and the CPU's has the running ones.
     pub async fn statistics(&self, saved: &Saved) -> Result<Vec<Statistic>, Error> {
         match (&self.0, &saved.0) {
             (Layer::Cpu(_), Kept::Cpu(saved)) => {

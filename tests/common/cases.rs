@@ -363,8 +363,10 @@ pub const CHANNEL_SHAPES: [(usize, usize, usize); 22] = [
 ];
 
 /// Rows and row lengths, chosen as the channel shapes.
-pub const ROW_SHAPES: [(usize, usize); 13] = [
+pub const ROW_SHAPES: [(usize, usize); 15] = [
     (1, 1),
+    (17, 1),
+    (300, 1),
     (3, 2),
     (7, 5),
     (17, 64),
