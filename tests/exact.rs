@@ -268,9 +268,9 @@ fn many_samples(name: &str, backend: &host::Backend) {
     let descriptor = InstanceNormDescriptor { momentum: Momentum::Exponential(1.0), ..descriptor };
     let x: Vec<f32> = (0..4096).flat_map(|_| [-1.9, 0.1, 0.1, 2.1]).collect();
     let mut norm = host::Norm::new(backend, descriptor).unwrap();
+    let tensor = TensorDescriptor::new(&shape);
     let state = pollster::block_on(async {
-        let pass =
-            norm.forward_train::<f32, f32>(&TensorDescriptor::new(&shape), Fusion::default(), &x, None, Commit::Update);
+        let pass = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), &x, None, Commit::Update);
         let _ = pass.await.unwrap();
         norm.state().await.unwrap()
     });

@@ -15,7 +15,7 @@ use super::source::{
     GradientOf, GradientTile, OfColumn, OfRow, Owner, Params, Source, StatSlices, SumPairs, SumsOf, with_params,
 };
 use super::stream::{Ahead, Sink, by_strides};
-use super::strip::{self, Strip};
+use super::strip::Strip;
 use fearless_simd::{Simd, SimdBase};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -146,7 +146,7 @@ impl Pass<'_> {
         match blocks {
             Blocks::Channels(len) => {
                 let blocks = pieces.map(|(i, to)| Block { channels: i * len..i * len + to[0].len(), to });
-                self.exec.relay(blocks, |blocks, scratch| {
+                self.exec.relay(self.can_write_beside(), blocks, |blocks, scratch| {
                     dispatch!(self.exec.level, simd => self.channels(simd, len, blocks, scratch));
                 });
             }
@@ -210,9 +210,13 @@ impl Pass<'_> {
 
     /// As in the forward pass.
     fn can_write_beside(&self) -> bool {
-        let (piece, simple) = (self.grid.tree.leaf_len() as usize, self.dsum.is_none() && self.dresidual.is_none());
-        let simple = simple && self.gradient.residual.is_none() && !strip::pays(self.grid);
-        simple && self.dx.is_some_and(|dx| dx.is_direct(self.grid.width, piece))
+        let (grid, of) = (self.grid, &self.gradient);
+        [of.x, of.dy].iter().all(|input| input.is_plain(grid))
+            && of.residual.is_none()
+            && !(grid.by_column && of.relu)
+            && self.dsum.is_none()
+            && self.dresidual.is_none()
+            && self.dx.is_some_and(|dx| dx.is_direct(grid, grid.tree.leaf_len() as usize))
     }
 
     /// A leaf, and meanwhile dx of rows that are so many rows before it.
@@ -230,10 +234,9 @@ impl Pass<'_> {
         simd.vectorize(
             #[inline(always)]
             || match (params.grid.by_column, self.gradient.relu) {
+                (true, _) => self.beside::<S, OfColumn, NONE>(simd, params, back, areas, scratch),
                 (false, false) => self.beside::<S, OfRow, NONE>(simd, params, back, areas, scratch),
                 (false, true) => self.beside::<S, OfRow, RELU>(simd, params, back, areas, scratch),
-                (true, false) => self.beside::<S, OfColumn, NONE>(simd, params, back, areas, scratch),
-                (true, true) => self.beside::<S, OfColumn, RELU>(simd, params, back, areas, scratch),
             },
         )
     }

@@ -75,17 +75,19 @@ impl Exec {
         }
     }
 
-    /// Runs every task once, a few neighbours in turn, so that the next can begin before the last has ended.
+    /// Runs every task once; if `overlapping`, a few neighbours in turn, so that the next can begin before the last has
+    /// ended.
     pub fn relay<T: Send>(
         &self,
+        overlapping: bool,
         mut tasks: impl ExactSizeIterator<Item = T>,
         run: impl Fn(&mut dyn Iterator<Item = T>, &mut Scratch) + Send + Sync,
     ) {
         if self.serial {
             return with_scratch(|scratch| run(&mut tasks, scratch));
         }
-        let few = tasks.len().div_ceil(RELAYS * rayon::current_num_threads()).max(1);
-        let relays = tasks.collect::<Vec<_>>().into_par_iter().chunks(few).with_max_len(1);
+        let few = if overlapping { tasks.len() / (RELAYS * rayon::current_num_threads()) } else { 1 };
+        let relays = tasks.collect::<Vec<_>>().into_par_iter().chunks(few.max(1)).with_max_len(1);
         relays.for_each(|tasks| with_scratch(|scratch| run(&mut tasks.into_iter(), scratch)));
     }
 

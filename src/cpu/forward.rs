@@ -157,7 +157,7 @@ impl Pass<'_> {
         match blocks {
             Blocks::Channels(len) => {
                 let blocks = pieces.map(|(i, to)| Block { channels: i * len..i * len + to.len(), to });
-                self.exec.relay(blocks, |blocks, scratch| {
+                self.exec.relay(self.can_write_beside(), blocks, |blocks, scratch| {
                     dispatch!(self.exec.level, simd => self.channels(simd, len, blocks, scratch));
                 });
             }
@@ -210,12 +210,14 @@ impl Pass<'_> {
         );
     }
 
-    /// Whether rows can be written while others are reduced: where nothing is converted, and the loop is the simplest.
+    /// Whether rows can be written while others are reduced: where nothing is converted, and the loop is a common one, as
+    /// each is compiled once more.
     fn can_write_beside(&self) -> bool {
         let piece = self.grid.tree.leaf_len() as usize;
-        !strip::pays(self.grid)
+        matches!(self.x, Place::In(x) if x.is_plain(self.grid))
             && self.residual.is_none()
-            && self.y.is_some_and(|y| y.is_direct(self.grid.width, piece))
+            && !(self.grid.by_column && self.relu)
+            && self.y.is_some_and(|y| y.is_direct(self.grid, piece))
     }
 
     /// A leaf, and meanwhile y of rows that are so many rows before it.
@@ -231,10 +233,9 @@ impl Pass<'_> {
         simd.vectorize(
             #[inline(always)]
             || match (params.grid.by_column, self.relu) {
+                (true, _) => self.beside::<S, OfColumn, false>(simd, params, back, areas, scratch),
                 (false, false) => self.beside::<S, OfRow, false>(simd, params, back, areas, scratch),
                 (false, true) => self.beside::<S, OfRow, true>(simd, params, back, areas, scratch),
-                (true, false) => self.beside::<S, OfColumn, false>(simd, params, back, areas, scratch),
-                (true, true) => self.beside::<S, OfColumn, true>(simd, params, back, areas, scratch),
             },
         )
     }

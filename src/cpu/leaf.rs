@@ -1,4 +1,4 @@
-//! Leaves: moments and sums of short runs, two passes over what the first-level cache holds.
+//! Leaves: moments and sums of short runs, which the first-level cache holds for a second pass, where there is one.
 
 use super::lanes::{LANES, Span, TURNS, V, fold, for_strides, sum_row};
 use super::memory::TILE;
@@ -171,32 +171,17 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
     mut meanwhile: impl Meanwhile<S>,
 ) -> Mean<S> {
     let zero = V::splat(simd, 0.0);
-    let mut sums = [zero; LANES];
-    if !centred {
-        for (k, sum) in sums.iter_mut().enumerate().take(runs) {
-            let (run, ahead, meanwhile) = (&run(k)[..len], ahead.row(k), meanwhile.row(simd, k));
-            [*sum] = sum_row(
-                simd,
-                len,
-                meanwhile,
-                #[inline(always)]
-                |span| {
-                    ahead.ask(span.index());
-                    let x = span.load(simd, run);
-                    [x * x]
-                },
-            );
+    // One pass, about a number that is near the mean; or about 0, where the sum is not needed.
+    let mut pivot = zero;
+    if centred {
+        let mut near = [zero; LANES];
+        for (k, near) in near.iter_mut().enumerate().take(runs) {
+            *near = sample(simd, &run(k)[..len]);
         }
-        return Mean { hi: zero, lo: zero, m2: fold(&sums, runs) };
+        pivot = fold(&near, runs);
     }
-    // One pass, about a number that is near the mean.
-    let mut near = [zero; LANES];
-    for (k, near) in near.iter_mut().enumerate().take(runs) {
-        *near = sample(simd, &run(k)[..len]);
-    }
-    let pivot = fold(&near, runs);
     let pivots = pivot.to_array();
-    let mut squares = [zero; LANES];
+    let (mut sums, mut squares) = ([zero; LANES], [zero; LANES]);
     for k in 0..runs {
         let (run, pivot, ahead) = (&run(k)[..len], V::splat(simd, pivots[k]), ahead.row(k));
         let meanwhile = meanwhile.row(simd, k);
@@ -213,6 +198,9 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
         );
     }
     let (sum, about_pivot) = (fold(&sums, runs), fold(&squares, runs));
+    if !centred {
+        return Mean { hi: zero, lo: zero, m2: about_pivot };
+    }
     let mean = sum / len as f32;
     let mut m2 = about_pivot - sum * mean;
     // Most of it is the pivot's distance, or it is no number: a second pass, about the mean.

@@ -1,6 +1,6 @@
 //! Tensors in memory, of any element type and pitch, as tiles of `f32`.
 
-use super::grid::Rows;
+use super::grid::{Grid, Rows};
 use super::half::{narrow, widen};
 use super::lanes::LANES;
 use super::stream::{Ahead, QUAD, Rest, Sink, Way, stream};
@@ -95,6 +95,11 @@ impl<'a> Input<'a> {
         Tile { values: &scratch[..rows * len], pitch: len, len }
     }
 
+    /// Whether every area of a grid lies in memory as it is needed.
+    pub fn is_plain(&self, grid: &Grid) -> bool {
+        self.dtype == DType::F32 && self.rows.pitch(0, grid.all_rows()).is_some()
+    }
+
     /// An area that will be read next; nothing if there is none, or it is scattered.
     #[inline(always)]
     pub fn ahead(&self, next: Option<Area>) -> Rest {
@@ -162,15 +167,15 @@ impl<'a> Output<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at * size), len * size) }
     }
 
-    /// Whether rows of so many elements, in pieces of so many, go around the caches from registers, and are so long that
-    /// their ends matter little.
-    pub fn is_direct(&self, width: usize, piece: usize) -> bool {
+    /// Whether all of a grid's rows, in pieces of so many elements, go around the caches from registers, at the same
+    /// distance from each other, and are so long that their ends matter little.
+    pub fn is_direct(&self, grid: &Grid, piece: usize) -> bool {
         const LONG: usize = 32 * LANES;
-        let ends = self.rows.row | self.rows.sample | width | piece.min(width);
+        let ends = self.rows.row | self.rows.sample | grid.width | piece.min(grid.width);
         self.dtype == DType::F32
             && self.way == Way::Direct
-            && self.rows.step == 1
-            && width >= LONG
+            && self.rows.pitch(0, grid.all_rows()).is_some()
+            && grid.width >= LONG
             && (ends * size_of::<f32>()).is_multiple_of(QUAD)
     }
 

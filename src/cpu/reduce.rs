@@ -103,7 +103,7 @@ pub(crate) fn leaf_of_rows<S: Simd, K: Source>(
 
 /// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache: a power of two.
 pub(crate) fn rows_at_once(grid: &Grid) -> usize {
-    1 << (TILE / grid.width.min(grid.tree.leaf_len() as usize)).clamp(1, LANES).ilog2()
+    (TILE / grid.width.min(grid.tree.leaf_len() as usize)).clamp(1, LANES)
 }
 
 /// Every row a cell, of rows from `first` on. Those behind are asked for, too. `leaf` gives what [`Source::rows`] does.

@@ -132,7 +132,8 @@ impl<S: Simd, K: Source, B: Fn(Range<usize>, &mut Scratch)> Turns<'_, S, K, B> {
     ) {
         let Turns { simd, relay, channels, next } = self;
         let Grid { samples, rows, .. } = *relay.grid;
-        let distance = next.as_ref().map_or(0, |tree| tree.channels.start - channels.start);
+        // Of a last block the neighbour, which is likely to come next.
+        let distance = next.as_ref().map_or(channels.len(), |tree| tree.channels.start - channels.start);
         match (next, beside) {
             (Some(tree), Some(mut beside)) if relay.asked == samples && tree.channels.len() == channels.len() => {
                 for n in 0..samples {
@@ -157,6 +158,106 @@ impl<S: Simd, K: Source, B: Fn(Range<usize>, &mut Scratch)> Turns<'_, S, K, B> {
                     relay.reduce(simd, tree, relay.asked, scratch);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cpu::tests::{elements, noise};
+    use crate::cpu::{Backward, Forward, Norm};
+    use crate::*;
+
+    /// One training step; all results.
+    fn step<I: Element, O: Element>(
+        norm: NormDescriptor,
+        shape: &[usize],
+        relu: bool,
+        x: &[I],
+        dy: &[O],
+    ) -> [Vec<f32>; 4] {
+        let tensor = TensorDescriptor { dtype: I::DTYPE, ..TensorDescriptor::new(shape) };
+        let (rms, len) = (matches!(norm, NormDescriptor::Rms(_)), norm.affine_len() as usize);
+        let state = State {
+            weight: Some(elements(noise(1, len))),
+            bias: (!rms).then(|| elements(noise(2, len))),
+            ..State::new(&norm).unwrap()
+        };
+        let mut norm = Norm::with_state(norm, state).unwrap();
+        let (mut y, mut dx) = (vec![O::from_f32(f32::NAN); x.len()], vec![I::from_f32(f32::NAN); x.len()]);
+        let (mut dweight, mut dbias) = (vec![f32::NAN; len], vec![0.0; len]);
+        let fusion = Fusion { relu, ..Fusion::default() };
+        let saved = norm.forward_train::<I, O>(&tensor, fusion, Forward::new(x, &mut y), Commit::Skip).unwrap();
+        let wanted = Backward {
+            dx: Some(&mut dx),
+            dweight: Some(&mut dweight),
+            dbias: (!rms).then_some(&mut dbias[..]),
+            ..Backward::new(x, dy)
+        };
+        norm.backward::<I, O>(saved, wanted).unwrap();
+        let wide = |v: Vec<I>| v.into_iter().map(Element::to_f32).collect();
+        [y.into_iter().map(Element::to_f32).collect(), wide(dx), dweight, dbias]
+    }
+
+    /// Channels of a tensor of three axes.
+    fn channels<T: Copy>(all: &[T], [samples, of, width]: [usize; 3], range: std::ops::Range<usize>) -> Vec<T> {
+        let rows = (0..samples).map(|n| &all[(n * of + range.start) * width..(n * of + range.end) * width]);
+        rows.collect::<Vec<_>>().concat()
+    }
+
+    /// Large calls are written beside what is reduced, small ones are not: a channel has the same bits in both.
+    #[test]
+    fn channels_have_the_bits_of_small_calls() {
+        for (shape, relu) in [([42, 64, 784], false), ([66, 64, 516], true), ([20, 52, 2300], false)] {
+            let [samples, of, width] = shape;
+            let len = samples * of * width;
+            let (x, dy) = (elements::<f32>(noise(3, len)), elements::<f32>(noise(4, len)));
+            let descriptor =
+                |c| NormDescriptor::from(BatchNormDescriptor { affine: false, ..BatchNormDescriptor::new(c) });
+            let train = |c: usize, x: &[f32], dy: &[f32]| {
+                let mut norm = Norm::new(descriptor(c)).unwrap();
+                let shape = [samples, c, width];
+                let tensor = TensorDescriptor::new(&shape);
+                let [mut y, mut dx] = [(); 2].map(|()| vec![f32::NAN; x.len()]);
+                let fusion = Fusion { relu, ..Fusion::default() };
+                let io = Forward::new(x, &mut y);
+                let saved = norm.forward_train::<f32, f32>(&tensor, fusion, io, Commit::Skip).unwrap();
+                let wanted = Backward { dx: Some(&mut dx), ..Backward::new(x, dy) };
+                norm.backward::<f32, f32>(saved, wanted).unwrap();
+                [y, dx]
+            };
+            let all = train(of, &x, &dy);
+            for range in [0..of / 4, of / 4..of / 2, of / 2..of] {
+                let part = |v: &[f32]| channels(v, shape, range.clone());
+                let expected = train(range.len(), &part(&x), &part(&dy));
+                for (all, expected) in all.iter().zip(expected) {
+                    assert!(part(all) == expected, "{shape:?}, {range:?}");
+                }
+            }
+        }
+    }
+
+    /// The same of rows and groups, and of a type that is not written beside anything.
+    #[test]
+    fn rows_have_the_bits_of_small_calls() {
+        fn check<I: Element + PartialEq, O: Element>(norm: &NormDescriptor, shape: &[usize], relu: bool) {
+            let len = shape.iter().product::<usize>();
+            let (x, dy) = (elements::<I>(noise(3, len)), elements::<O>(noise(4, len)));
+            let [y, dx, ..] = step(norm.clone(), shape, relu, &x, &dy);
+            let mut few = shape.to_vec();
+            few[0] /= 4;
+            for at in (0..len).step_by(len / 4) {
+                let part = at..at + len / 4;
+                let [some_y, some_dx, ..] = step(norm.clone(), &few, relu, &x[part.clone()], &dy[part.clone()]);
+                assert!(y[part.clone()] == some_y && dx[part] == some_dx, "{norm:?} of {shape:?}");
+            }
+        }
+        for relu in [false, true] {
+            check::<f32, f32>(&LayerNormDescriptor::new(&[520]).into(), &[4120, 520], relu);
+            check::<f32, f32>(&RmsNormDescriptor::new(&[2052]).into(), &[1048, 2052], relu);
+            check::<f32, f32>(&GroupNormDescriptor::new(2, 6).into(), &[352, 6, 1028], relu);
+            check::<half::f16, f32>(&LayerNormDescriptor::new(&[520]).into(), &[5600, 520], relu);
+            check::<f32, half::f16>(&LayerNormDescriptor::new(&[520]).into(), &[5600, 520], relu);
         }
     }
 }
