@@ -2,7 +2,8 @@
 
 use crate::tensor::DType;
 
-/// Everything that can go wrong. Nothing has been written and nothing recorded when one is returned.
+/// Everything that can go wrong. Nothing has been written and nothing recorded when one is returned, except by
+/// [`Error::Readback`], which comes after the work was submitted: running statistics may have moved.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -33,6 +33,9 @@ const PREPARED: usize = 4;
 /// let saved = norm.forward_train(encoder, &images, Fusion::default(), &io, Commit::Update)?;
 /// # Ok(()) }
 /// ```
+///
+/// It keeps what its last few calls were recorded with, the callers' buffers among it, until other calls take their
+/// place or it is dropped.
 #[derive(Debug)]
 pub struct Norm {
     context: Context,

@@ -147,7 +147,7 @@ impl Norm {
 
     /// Merges sums of several shards on one device, in the order given: shards of one batch, or micro-batches.
     ///
-    /// The same bits as [`Moments::merge`] in a binary tree, on devices whose division is correctly rounded.
+    /// The same bits as [`Moments::merge`] in a binary tree.
     pub fn merge_sums<S: Sum>(
         &self,
         encoder: &mut CommandEncoder,

@@ -46,14 +46,17 @@ impl Backend {
             };
             (kind, info.backend == wgpu::Backend::Gl)
         });
-        let mut reasons = String::from("no adapter was found");
+        let mut reasons = Vec::new();
         for adapter in adapters {
             match Backend::open(&adapter).await {
                 Ok(backend) => return Ok(backend),
-                Err(error) => reasons = format!("{}: {error}", adapter.get_info().name),
+                Err(error) => reasons.push(format!("{}: {error}", adapter.get_info().name)),
             }
         }
-        Err(Error::NoDevice(reasons))
+        if reasons.is_empty() {
+            reasons.push("no adapter was found".into());
+        }
+        Err(Error::NoDevice(reasons.join("; ")))
     }
 
     /// Opens a device on an adapter, with the limits that the crate asks for.

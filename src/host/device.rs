@@ -8,6 +8,11 @@ use std::task::Poll;
 use wgpu::util::DeviceExt;
 use wgpu::{BufferUsages, CommandEncoder, Device};
 
+/// What a call is recorded into.
+pub(super) fn commands(device: &Device) -> CommandEncoder {
+    device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgpu-norm call") })
+}
+
 /// A buffer with a copy of a slice. An empty shard's has a word, as no buffer can be mapped without one.
 pub(super) fn upload<T: bytemuck::Pod>(device: &Device, label: &str, data: &[T]) -> Result<wgpu::Buffer, Error> {
     check_size(device, size_of_val(data) as u64)?;

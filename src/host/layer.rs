@@ -1,7 +1,7 @@
 //! A layer on slices, on either backend.
 
 use super::backend::Backend;
-use super::device::{Staging, elements, poisoned, read, upload};
+use super::device::{Staging, commands, elements, poisoned, read, upload};
 use super::io::Backward;
 use crate::element::Element;
 use crate::error::Error;
@@ -132,7 +132,7 @@ impl Norm {
             Layer::Cpu(norm) => Ok(norm.state().clone()),
             Layer::Gpu { norm, queue } => {
                 let device = norm.context().device();
-                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let mut encoder = commands(device);
                 let buffer = norm.state_buffer();
                 let copy = Staging::copy(device, &mut encoder, buffer, buffer.size());
                 let bytes = read(device, queue, encoder, &[&copy]).await?;
@@ -267,7 +267,7 @@ impl Norm {
                     y_dtype: Some(O::DTYPE),
                     pitches: ForwardPitches::default(),
                 };
-                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let mut encoder = commands(&device);
                 let saved = match mode {
                     Mode::Train(commit) => Some(norm.forward_train(&mut encoder, tensor, fusion, &io, commit)?),
                     Mode::Eval => norm.forward_eval(&mut encoder, tensor, fusion, &io).map(|()| None)?,
@@ -371,7 +371,7 @@ impl Norm {
                     dbias,
                     pitches: BackwardPitches::default(),
                 };
-                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let mut encoder = commands(device);
                 match sums {
                     None => norm.backward(&mut encoder, saved, &io)?,
                     Some(sums) => {
@@ -411,7 +411,7 @@ impl Norm {
             (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
                 let device = norm.context().device();
                 let Some(binding) = saved.statistics() else { return Ok(Vec::new()) };
-                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let mut encoder = commands(device);
                 let copy = Staging::copy(device, &mut encoder, binding.buffer, saved.len() * 16);
                 let bytes = read(device, queue, encoder, &[&copy]).await?;
                 let words: Vec<f32> = elements(&bytes[0]);

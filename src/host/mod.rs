@@ -1,6 +1,7 @@
 //! The norms on slices of host memory, on a GPU or on the CPU: for people without a pipeline of their own.
 //!
-//! Each call uploads, runs and reads back. Who keeps tensors on the device uses [`gpu`](crate::gpu).
+//! Each call uploads, runs and reads back. Its future blocks the thread that polls it while the device or the CPU works:
+//! in an asynchronous program it belongs on a thread of its own. Who keeps tensors on the device uses [`gpu`](crate::gpu).
 
 mod backend;
 mod device;

@@ -1,6 +1,6 @@
 //! The steps of a synchronised batch norm on slices; [`SyncBatchNorm`](crate::sync::SyncBatchNorm) joins them.
 
-use super::device::{Staging, read, upload};
+use super::device::{Staging, commands, read, upload};
 use super::io::Backward;
 use super::layer::{Kept, Layer, Mode, Norm, Output, OutputGradients, Saved, check_slices};
 use crate::element::Element;
@@ -30,7 +30,7 @@ impl Norm {
                 let device = norm.context().device();
                 let x = upload(device, "x", x)?;
                 let residual = residual.map(|r| upload(device, "residual", r)).transpose()?;
-                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let mut encoder = commands(device);
                 let residual = residual.as_ref().map(|b| b.as_entire_buffer_binding());
                 let x = x.as_entire_buffer_binding();
                 let moments =
@@ -80,7 +80,7 @@ impl Norm {
                     residual: residual.as_ref().map(|b| b.as_entire_buffer_binding()),
                     ..gpu::Backward::new(x.as_entire_buffer_binding(), dy.as_entire_buffer_binding())
                 };
-                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let mut encoder = commands(device);
                 let sums = norm.local_gradient_sums(&mut encoder, saved, &io)?;
                 let copy = Staging::copy(device, &mut encoder, sums.buffer(), sums.buffer().size());
                 let bytes = read(device, queue, encoder, &[&copy]).await?;

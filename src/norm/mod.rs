@@ -202,11 +202,7 @@ fn nchw(layer: &'static str, tensor: &TensorDescriptor, channels: usize) -> Resu
 fn trailing_rows(layer: &'static str, tensor: &TensorDescriptor, normalized_shape: &[usize]) -> Result<Layout, Error> {
     let shape = tensor.shape;
     if shape.len() < normalized_shape.len() {
-        return Err(Error::Rank {
-            layer,
-            expected: "at least those of normalized_shape: as many",
-            shape: shape.to_vec(),
-        });
+        return Err(Error::Rank { layer, expected: "no fewer than normalized_shape's", shape: shape.to_vec() });
     }
     if tensor.format != Format::ChannelsFirst {
         return Err(Error::Unexpected {

@@ -92,8 +92,8 @@ fn only<T>(results: Vec<T>) -> Result<T, Error> {
 
 /// Synchronises every batch norm of a collection. PyTorch's `convert_sync_batchnorm`.
 ///
-/// [`Error::Unexpected`] at the first other norm, with the collection lost to nobody: check beforehand, or
-/// leave other norms out, as they need no synchronisation.
+/// [`Error::Unexpected`] at the first other norm; the collection is dropped then. Check beforehand, or leave other norms
+/// out, as they need no synchronisation.
 pub fn convert(norms: Vec<Norm>, group: &Arc<dyn Communicator>) -> Result<Vec<SyncBatchNorm>, Error> {
     norms.into_iter().map(|norm| SyncBatchNorm::new(norm, group.clone())).collect()
 }
