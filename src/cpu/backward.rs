@@ -1,22 +1,21 @@
 //! The backward pass: sums, gradients of weight and bias, dx.
 
-use super::apply::{Projection, backward_row, masked_row, projected};
+use super::apply::{Projection, backward_row, masked_row};
+use super::beside::BackwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::forward::{StatVectors, areas, rows_of_area, spread};
 use super::grid::{Cursor, Grid, Join};
-use super::lanes::{LANES, Span, V};
-use super::leaf::{Gradient, Meanwhile, Same, TALL, mask};
-use super::memory::{Area, Destination, Input, Output, Scratch};
+use super::lanes::LANES;
+use super::leaf::{TALL, mask};
+use super::memory::{Area, Input, Output, Scratch};
 use super::partial::{Sums, merge_all};
 use super::reduce::{self, Columns, Down, Parts, Table};
 use super::relay::{Block, Relay};
-use super::source::{
-    GradientOf, GradientTile, OfColumn, OfRow, Owner, Params, Source, StatSlices, SumPairs, SumsOf, with_params,
-};
-use super::stream::{Ahead, Sink, by_strides};
+use super::source::{GradientOf, OfColumn, OfRow, Owner, Params, Source, StatSlices, SumPairs, SumsOf, with_params};
+use super::stream::Ahead;
 use super::strip::Strip;
-use fearless_simd::{Simd, SimdBase};
+use fearless_simd::Simd;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -401,39 +400,6 @@ impl Pass<'_> {
             }
             dx.finish(simd);
         }
-    }
-}
-
-/// dx of rows, made while others are reduced.
-struct BackwardRows<'a, O, const MASK: u8> {
-    gradient: GradientTile<'a>,
-    dx: Destination<'a>,
-    params: &'a Params<'a>,
-    cursor: Cursor,
-    at: usize,
-    centred: bool,
-    owner: PhantomData<O>,
-}
-
-impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for BackwardRows<'_, O, MASK> {
-    #[inline(always)]
-    fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
-        let row = self.cursor.next();
-        let Sink::Stream(dx) = self.dx.row(k) else { unreachable!("asked for rows that go around the caches") };
-        let (gradient, at, Params { stats, affine, .. }) = (self.gradient.row(k), self.at, self.params);
-        let mean_g = if self.centred { stats.same(simd, row, 3) } else { Same(V::splat(simd, 0.0)) };
-        let (gx, stats) = (stats.same(simd, row, 4), stats.stats_same(simd, row));
-        by_strides(
-            simd,
-            dx,
-            #[inline(always)]
-            move |from, len| {
-                let gradient = Gradient { x: &gradient.x[from..], dy: &gradient.dy[from..], ..gradient }.of_len(len);
-                let weights = O::weights(simd, affine, row, at + from, len);
-                #[inline(always)]
-                move |span: Span| projected::<S, MASK>(simd, gradient, span, stats, weights, mean_g, gx)
-            },
-        )
     }
 }
 

@@ -1,17 +1,17 @@
 //! The forward pass: moments, statistics, y.
 
-use super::apply::{add_row, clamp, forward_row};
+use super::apply::{add_row, forward_row};
+use super::beside::ForwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
-use super::lanes::{LANES, Span};
-use super::leaf::{Meanwhile, normalise};
-use super::memory::{Area, Destination, Output, Place, Scratch, TILE, Tile};
+use super::lanes::LANES;
+use super::memory::{Area, Output, Place, Scratch, TILE};
 use super::partial::{Mean, merge_all};
 use super::reduce;
 use super::relay::{Block, Relay};
 use super::source::{Affine, Means, MomentsOf, OfColumn, OfRow, Owner, Params, Source, StatSlices, with_params};
-use super::stream::{Ahead, Sink, by_strides};
+use super::stream::Ahead;
 use super::strip::{self, Strip, repeated};
 use crate::moments::Moments;
 use fearless_simd::Simd;
@@ -376,39 +376,6 @@ impl Pass<'_> {
             }
             y.finish(simd);
         }
-    }
-}
-
-/// y of rows, made while others are reduced.
-struct ForwardRows<'a, O, const RELU: bool> {
-    x: Tile<'a>,
-    y: Destination<'a>,
-    params: &'a Params<'a>,
-    cursor: Cursor,
-    at: usize,
-    owner: PhantomData<O>,
-}
-
-impl<S: Simd, O: Owner, const RELU: bool> Meanwhile<S> for ForwardRows<'_, O, RELU> {
-    #[inline(always)]
-    fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
-        let row = self.cursor.next();
-        let Sink::Stream(y) = self.y.row(k) else { unreachable!("asked for rows that go around the caches") };
-        let (x, at, Params { stats, affine, .. }) = (self.x.row(k), self.at, self.params);
-        let stats = stats.stats_same(simd, row);
-        by_strides(
-            simd,
-            y,
-            #[inline(always)]
-            move |from, len| {
-                let (x, weights) = (&x[from..][..len], O::weights(simd, affine, row, at + from, len));
-                #[inline(always)]
-                move |span: Span| {
-                    let v = normalise(simd, span.load(simd, x), span, stats, weights);
-                    if RELU { clamp(simd, v) } else { v }
-                }
-            },
-        )
     }
 }
 

@@ -496,3 +496,27 @@ fn any_number_of_threads_gives_the_same_bits() {
         }
     }
 }
+
+/// RMS norm of rows of one element: dx is nearly nothing, and what rounding leaves grows with 1/rms.
+#[test]
+fn rows_of_one_element() {
+    for rows in [1, 16, 17, 300] {
+        let (x, dy) = (elements::<f32>(noise(1, rows)), elements::<f32>(noise(2, rows)));
+        let shape = [rows, 1];
+        let mut norm = Norm::new(RmsNormDescriptor { eps: 1e-5, ..RmsNormDescriptor::new(&[1]) }).unwrap();
+        let (mut y, mut dx, mut dweight) = (vec![f32::NAN; rows], vec![f32::NAN; rows], [f32::NAN]);
+        let (tensor, io) = (TensorDescriptor::new(&shape), Forward::new(&x, &mut y));
+        let saved = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), io, Commit::Skip).unwrap();
+        let wanted = Backward { dx: Some(&mut dx), dweight: Some(&mut dweight), ..Backward::new(&x, &dy) };
+        norm.backward::<f32, f32>(saved, wanted).unwrap();
+        let mut sum = 0.0;
+        for k in 0..rows {
+            let (x, dy) = (f64::from(x[k]), f64::from(dy[k]));
+            let rstd = (x * x + 1e-5).sqrt().recip();
+            sum += dy * x * rstd;
+            let error = (f64::from(dx[k]) - dy * 1e-5 * rstd.powi(3)).abs();
+            assert!(error <= 4e-7 * rstd, "row {k} of {rows}: {error}");
+        }
+        assert!((f64::from(dweight[0]) - sum).abs() <= 1e-6 * rows as f64, "{rows}: {} {sum}", dweight[0]);
+    }
+}
