@@ -232,6 +232,15 @@ macro_rules! implementations {
 }
 implementations!(norms, fusions, running_statistics, element_types);
 
+/// On the CPU and on every adapter.
+fn everywhere(check: fn(&str, &host::Backend)) {
+    check("cpu", &host::Backend::Cpu);
+    for (gpu, backend) in backends::gpus() {
+        let _turn = gpu.turn();
+        check(&gpu.name, backend);
+    }
+}
+
 /// A number that is not finite, in a frozen layer: dx has it where dy has it, and nowhere else, whatever else is wanted.
 fn frozen(name: &str, backend: &host::Backend) {
     let shape = [3, 2, 5000];
@@ -254,11 +263,7 @@ fn frozen(name: &str, backend: &host::Backend) {
 
 #[test]
 fn frozen_layers_project_nothing() {
-    frozen("cpu", &host::Backend::Cpu);
-    for (gpu, backend) in backends::gpus() {
-        let _turn = gpu.turn();
-        frozen(&gpu.name, backend);
-    }
+    everywhere(frozen);
 }
 
 /// Many samples of one mean: no sum grows with the batch.
@@ -280,9 +285,5 @@ fn many_samples(name: &str, backend: &host::Backend) {
 
 #[test]
 fn running_statistics_of_many_samples() {
-    many_samples("cpu", &host::Backend::Cpu);
-    for (gpu, backend) in backends::gpus() {
-        let _turn = gpu.turn();
-        many_samples(&gpu.name, backend);
-    }
+    everywhere(many_samples);
 }

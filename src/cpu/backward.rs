@@ -295,33 +295,22 @@ impl Pass<'_> {
             let len = of_batch.len();
             let [a, b, c] = &mut parts;
             let of_sums = [&mut a[..len], &mut b[..len], &mut c[..len]];
-            match &before {
-                Some((written, projection)) if beside && written.len() == len => {
-                    let params = self.params(self.projected(written, projection));
-                    reduce::fill_rows(
-                        simd,
-                        grid,
-                        first,
-                        of_sums,
-                        #[inline(always)]
-                        |areas| self.write_beside(simd, &params, batch, areas, scratch),
-                    );
-                }
-                before => {
-                    if let Some((rows, projection)) = before {
-                        let params = self.params(self.projected(rows, projection));
-                        self.write_rows(simd, &params, rows.clone(), 0, scratch);
-                    }
-                    reduce::fill_rows(
-                        simd,
-                        grid,
-                        first,
-                        of_sums,
-                        #[inline(always)]
-                        |areas| reduce::leaf_of_rows(simd, &source, areas, scratch),
-                    );
-                }
+            let written = before.as_ref().map(|(rows, by)| (rows, self.params(self.projected(rows, by))));
+            let beside = written.as_ref().filter(|(written, _)| beside && written.len() == len);
+            if let (Some((rows, params)), None) = (&written, beside) {
+                self.write_rows(simd, params, Range::clone(rows), 0, scratch);
             }
+            reduce::fill_rows(
+                simd,
+                grid,
+                first,
+                of_sums,
+                #[inline(always)]
+                |areas| match beside {
+                    Some((_, params)) => self.write_beside(simd, params, batch, areas, scratch),
+                    None => reduce::leaf_of_rows(simd, &source, areas, scratch),
+                },
+            );
             weighted.clear();
             weighted.extend((0..len).map(|k| {
                 let weight = if grid.by_column { 1.0 } else { self.weight((first + k) % grid.rows) };

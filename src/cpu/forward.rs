@@ -275,33 +275,22 @@ impl Pass<'_> {
             self.add_rows(simd, rows.clone(), scratch);
             let [a, b, c] = &mut parts;
             let to = [&mut a[..rows.len()], &mut b[..rows.len()], &mut c[..rows.len()]];
-            match &before {
-                Some((written, stats)) if beside && written.len() == rows.len() => {
-                    let params = self.params(stats.slices(written.start / size));
-                    reduce::fill_rows(
-                        simd,
-                        grid,
-                        first,
-                        to,
-                        #[inline(always)]
-                        |areas| self.write_beside(simd, &params, batch, areas, scratch),
-                    );
-                }
-                before => {
-                    if let Some((rows, stats)) = before {
-                        let params = self.params(stats.slices(rows.start / size));
-                        self.write_rows(simd, &params, rows.clone(), 0, scratch);
-                    }
-                    reduce::fill_rows(
-                        simd,
-                        grid,
-                        first,
-                        to,
-                        #[inline(always)]
-                        |areas| reduce::leaf_of_rows(simd, &source, areas, scratch),
-                    );
-                }
+            let written = before.as_ref().map(|(rows, stats)| (rows, self.params(stats.slices(rows.start / size))));
+            let beside = written.as_ref().filter(|(written, _)| beside && written.len() == rows.len());
+            if let (Some((rows, params)), None) = (&written, beside) {
+                self.write_rows(simd, params, Range::clone(rows), 0, scratch);
             }
+            reduce::fill_rows(
+                simd,
+                grid,
+                first,
+                to,
+                #[inline(always)]
+                |areas| match beside {
+                    Some((_, params)) => self.write_beside(simd, params, batch, areas, scratch),
+                    None => reduce::leaf_of_rows(simd, &source, areas, scratch),
+                },
+            );
             let [hi, lo, m2] = &parts;
             let cell = |k: usize| Moments { count: grid.width as u32, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
             if size == 1 {
