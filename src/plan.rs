@@ -14,6 +14,7 @@ use crate::norm::{Affine, NormDescriptor};
 use crate::op::{Direction, Fusion, Op, Residual, Statistics};
 use crate::profile::Profile;
 use crate::tensor::{BackwardPitches, DType, ForwardPitches, Pitch, TensorDescriptor};
+use geometry::PARTIAL;
 use planner::Planner;
 
 /// What is to be computed: a norm over a shape, and the call.
@@ -200,10 +201,14 @@ pub struct Pass {
     pub finishes: bool,
     /// Partial results per target that come in (Merge, Apply).
     pub partials_in: u64,
+    /// Where they begin in the scratch buffer, counted in partial results.
+    pub partials_in_at: u64,
     /// Whether they lie shard after shard, and not target after target.
     pub planes: bool,
     /// Partial results per target that go out (Reduce, Merge).
     pub partials_out: u64,
+    /// Where they begin.
+    pub partials_out_at: u64,
     /// Tensors read.
     pub reads: Vec<Tensor>,
     /// Tensors written.
@@ -274,10 +279,18 @@ impl Plan {
         self.passes.iter().map(|p| p.dispatches.len()).sum()
     }
 
-    /// Partial results that a pass may leave for the next, all targets together.
-    pub fn partials(&self) -> u64 {
-        let most = |p: &Pass| p.partials_out.max(if p.planes { p.partials_in } else { 0 });
-        self.passes.iter().map(|p| most(p) * self.walk(p.over).targets()).max().unwrap_or(0)
+    /// Bytes of the scratch buffer: partial results that passes leave for the next ones.
+    pub fn scratch(&self) -> u64 {
+        let end = |p: &Pass| {
+            let targets = self.walk(p.over).targets();
+            (p.partials_in_at + p.partials_in * targets).max(p.partials_out_at + p.partials_out * targets)
+        };
+        self.passes.iter().map(end).max().unwrap_or(0) * PARTIAL
+    }
+
+    /// Byte of the scratch buffer at which the last partial results are.
+    pub fn result_at(&self) -> u64 {
+        self.passes.last().map_or(0, |p| p.partials_out_at * PARTIAL)
     }
 
     /// The walk of a pass, over tensors without gaps.

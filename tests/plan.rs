@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use wgpu_norm::layout::{Memory, Walk};
 use wgpu_norm::plan::{Geometry, Kernel, Over, Pass, Plan, Problem, Tensor, Tree};
 use wgpu_norm::{
-    BackwardPitches, BatchNormDescriptor, DType, Error, Format, ForwardPitches, Fusion, Gradients, GroupNormDescriptor,
-    InstanceNormDescriptor, LayerNormDescriptor, Momentum, NormDescriptor, Op, Pitch, Profile, Residual,
-    RmsNormDescriptor, Statistics, TensorDescriptor,
+    BackwardPitches, BatchNormDescriptor, DType, Direction, Error, Format, ForwardPitches, Fusion, Gradients,
+    GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor, Momentum, NormDescriptor, Op, Pitch, Profile,
+    Residual, RmsNormDescriptor, Statistics, TensorDescriptor,
 };
 
 const PLAIN: Fusion = Fusion { residual: Residual::None, relu: false };
@@ -444,7 +444,9 @@ fn many_partial_results_are_merged_first() {
     assert_eq!((reduce.partials_out, merge.partials_in), (256 * 8, 256 * 8));
     assert_eq!((merge.partials_out, apply.partials_in), (8, 8));
     assert!(apply.partials_in <= apply.geometry.leaves.into());
-    assert_eq!(forward.partials(), 256 * 8 * 4);
+    assert_eq!((reduce.partials_out_at, merge.partials_in_at), (0, 0));
+    assert_eq!((merge.partials_out_at, apply.partials_in_at), (256 * 8 * 4, 256 * 8 * 4), "behind what it reads");
+    assert_eq!(forward.scratch(), (256 * 8 + 8) * 4 * 16);
     assert_eq!(traffic(&forward), (2, 1), "a merge moves no tensor");
 
     let gradients = Op::Backward(Gradients { dx: false, ..ALL });
@@ -454,6 +456,45 @@ fn many_partial_results_are_merged_first() {
     for pair in affine.passes.windows(2) {
         assert_eq!(pair[0].partials_out, pair[1].partials_in);
     }
+}
+
+/// The smallest tiles of these tensors would leave more partial results than a binding holds.
+#[test]
+fn partial_results_fit_a_binding() {
+    let backward = Op::Backward(Gradients { dx: false, ..ALL });
+    let cases: [(NormDescriptor, &[usize], Op); 6] = [
+        (batch(256), &[512, 256, 56, 56], Op::Forward),
+        (batch(256), &[1 << 18, 256], Op::Forward),
+        (batch(4), &[1 << 24, 4], Op::LocalSums(Direction::Forward)),
+        (batch(1024), &[1 << 17, 1024], Op::Backward(ALL)),
+        (layer(4096), &[1 << 17, 4096], backward),
+        (layer(8), &[1 << 23, 8], backward),
+    ];
+    for profile in [Profile::GPU, Profile::SOFTWARE_GPU] {
+        for (norm, shape, op) in &cases {
+            for dtype in [DType::F32, DType::F16] {
+                let format = if norm.running_stats().is_some() { Format::ChannelsLast } else { Format::ChannelsFirst };
+                let tensor = TensorDescriptor { dtype, format, ..TensorDescriptor::new(shape) };
+                let plan = plan_for(norm, &tensor, Statistics::Batch, PLAIN, *op, &profile).unwrap();
+                let (scratch, elements) = (plan.scratch(), tensor.len().unwrap());
+                assert!(scratch > 0 && scratch <= profile.max_binding_size, "{shape:?}: {scratch} bytes");
+                // One of 16 bytes for 32 elements, and one for 32 of those, at most.
+                assert!(scratch <= elements * 33 / 64, "{shape:?} {dtype:?}: {scratch} bytes for {elements}");
+                for pass in &plan.passes {
+                    check_partials(&plan, pass);
+                }
+            }
+        }
+    }
+}
+
+/// What a pass writes lies in the scratch buffer, and apart from what it reads there.
+fn check_partials(plan: &Plan, pass: &Pass) {
+    let targets = plan.walk(pass.over).targets();
+    let [read, written] = [(pass.partials_in_at, pass.partials_in), (pass.partials_out_at, pass.partials_out)]
+        .map(|(at, n)| at..at + n * targets);
+    assert!(read.end <= written.start || written.end <= read.start, "{read:?} {written:?}");
+    assert!(read.end.max(written.end) * 16 <= plan.scratch());
 }
 
 #[test]

@@ -20,9 +20,6 @@ pub(crate) struct Vectors<'a> {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     steps: Vec<Step>,
-    /// Partial results in the scratch buffer at which the next pass would read, and write.
-    partials_at: (u32, u32),
-    first_at: u32,
 }
 
 #[derive(Debug)]
@@ -43,31 +40,14 @@ impl Prepared {
         update: u32,
     ) -> Prepared {
         let mut steps = Vec::with_capacity(plan.dispatches());
-        // Partial results alternate between two halves of the scratch buffer.
-        let half = plan.partials() as u32;
-        let first_at = half;
-        let mut partials_at = (half, 0);
         let instance = plan.passes.iter().any(|p| p.kernel == Kernel::Running);
         for pass in plan.passes.iter().filter(|p| p.kernel != Kernel::Running || update > 0) {
             let update = if instance && pass.kernel != Kernel::Running { 0 } else { update };
             for dispatch in &pass.dispatches {
-                steps.push(Step::new(context, plan, pass, dispatch, tensors, vectors, numbers, partials_at, update));
-            }
-            if pass.partials_out > 0 {
-                partials_at = (partials_at.1, partials_at.0);
+                steps.push(Step::new(context, plan, pass, dispatch, tensors, vectors, numbers, update));
             }
         }
-        Prepared { steps, partials_at, first_at }
-    }
-
-    /// Byte of the scratch buffer at which partial results that come in are expected.
-    pub fn partials_in_at(&self) -> u64 {
-        u64::from(self.first_at) * 16
-    }
-
-    /// Byte of the scratch buffer at which the last partial results are.
-    pub fn partials_out_at(&self) -> u64 {
-        u64::from(self.partials_at.0) * 16
+        Prepared { steps }
     }
 
     /// Records one compute pass.
@@ -102,7 +82,6 @@ impl Step {
         tensors: &Tensors,
         vectors: Vectors,
         numbers: &Numbers,
-        partials_at: (u32, u32),
         update: u32,
     ) -> Step {
         let bound: Vec<(Tensor, Bound)> = Tensor::ALL
@@ -116,7 +95,7 @@ impl Step {
         let addressing = Addressing::new(plan, pass, shared, bound.iter().all(|(_, b)| b.shift.is_multiple_of(4)));
         let pipeline = context.pipeline(Key::new(plan, pass, addressing, update));
 
-        let mut params = Params::new(plan, pass, dispatch, partials_at, numbers);
+        let mut params = Params::new(plan, pass, dispatch, numbers);
         for (tensor, b) in &bound {
             params.place(*tensor, strides(&plan.walk_of(pass.over, *tensor)), b.shift);
         }

@@ -401,7 +401,7 @@ impl Norm {
     }
 
     /// Records a plan whose result is its last partial results, and their copy to `result`. `fill` may record
-    /// copies of what comes in: it is given the scratch buffer and the offset in bytes.
+    /// copies of what comes in to the beginning of the scratch buffer, which it is given.
     pub(super) fn record_sums(
         &self,
         encoder: &mut CommandEncoder,
@@ -409,15 +409,15 @@ impl Norm {
         tensors: &Tensors,
         saved: Option<&Saved>,
         result: &wgpu::Buffer,
-        fill: impl FnOnce(&mut CommandEncoder, &wgpu::Buffer, u64),
+        fill: impl FnOnce(&mut CommandEncoder, &wgpu::Buffer),
     ) -> Result<(), Error> {
         let partials = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).partials(&self.context, plan)?;
         let saved = saved.and_then(|s| s.buffer.as_ref()).unwrap_or(self.context.unused());
         let vectors = Vectors { state: &self.state, saved, partials: &partials };
         let prepared = self.prepare(plan, tensors, vectors, 0);
-        fill(encoder, &partials, prepared.partials_in_at());
+        fill(encoder, &partials);
         prepared.encode(encoder, self.descriptor.name());
-        encoder.copy_buffer_to_buffer(&partials, prepared.partials_out_at(), result, 0, result.size());
+        encoder.copy_buffer_to_buffer(&partials, plan.result_at(), result, 0, result.size());
         Ok(())
     }
 
@@ -441,7 +441,7 @@ impl Norm {
 
 impl Scratch {
     fn partials(&mut self, context: &Context, plan: &Plan) -> Result<wgpu::Buffer, Error> {
-        let size = plan.partials() * 2 * 16;
+        let size = plan.scratch();
         if size == 0 {
             return Ok(context.unused().clone());
         }

@@ -70,8 +70,7 @@ impl Params {
         self.strides = strides;
     }
 
-    /// `partials_at`: where partial results come in and go out.
-    pub fn new(plan: &Plan, pass: &Pass, dispatch: &Dispatch, partials_at: (u32, u32), numbers: &Numbers) -> Params {
+    pub fn new(plan: &Plan, pass: &Pass, dispatch: &Dispatch, numbers: &Numbers) -> Params {
         // The plan has checked that what matters fits; offsets are modulo 2^32.
         let low = |v: u64| v as u32;
         let walk = plan.walk(pass.over);
@@ -88,11 +87,11 @@ impl Params {
             first_tile: low(dispatch.tiles.start),
             tiles: low(dispatch.tiles.end - dispatch.tiles.start),
             partials_in: low(pass.partials_in),
-            partials_in_at: partials_at.0,
+            partials_in_at: low(pass.partials_in_at),
             partials_in_target: low(if pass.planes { 1 } else { pass.partials_in }),
             partials_in_step: low(if pass.planes { walk.targets() } else { 1 }),
             partials_out: low(pass.partials_out),
-            partials_out_at: partials_at.1,
+            partials_out_at: low(pass.partials_out_at),
             map_target_div: low(map.target_div),
             map_target: low(map.target),
             map_segment: low(map.segment),

@@ -166,10 +166,10 @@ impl Norm {
         let problem = self.synchronised(&TensorDescriptor::new(&shape), Fusion::default(), op)?;
         let plan = Plan::new(problem, self.context().profile())?;
         let merged = DeviceSums::new(self.context(), channels as usize, false);
-        self.record_sums(encoder, &plan, &Tensors::default(), None, &merged.buffer, |encoder, scratch, at| {
+        self.record_sums(encoder, &plan, &Tensors::default(), None, &merged.buffer, |encoder, scratch| {
             for (i, shard) in shards.iter().enumerate() {
                 let size = shard.buffer.size();
-                encoder.copy_buffer_to_buffer(&shard.buffer, 0, scratch, at + i as u64 * size, size);
+                encoder.copy_buffer_to_buffer(&shard.buffer, 0, scratch, i as u64 * size, size);
             }
         })?;
         Ok(merged)
@@ -203,7 +203,7 @@ impl Norm {
         }
         let saved = backward.map(|(saved, _)| saved);
         let sums = DeviceSums::new(self.context(), self.descriptor().affine_len() as usize, false);
-        self.record_sums(encoder, &plan, tensors, saved, &sums.buffer, |_, _, _| {})?;
+        self.record_sums(encoder, &plan, tensors, saved, &sums.buffer, |_, _| {})?;
         Ok(sums)
     }
 }

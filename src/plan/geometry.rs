@@ -10,6 +10,12 @@ pub const UNIT: u64 = 4;
 /// Leaves of one target: kernels count them in 32 bits.
 const MOST_LEAVES: u64 = 1 << 31;
 
+/// Bytes of a partial result: moments, or sums of gradients.
+pub const PARTIAL: u64 = 16;
+
+/// Fewest elements of a target for each partial result, so that those are an eighth of the tensor's bytes at most.
+const ELEMENTS_OF_PARTIAL: u64 = 32;
+
 /// Elements that a strided leaf reaches over: a quarter of the smallest binding, so that bindings can hold one.
 const MOST_SPAN: u64 = 1 << 23;
 
@@ -93,10 +99,22 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// The largest tiles that a workgroup can reduce.
+    /// A target as one tile if that fits on chip; or tiles whose partial results are few enough to move and to bind.
     pub fn new(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
         // What is reduced on chip stays in registers, of which there are too few for four targets.
-        Geometry::of(walk, profile, false)
+        let mut geometry = Geometry::of(walk, profile, false)?;
+        while geometry.tiles > 1 && geometry.leaves < geometry.workgroup && geometry.has_many_partials(walk, profile) {
+            geometry = geometry.with_leaves(walk, geometry.leaves * 2);
+        }
+        Ok(geometry)
+    }
+
+    fn has_many_partials(&self, walk: &Walk, profile: &Profile) -> bool {
+        let elements = u64::from(self.leaves) * self.tree.leaf_len().min(walk.len);
+        // Those that they are merged to lie behind them.
+        let partials = self.tiles + Geometry::of_partials(self.tiles, profile).tiles;
+        let bytes = walk.targets().saturating_mul(partials).saturating_mul(PARTIAL);
+        elements < ELEMENTS_OF_PARTIAL || bytes > profile.max_binding_size
     }
 
     /// For passes that write elements, and sum none of them: any tree will do.

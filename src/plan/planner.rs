@@ -178,13 +178,20 @@ impl Planner<'_> {
             reduces: false,
             finishes: false,
             partials_in: 0,
+            partials_in_at: self.passes.last().map_or(0, |p| p.partials_out_at),
             planes: false,
             partials_out: 0,
+            partials_out_at: 0,
             reads: Vec::new(),
             writes: self.tensors_written(kernel, direction),
             dispatches: Vec::new(),
         };
         set(&mut pass);
+        let targets = self.problem.walk(over).targets();
+        // Before the ones that come in, if there is room.
+        if pass.partials_in_at < pass.partials_out * targets {
+            pass.partials_out_at = pass.partials_in_at + pass.partials_in * targets;
+        }
         pass.reads = self.reads(&pass);
         pass.dispatches = window::dispatches(&pass, self.problem, self.profile)?;
         self.passes.push(pass);
