@@ -78,6 +78,21 @@ fn unit_of(p: Place, unit: u32, x: vec4<f32>, residual: vec4<f32>, dy: vec4<f32>
 //#end
 }
 
+//#if SINGLES
+fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
+    // There are two units at most.
+    var sum = EMPTY;
+//#for u
+    let g$u = only(p, $uu, tile[$u].g);
+    let product$u = fma(g$u, only(p, $uu, tile[$u].xhat), vec4<f32>(0.0));
+    sum = merge(sum, tree_of_unit(p, $uu, g$u, fma(vec4<f32>(-known.shift), g$u, product$u)));
+//#end
+    if (!p.inside) {
+        return EMPTY;
+    }
+    return sum;
+}
+//#else
 fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     var count = 0u;
     var sums = vec4<f32>(0.0);
@@ -97,6 +112,7 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     }
     return Partial(count, sum, fma(-known.shift, sum, (products.x + products.y) + (products.z + products.w)), 0.0);
 }
+//#end
 
 fn finish(p: Place, sum: Partial) -> Result {
     if (writes_results(p)) {

@@ -44,6 +44,19 @@ fn unit_of(p: Place, unit: u32, x: vec4<f32>, residual: vec4<f32>, dy: vec4<f32>
 //#end
 }
 
+//#if SINGLES
+fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
+    // There are two units at most.
+    var sum = EMPTY;
+//#for u
+    sum = merge(sum, tree_of_unit(p, $uu, tile[$u], vec4<f32>(0.0)));
+//#end
+    if (!p.inside) {
+        return EMPTY;
+    }
+    return sum;
+}
+//#else
 // Two passes over registers, with one of the leaf's own elements as the pivot.
 fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     var count = 0u;
@@ -65,6 +78,7 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     }
     return Partial(count, mean.x, mean.y, (squares.x + squares.y) + (squares.z + squares.w));
 }
+//#end
 
 // The bits tell: a driver may assume that there are no NaNs.
 fn is_finite(v: f32) -> bool {

@@ -26,6 +26,8 @@ pub struct Walk {
     pub len: u64,
     /// Distance of two elements of a run: 1, or the number of channels in channels-last tensors.
     pub stride: u64,
+    /// Whether a batch is sharded between any two elements of a run, and trees have leaves of one element.
+    pub singles: bool,
 }
 
 impl Walk {
@@ -45,6 +47,15 @@ impl Walk {
             + (target % self.inner) * self.inner_stride
             + segment * self.segment_stride
             + position * self.stride
+    }
+
+    /// The same elements as runs, where each segment is a single one.
+    pub(crate) const fn joined(self) -> Walk {
+        if self.len == 1 && self.segments > 1 {
+            Walk { segments: 1, len: self.segments, stride: self.segment_stride, singles: true, ..self }
+        } else {
+            self
+        }
     }
 }
 
@@ -223,6 +234,7 @@ impl Nchw {
             segment_stride: sample,
             len: self.s,
             stride: position,
+            singles: false,
         }
     }
 
@@ -252,6 +264,7 @@ impl Nchw {
             segment_stride: 0,
             len: 0,
             stride: 1,
+            singles: false,
         };
         let affine = IndexMap { target_div: 1, target: size, segment: 0, position_div: 1, position: 1 };
         let (stats, affine_of_stats) = if size == 1 {
@@ -284,6 +297,7 @@ pub(crate) fn rows(m: u64, d: u64) -> Layout {
         segment_stride: 0,
         len: d,
         stride: 1,
+        singles: false,
     };
     let affine = Walk {
         outer: 1,
@@ -294,6 +308,7 @@ pub(crate) fn rows(m: u64, d: u64) -> Layout {
         segment_stride: 0,
         len: m,
         stride: d,
+        singles: false,
     };
     let by_position = IndexMap { target_div: 1, target: 0, segment: 0, position_div: 1, position: 1 };
     let memory = Memory::dense(m, 1, d);

@@ -131,10 +131,11 @@ impl Problem {
     }
 
     /// The walk over tensors without gaps, which decides about trees: the same bits whatever the pitch.
-    fn walk(&self, over: Over) -> &Walk {
+    fn walk(&self, over: Over) -> Walk {
         match over {
-            Over::Stats => &self.layout.stats,
-            Over::Affine => &self.layout.affine,
+            Over::Stats if self.layout.is_per_channel() => self.layout.stats.joined(),
+            Over::Stats => self.layout.stats,
+            Over::Affine => self.layout.affine,
         }
     }
 }
@@ -294,13 +295,13 @@ impl Plan {
     }
 
     /// The walk of a pass, over tensors without gaps.
-    pub fn walk(&self, over: Over) -> &Walk {
+    pub fn walk(&self, over: Over) -> Walk {
         self.problem.walk(over)
     }
 
     /// The walk of a pass over one of its tensors.
     pub fn walk_of(&self, over: Over, tensor: Tensor) -> Walk {
-        self.problem.memory(tensor).walk(self.walk(over))
+        self.problem.memory(tensor).walk(&self.walk(over))
     }
 
     /// Whether any pass sums over targets, or merges sums.

@@ -219,7 +219,7 @@ fn check_windows(plan: &Plan, profile: &Profile, case: &str) {
                         "{case}: element of {target} of {tensor:?} is not in {window:?} of {d:?}"
                     );
                 }
-                for at in elements(plan.walk(pass.over), pass, target, tile) {
+                for at in elements(&plan.walk(pass.over), pass, target, tile) {
                     assert!(!std::mem::replace(&mut taken[at as usize], true), "{case}: {at} twice");
                 }
             }
@@ -318,7 +318,7 @@ fn resnet50_at_64_images_fits_default_bindings() {
                     assert_eq!(pass.dispatches.len(), windows, "{tensor:?}");
                     let (mut element, mut tile) = (0, 0);
                     for d in &pass.dispatches {
-                        let walk = plan.walk(pass.over);
+                        let walk = &plan.walk(pass.over);
                         let window = d.window(walk);
                         assert_eq!((window.start, d.tiles.start, &d.targets), (element, tile, &(0..c as u64)));
                         assert!((window.end - window.start) * 4 + 256 <= 128 << 20);
@@ -354,7 +354,7 @@ fn a_sample_over_the_limit_is_cut_between_channels_or_rows() {
     ] {
         let plan = plan(&norm, &tensor, PLAIN, Op::Forward);
         for pass in plan.passes.iter().filter(|p| !p.reads.is_empty()) {
-            let sizes: Vec<u64> = pass.dispatches.iter().map(|d| length(d.window(plan.walk(pass.over)))).collect();
+            let sizes: Vec<u64> = pass.dispatches.iter().map(|d| length(d.window(&plan.walk(pass.over)))).collect();
             assert!((5..=8).contains(&sizes.len()), "{tensor:?}: {sizes:?}");
             assert_eq!(sizes.iter().sum::<u64>(), tensor.len().unwrap(), "{tensor:?}: windows do not overlap");
             assert!(sizes.iter().all(|s| s * 4 + 256 <= 128 << 20));
@@ -416,16 +416,16 @@ fn more_than_2_to_the_32_elements() {
                 let tensors = traffic(&plan).0 + traffic(&plan).1;
                 assert_eq!(plan.bytes(), tensors as u64 * 4 * total);
                 for pass in plan.passes.iter().filter(|p| !p.reads.is_empty()) {
-                    let covered: u64 = pass.dispatches.iter().map(|d| length(d.window(plan.walk(pass.over)))).sum();
+                    let covered: u64 = pass.dispatches.iter().map(|d| length(d.window(&plan.walk(pass.over)))).sum();
                     let tiles = |d: &wgpu_norm::plan::Dispatch| {
                         (d.targets.end - d.targets.start) * (d.tiles.end - d.tiles.start)
                     };
                     let targets = plan.walk(pass.over).targets();
                     assert_eq!(pass.dispatches.iter().map(tiles).sum::<u64>(), targets * pass.geometry.tiles);
                     assert_eq!(covered, total, "{} {tensor:?}", norm.name());
-                    assert!(pass.dispatches.iter().all(|d| length(d.window(plan.walk(pass.over))) <= 1 << 32));
+                    assert!(pass.dispatches.iter().all(|d| length(d.window(&plan.walk(pass.over))) <= 1 << 32));
                     let (last, tile) = (pass.dispatches.last().unwrap(), pass.geometry.tiles - 1);
-                    let walk = plan.walk(pass.over);
+                    let walk = &plan.walk(pass.over);
                     let at = elements(walk, pass, targets - 1, tile.min(last.tiles.end - 1));
                     assert!(at.iter().all(|at| last.window(walk).contains(at)), "{} {tensor:?}", norm.name());
                 }
@@ -495,6 +495,38 @@ fn check_partials(plan: &Plan, pass: &Pass) {
         .map(|(at, n)| at..at + n * targets);
     assert!(read.end <= written.start || written.end <= read.start, "{read:?} {written:?}");
     assert!(read.end.max(written.end) * 16 <= plan.scratch());
+}
+
+/// Samples of one element each are runs: an element is still a leaf, so a batch may be sharded anywhere.
+#[test]
+fn single_elements_are_joined() {
+    for profile in [Profile::GPU, Profile::SOFTWARE_GPU] {
+        for channels in [1, 3, 64] {
+            for samples in [2, 4, 5, 32, 256, 257, 1000, 70000] {
+                let shape = [samples, channels];
+                let plan = plan_for(
+                    &batch(channels),
+                    &TensorDescriptor::new(&shape),
+                    Statistics::Batch,
+                    PLAIN,
+                    Op::Forward,
+                    &profile,
+                )
+                .unwrap();
+                let Geometry { tree, .. } = plan.passes[0].geometry;
+                let units = if samples <= 4 { 1 } else { 2 };
+                assert_eq!((tree.singles, tree.lanes, tree.units), (true, 1, units), "{shape:?}");
+                assert_eq!(tree.leaves, (samples as u64).div_ceil(tree.leaf_len()).next_power_of_two(), "{shape:?}");
+                let most = profile.workgroup as usize * if channels == 1 { 8 } else { 1 };
+                let on_chip = samples <= most;
+                assert_eq!(plan.passes[0].kernel, if on_chip { Kernel::Rows } else { Kernel::Reduce }, "{shape:?}");
+                let walk = plan.walk(Over::Stats);
+                assert_eq!((walk.segments, walk.len, walk.stride), (1, samples as u64, channels as u64));
+            }
+        }
+    }
+    let images = TensorDescriptor::new(&[8, 4, 3]);
+    assert_eq!(plan(&batch(4), &images, PLAIN, Op::Forward).walk(Over::Stats).segments, 8, "rows stay rows");
 }
 
 #[test]
@@ -592,8 +624,6 @@ fn errors_name_the_numbers() {
     fails!(ln(&[usize::MAX]), [2, usize::MAX], ["18446744073709551615"], Error::TooLarge { .. });
     let limit = ["8589934592", "4294967295"];
     fails!(bn(1), [1 << 20, 1, 1 << 13], limit, Error::TooLarge { what: "values of one statistic", .. });
-    let leaves = ["4294967295", "2147483648"];
-    fails!(bn(1), [u32::MAX as usize, 1], leaves, Error::TooLarge { what: "leaves of one statistic", .. });
     let rows = ["5000000000", "4294967295"];
     fails!(ln(&[1]), [5_000_000_000, 1], rows, Error::TooLarge { what: "targets of one pass", .. });
 
@@ -605,6 +635,12 @@ fn errors_name_the_numbers() {
     }
     let error = plan_for(&layer(8), &last(&[2, 4, 8]), Statistics::Batch, PLAIN, Op::Forward, &Profile::GPU);
     assert!(matches!(error, Err(Error::Unexpected { .. })), "{error:?}");
+
+    let (norm, rows) = (GroupNormDescriptor::new(1, 1).into(), [u32::MAX as usize, 1]);
+    let dweight = Op::Backward(Gradients { dx: false, ..ALL });
+    let error =
+        plan_for(&norm, &TensorDescriptor::new(&rows), Statistics::Batch, PLAIN, dweight, &Profile::GPU).unwrap_err();
+    assert_eq!(error.to_string(), "leaves of one statistic: 4294967295 needed, the limit is 2147483648");
 
     // Devices that are too small.
     let too_small = |profile: Profile, shape: &[usize], words: &[&str]| {

@@ -20,6 +20,16 @@ fn from_bits(v: vec4<u32>) -> Partial {
     return Partial(v.x, bitcast<f32>(v.y), bitcast<f32>(v.z), bitcast<f32>(v.w));
 }
 
+// The tree over a unit's elements, of which each is a leaf.
+fn tree_of_unit(p: Place, unit: u32, a: vec4<f32>, b: vec4<f32>) -> Partial {
+    let n = valid(p, unit);
+    let x = Partial(select(0u, 1u, n > 0u), a.x, b.x, 0.0);
+    let y = Partial(select(0u, 1u, n > 1u), a.y, b.y, 0.0);
+    let z = Partial(select(0u, 1u, n > 2u), a.z, b.z, 0.0);
+    let w = Partial(select(0u, 1u, n > 3u), a.w, b.w, 0.0);
+    return merge(merge(x, y), merge(z, w));
+}
+
 // Merges the first `width` leaves of each target; every lane gets the results.
 fn tree(p: Place, leaves: Partials, width: u32) -> Partials {
     if (LEAVES == 1u) {

@@ -4,7 +4,7 @@ use super::params::index_map;
 use super::shader::{Access, Addressing, Variant, compose};
 use crate::error::Error;
 use crate::op::{Direction, Op, Residual, Statistics};
-use crate::plan::{Over, Pass, Plan, Tensor, UNIT};
+use crate::plan::{Kernel, Over, Pass, Plan, Tensor, UNIT};
 use crate::profile::{Profile, SLOT};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,6 +122,7 @@ impl Key {
                 residual: if elements { plan.problem.fusion.residual } else { Residual::None },
                 units: pass.geometry.tree.units,
                 abreast: pass.geometry.abreast,
+                singles: pass.geometry.tree.singles && matches!(pass.kernel, Kernel::Rows | Kernel::Reduce),
                 addressing: Addressing { vec4, ..addressing },
                 unit_weights: elements
                     && vec4

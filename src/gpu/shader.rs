@@ -60,6 +60,8 @@ pub(crate) struct Variant {
     pub units: u32,
     /// Targets that an invocation takes abreast.
     pub abreast: u32,
+    /// Whether a leaf's elements are merged pair by pair.
+    pub singles: bool,
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.
     pub unit_weights: bool,
@@ -110,6 +112,9 @@ pub(crate) fn compose(variant: &Variant) -> String {
     }
     if variant.tensors.iter().any(|t| t.written) {
         flags.push("WRITES".into());
+    }
+    if variant.singles {
+        flags.push("SINGLES".into());
     }
     if variant.unit_weights {
         flags.push("UNIT_WEIGHTS".into());

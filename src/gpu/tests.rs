@@ -79,7 +79,7 @@ fn keys_of(problem: Problem, profile: &Profile) -> Result<Vec<Key>, Error> {
     let mut keys = Vec::new();
     for pass in &plan.passes {
         let aligned: &[bool] =
-            if strides_allow_vec4(plan.walk(pass.over), pass.geometry.abreast) { &[true, false] } else { &[false] };
+            if strides_allow_vec4(&plan.walk(pass.over), pass.geometry.abreast) { &[true, false] } else { &[false] };
         let overlaps: &[bool] = if pass.writes.is_empty() { &[false] } else { &[true, false] };
         let updates = if matches!(problem.op, Op::Forward | Op::ApplyMoments) && problem.tracks { 0..3 } else { 0..1 };
         for update in updates.filter(|&u| u > 0 || pass.kernel != Kernel::Running) {

@@ -23,6 +23,8 @@ const MOST_SPAN: u64 = 1 << 23;
 /// way to split the work, over passes, windows or devices, merges the same leaves in the same order. Passes that only
 /// write elements have a tree of their own: nothing is summed in it.
 ///
+/// Where a walk has [`Walk::singles`], elements are leaves, and what is called a leaf below is the tree of some of them.
+///
 /// Unit `u` of leaf `q` starts at element `4 * ((q / lanes * units + u) * lanes + q % lanes)` of its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tree {
@@ -34,6 +36,8 @@ pub struct Tree {
     pub leaves: u64,
     /// Whether neighbouring targets are neighbours in memory, so that lanes go over targets.
     pub side_by_side: bool,
+    /// Whether a leaf's elements are merged pair by pair.
+    pub singles: bool,
 }
 
 impl Tree {
@@ -41,8 +45,9 @@ impl Tree {
     pub fn new(walk: &Walk, profile: &Profile) -> Tree {
         let side_by_side = walk.inner_stride == 1 && walk.inner > 1 && (walk.stride != 1 || walk.len == 1);
         let units = walk.len.div_ceil(UNIT);
-        let (lanes, most) = if side_by_side {
-            (1, u64::from(profile.max_strided_units).min(MOST_SPAN / (UNIT * walk.stride)).max(1))
+        let (lanes, most) = if side_by_side || walk.singles {
+            let most = if walk.singles { profile.max_strided_units.min(2) } else { profile.max_strided_units };
+            (1, u64::from(most).min(MOST_SPAN / (UNIT * walk.stride)).max(1))
         } else {
             let most = u64::from(profile.max_units);
             let wide = units.next_power_of_two().min(profile.min_lanes.into());
@@ -55,6 +60,7 @@ impl Tree {
             lanes: lanes as u32,
             leaves: chunks.next_power_of_two() * lanes,
             side_by_side,
+            singles: walk.singles,
         }
     }
 
@@ -125,6 +131,7 @@ impl Geometry {
 
     fn of(walk: &Walk, profile: &Profile, abreast_on_chip: bool) -> Result<Geometry, Error> {
         let tree = Tree::new(walk, profile);
+        let side_by_side = tree.side_by_side;
         let all = walk
             .segments
             .checked_next_power_of_two()
@@ -137,12 +144,14 @@ impl Geometry {
             })?;
         let workgroup = u64::from(profile.workgroup);
         let whole = profile.min_targets > 0 && walk.targets() >= profile.min_targets;
-        let on_chip = all <= workgroup || whole;
-        let fours = profile.abreast == 4 && tree.side_by_side && walk.inner.is_multiple_of(4);
+        // Channels that lie side by side in memory should stay so in a workgroup: as many as if each element were a leaf.
+        let elements = if tree.singles && side_by_side { tree.leaf_len() } else { 1 };
+        let on_chip = all * elements <= workgroup || whole;
+        let fours = profile.abreast == 4 && side_by_side && walk.inner.is_multiple_of(4);
         let abreast = if fours && (abreast_on_chip || !on_chip) { 4 } else { 1 };
         let leaves = if on_chip {
             all
-        } else if tree.side_by_side {
+        } else if side_by_side {
             let lanes = (walk.targets() / u64::from(abreast)).next_power_of_two();
             workgroup / u64::from(profile.target_lanes).min(lanes)
         } else {
@@ -167,7 +176,7 @@ impl Geometry {
     pub fn of_partials(partials: u64, profile: &Profile) -> Geometry {
         let leaves = partials.next_power_of_two().min(profile.workgroup.into());
         Geometry {
-            tree: Tree { units: 1, lanes: 1, leaves: 1, side_by_side: false },
+            tree: Tree { units: 1, lanes: 1, leaves: 1, side_by_side: false, singles: false },
             leaves: leaves as u32,
             tiles: partials.div_ceil(leaves),
             targets: profile.workgroup / leaves as u32,
@@ -185,7 +194,7 @@ mod tests {
     fn whole_units_are_whole_in_every_leaf_and_as_many_as_can_be() {
         for (units, lanes) in [(1, 1), (1, 4), (2, 1), (3, 2), (5, 4)] {
             for len in 1..=6 * UNIT * u64::from(units * lanes) {
-                let tree = Tree { units, lanes, leaves: 8 * u64::from(lanes), side_by_side: false };
+                let tree = Tree { units, lanes, leaves: 8 * u64::from(lanes), side_by_side: false, singles: false };
                 let [units, lanes] = [units, lanes].map(u64::from);
                 let start = |leaf: u64, unit: u64| UNIT * ((leaf / lanes * units + unit) * lanes + leaf % lanes);
                 let leaves = (0..tree.leaves).filter(|&leaf| start(leaf, 0) < len);
@@ -194,7 +203,7 @@ mod tests {
                 assert_eq!(Some(tree.whole_units(len)), whole.min(), "{tree:?} {len}");
             }
         }
-        let tree = Tree { units: 2, lanes: 1, leaves: 1, side_by_side: false };
+        let tree = Tree { units: 2, lanes: 1, leaves: 1, side_by_side: false, singles: false };
         assert_eq!(tree.whole_units(0), 0);
     }
 }

@@ -247,12 +247,12 @@ impl Planner<'_> {
     }
 
     fn geometry(&self, over: Over) -> Result<Geometry, Error> {
-        let walk = self.problem.walk(over);
+        let walk = &self.problem.walk(over);
         window::fitting(Geometry::new(walk, self.profile)?, over, self.problem, self.profile)
     }
 
     fn element_geometry(&self, over: Over) -> Result<Geometry, Error> {
-        let walk = self.problem.walk(over);
+        let walk = &self.problem.walk(over);
         window::fitting(Geometry::of_elements(walk, self.profile)?, over, self.problem, self.profile)
     }
 }

@@ -36,7 +36,7 @@ const MOST_WINDOWS: u64 = 1 << 16;
 
 /// The walk with each stride the longest of any tensor: windows that fit it fit all tensors.
 fn widest(problem: &Problem, over: Over) -> Walk {
-    let dense = *problem.walk(over);
+    let dense = problem.walk(over);
     // The others' walk is the dense one: no need to divide its strides again.
     let with_gaps = problem.memories.iter().filter(|&memory| *memory != problem.layout.memory);
     with_gaps.map(|memory| memory.walk(&dense)).fold(dense, |a, b| Walk {
