@@ -45,11 +45,11 @@ pub enum Error {
     },
     /// Training statistics need two values or more.
     #[error(
-        "training needs more than {count} value per channel (shape {shape:?}): use a larger batch, \
-         the evaluation pass for inference, or GroupNorm for small batches"
+        "training needs more than {count} value per statistic (shape {shape:?}): use a larger batch (BatchNorm) or \
+         more positions (InstanceNorm), the evaluation pass for inference, or GroupNorm for small batches"
     )]
     TooFewValues {
-        /// Values per channel.
+        /// Values per statistic.
         count: u64,
         /// The input's shape.
         shape: Vec<usize>,
@@ -210,6 +210,9 @@ pub enum Error {
         /// What the device has.
         actual: u64,
     },
+    /// A new buffer could not be written.
+    #[error("a new buffer cannot be written, the device is lost or out of memory: {0}")]
+    NewBuffer(String),
     /// Reading results back failed.
     #[error("reading back failed: {0}")]
     Readback(String),

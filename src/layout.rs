@@ -110,7 +110,8 @@ impl Memory {
         Memory { samples, rows, width, row_pitch: width, sample_pitch: rows * width }
     }
 
-    /// The same tensor with gaps; a row's pitch is a sample's where a sample is one row. [`Error::Pitch`] if rows or samples would overlap, [`Error::TooLarge`].
+    /// The same tensor with gaps; a row's pitch is a sample's where a sample is one row. [`Error::Pitch`] if rows or
+    /// samples would overlap, [`Error::TooLarge`].
     pub(crate) fn with_pitch(self, name: &'static str, pitch: Pitch) -> Result<Memory, Error> {
         let check = |what, actual, least| {
             if actual < least { Err(Error::Pitch { name, what, least, actual }) } else { Ok(actual) }

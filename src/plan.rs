@@ -235,7 +235,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a call for a kind of device.
+    /// Plans a call for a kind of device. [`Error::TooLarge`] where that cannot hold it, [`Error::Parameter`] if its sizes
+    /// make no sense.
     ///
     /// ```
     /// use wgpu_norm::{BatchNormDescriptor, Fusion, Op, Statistics, TensorDescriptor, plan::*, Profile};
@@ -248,6 +249,7 @@ impl Plan {
     /// # Ok::<(), wgpu_norm::Error>(())
     /// ```
     pub fn new(problem: Problem, profile: &Profile) -> Result<Plan, Error> {
+        profile.check()?;
         let mut planner = Planner { problem: &problem, profile, passes: Vec::new() };
         match problem.op {
             Op::Forward => planner.forward()?,

@@ -1,5 +1,7 @@
 //! What a plan needs to know of the machine that runs it: one row a kind of device.
 
+use crate::error::Error;
+
 /// Sizes that depend on the kind of device. All are powers of two where they count lanes.
 ///
 /// Results have the same bits for one profile; two profiles may round differently.
@@ -34,7 +36,7 @@ pub struct Profile {
 }
 
 /// Bytes of workgroup memory for each leaf of each target that a workgroup reduces.
-pub(crate) const SLOT: u64 = 16;
+const SLOT: u64 = 16;
 
 impl Profile {
     /// A GPU with WebGPU's default limits.
@@ -90,18 +92,58 @@ impl Profile {
         let row = if device_type == wgpu::DeviceType::Cpu { Profile::SOFTWARE_GPU } else { Profile::GPU };
         let invocations = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
         let workgroup = row.workgroup.min(1 << invocations.max(1).ilog2());
-        let fits = u64::from(workgroup * row.abreast) * SLOT <= limits.max_compute_workgroup_storage_size.into();
-        Profile {
+        let profile = Profile {
             workgroup,
             min_lanes: row.min_lanes.min(workgroup),
             min_element_lanes: row.min_element_lanes.min(workgroup),
             max_lanes: row.max_lanes.min(workgroup),
             target_lanes: row.target_lanes.min(workgroup),
-            abreast: if fits { row.abreast } else { 1 },
             max_binding_size: limits.max_storage_buffer_binding_size,
             offset_alignment: limits.min_storage_buffer_offset_alignment.into(),
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             ..row
+        };
+        let fits = profile.workgroup_memory() <= limits.max_compute_workgroup_storage_size.into();
+        Profile { abreast: if fits { row.abreast } else { 1 }, ..profile }
+    }
+
+    /// Bytes of memory that a workgroup shares.
+    pub(crate) const fn workgroup_memory(&self) -> u64 {
+        self.workgroup as u64 * self.abreast as u64 * SLOT
+    }
+
+    /// Checks what plans count on. [`Error::Parameter`]
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let error = |name, value: u64, expected| Err(Error::Parameter { name, value: value as f64, expected });
+        let powers = [
+            ("Profile::workgroup", self.workgroup),
+            ("Profile::min_lanes", self.min_lanes),
+            ("Profile::min_element_lanes", self.min_element_lanes),
+            ("Profile::max_lanes", self.max_lanes),
+            ("Profile::target_lanes", self.target_lanes),
+        ];
+        let most = self.workgroup;
+        let power = |v: u32| v.is_power_of_two() && v <= most;
+        // One partial result a workgroup would never become fewer.
+        if self.workgroup == 1 {
+            return error("Profile::workgroup", 1, "2 or more");
         }
+        let positive = [
+            ("Profile::max_units", u64::from(self.max_units)),
+            ("Profile::max_strided_units", self.max_strided_units.into()),
+            ("Profile::max_strided_element_units", self.max_strided_element_units.into()),
+            ("Profile::offset_alignment", self.offset_alignment),
+            ("Profile::max_workgroups", self.max_workgroups.into()),
+        ];
+        if let Some(&(name, value)) = powers.iter().find(|(_, v)| !power(*v)) {
+            return error(name, value.into(), "a power of two, and workgroup at most");
+        }
+        if let Some(&(name, value)) = positive.iter().find(|(_, v)| *v == 0) {
+            return error(name, value, "1 or more");
+        }
+        if !matches!(self.abreast, 1 | 4) {
+            return error("Profile::abreast", self.abreast.into(), "1 or 4");
+        }
+        Ok(())
     }
 }

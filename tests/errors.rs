@@ -7,10 +7,11 @@ use adapters::Gpu;
 use std::num::NonZero;
 use wgpu::util::DeviceExt;
 use wgpu::{Buffer, BufferBinding, BufferUsages, CommandEncoder};
+use wgpu_norm::plan::{Plan, Problem};
 use wgpu_norm::{
     BatchNormDescriptor, Commit, DType, Error, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
-    LayerNormDescriptor, Momentum, NormDescriptor, Residual, RmsNormDescriptor, Running, State, TensorDescriptor, gpu,
-    half, host,
+    LayerNormDescriptor, Moments, Momentum, NormDescriptor, Op, Profile, Residual, RmsNormDescriptor, Running, State,
+    Statistics, TensorDescriptor, gpu, half, host,
 };
 
 const PLAIN: Fusion = Fusion { residual: Residual::None, relu: false };
@@ -423,6 +424,59 @@ fn states() {
     });
 }
 
+/// Sizes that make no sense are no endless loop and no division by 0.
+#[test]
+fn profiles() {
+    let own = Profile::GPU;
+    let wrong = [
+        ("workgroup", Profile { workgroup: 0, ..own }),
+        ("workgroup", Profile { workgroup: 100, ..own }),
+        ("max_lanes", Profile { max_lanes: 512, ..own }),
+        ("target_lanes", Profile { target_lanes: 0, ..own }),
+        ("max_units", Profile { max_units: 0, ..own }),
+        ("offset_alignment", Profile { offset_alignment: 0, ..own }),
+        ("max_workgroups", Profile { max_workgroups: 0, ..own }),
+        ("abreast", Profile { abreast: 2, ..own }),
+        // Partial results would never become fewer.
+        (
+            "workgroup",
+            Profile { workgroup: 1, min_lanes: 1, min_element_lanes: 1, max_lanes: 1, target_lanes: 1, ..own },
+        ),
+    ];
+    let tensor = TensorDescriptor::new(&SHAPE);
+    let norm = BatchNormDescriptor::new(4).into();
+    let problem = Problem::new(&norm, &tensor, Statistics::Batch, PLAIN, Op::Forward).unwrap();
+    for (name, profile) in &wrong {
+        fails!(Plan::new(problem, profile), Error::Parameter { .. }, ["Profile::", name]);
+    }
+    each_gpu(|gpu| {
+        for (name, profile) in wrong {
+            fails!(
+                gpu::Context::with_profile(&gpu.device, profile, None),
+                Error::Parameter { .. },
+                ["Profile::", name]
+            );
+        }
+    });
+}
+
+/// A device that is gone is an error to the calls that follow, not a panic.
+#[test]
+fn lost_devices() {
+    each_gpu(|gpu| {
+        let backend = pollster::block_on(host::Backend::open(&gpu.adapter)).unwrap();
+        let host::Backend::Gpu { context, .. } = &backend else { unreachable!() };
+        let mut norm = host::Norm::new(&backend, BatchNormDescriptor::new(4)).unwrap();
+        context.device().destroy();
+        let (tensor, x) = (TensorDescriptor::new(&SHAPE), [0f32; 64]);
+        let train = norm.forward_train::<f32, f32>(&tensor, PLAIN, &x, None, Commit::Skip);
+        fails!(pollster::block_on(train), Error::NewBuffer(_), ["lost or out of memory"]);
+        fails!(host::Norm::new(&backend, BatchNormDescriptor::new(4)), Error::NewBuffer(_), ["lost or out of memory"]);
+        let moments = [Moments::default()];
+        fails!(gpu::DeviceSums::from_slice(context, &moments), Error::NewBuffer(_), ["lost or out of memory"]);
+    });
+}
+
 /// Slices, on the CPU and on every adapter.
 #[test]
 fn slices() {
@@ -494,6 +548,11 @@ fn slices() {
         fails!(result, Error::Unexpected { name: "dresidual", .. }, ["dresidual"]);
         let result = backward!(BEFORE, tensor, &x, None, &x, None, dresidual);
         fails!(result, Error::Unexpected { name: "dresidual", .. }, ["dresidual"]);
+
+        let untracked = BatchNormDescriptor { track_running_stats: false, ..BatchNormDescriptor::new(4) };
+        let mut untracked = host::Norm::new(backend, untracked).unwrap();
+        let result = untracked.forward_frozen::<f32, f32>(&tensor, PLAIN, &x, None).await;
+        fails!(result, Error::Missing { .. }, ["running statistics"]);
 
         let mut other = host::Norm::new(backend, BatchNormDescriptor::new(4)).unwrap();
         let passed = other.forward_train::<f32, f32>(&tensor, PLAIN, &x, None, Commit::Skip).await;

@@ -245,7 +245,8 @@ fn windows_cover_every_element_once() {
     for shape in [&[33, 48], &[4, 3000], &[1, 5000]] {
         cases.push((layer(shape[1]), TensorDescriptor::new(shape)));
     }
-    let small = Profile { workgroup: 8, min_lanes: 4, max_lanes: 8, target_lanes: 4, ..Profile::GPU };
+    let small =
+        Profile { workgroup: 8, min_lanes: 4, min_element_lanes: 8, max_lanes: 8, target_lanes: 4, ..Profile::GPU };
     let ops = [Op::Forward, Op::Backward(ALL)];
     let (mut windows, mut refused) = (0, 0);
     for (norm, tensor) in &cases {

@@ -87,7 +87,7 @@ impl Case {
     }
 }
 
-/// Images of ResNet-50 and of detection networks, rows of transformers, the batch of a small network.
+/// Images of ResNet-50 and of detection networks, rows of transformers, batches of rows.
 pub fn cases(quick: bool) -> Vec<Case> {
     let batch = |shape: &[usize]| (NormDescriptor::from(BatchNormDescriptor::new(shape[1])), shape.to_vec());
     let layer = |m, d: usize| (NormDescriptor::from(LayerNormDescriptor::new(&[d])), vec![m, d]);
@@ -105,6 +105,7 @@ pub fn cases(quick: bool) -> Vec<Case> {
             batch(&[32, 64, 112, 112]),
             batch(&[4, 64, 28, 28]),
             batch(&[64, 32]),
+            batch(&[4096, 1024]),
             layer(8192, 768),
             rms(8192, 768),
             group(32, &[2, 256, 100, 152]),

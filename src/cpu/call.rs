@@ -139,10 +139,12 @@ impl Norm {
         backward_follows: bool,
     ) -> Result<(Call, Vec<Stat>), Error> {
         let running = self.state.running.as_ref().filter(|_| self.descriptor.running_stats().is_some());
-        let statistics = if running.is_some() { Statistics::Running } else { Statistics::Batch };
+        // A frozen layer has running statistics, or it is an error.
+        let given = running.is_some() || backward_follows;
+        let statistics = if given { Statistics::Running } else { Statistics::Batch };
         let call = self.forward_call(tensor, fusion, statistics, Op::Forward, &io.pitches, types)?;
         io.check(&call.plan.problem, backward_follows)?;
-        let stats = match running.filter(|_| !call.plan.reduces()) {
+        let stats = match running {
             Some(running) => {
                 let eps = self.descriptor.eps();
                 let channels = running.running_mean.iter().zip(&running.running_var);

@@ -114,7 +114,8 @@ impl Norm {
 
     /// Evaluation that keeps what [`Norm::backward`] needs: a frozen layer inside a network that trains.
     ///
-    /// Errors as [`Norm::forward_eval`], and x must not be where y goes.
+    /// Errors as [`Norm::forward_eval`]; x must not be where y goes, and [`Error::Missing`] where the layer tracks no running
+    /// statistics.
     pub fn forward_frozen<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor,

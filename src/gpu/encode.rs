@@ -1,12 +1,13 @@
 //! From a plan and buffers to commands.
 
+use super::buffer::with_contents;
 use super::io::Tensors;
 use super::params::{Numbers, Params, strides};
 use super::pipeline::{Context, Key, Pipeline, VECTOR_BINDINGS};
 use super::shader::Addressing;
+use crate::error::Error;
 use crate::plan::{Dispatch, Kernel, Over, Pass, Plan, Tensor};
 use std::sync::Arc;
-use wgpu::util::DeviceExt;
 
 /// The vectors that go with a call.
 #[derive(Clone, Copy, Debug)]
@@ -38,16 +39,16 @@ impl Prepared {
         vectors: Vectors,
         numbers: &Numbers,
         update: u32,
-    ) -> Prepared {
+    ) -> Result<Prepared, Error> {
         let mut steps = Vec::with_capacity(plan.dispatches());
         let instance = plan.passes.iter().any(|p| p.kernel == Kernel::Running);
         for pass in plan.passes.iter().filter(|p| p.kernel != Kernel::Running || update > 0) {
             let update = if instance && pass.kernel != Kernel::Running { 0 } else { update };
             for dispatch in &pass.dispatches {
-                steps.push(Step::new(context, plan, pass, dispatch, tensors, vectors, numbers, update));
+                steps.push(Step::new(context, plan, pass, dispatch, tensors, vectors, numbers, update)?);
             }
         }
-        Prepared { steps }
+        Ok(Prepared { steps })
     }
 
     /// Records one compute pass.
@@ -83,7 +84,7 @@ impl Step {
         vectors: Vectors,
         numbers: &Numbers,
         update: u32,
-    ) -> Step {
+    ) -> Result<Step, Error> {
         let bound: Vec<(Tensor, Bound)> = Tensor::ALL
             .into_iter()
             .filter(|&t| pass.touches(t))
@@ -100,11 +101,7 @@ impl Step {
             params.place(*tensor, strides(&plan.walk_of(pass.over, *tensor)), b.shift);
         }
         let device = context.device();
-        let uniform = device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-            label: Some("wgpu-norm params"),
-            contents: bytemuck::bytes_of(&params),
-            usage: wgpu::BufferUsages::UNIFORM,
-        });
+        let uniform = with_contents(device, "wgpu-norm params", wgpu::BufferUsages::UNIFORM, &[params])?;
         let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() }];
         entries.extend(bound.into_iter().map(|(t, b)| wgpu::BindGroupEntry {
             binding: t.binding(),
@@ -122,7 +119,7 @@ impl Step {
             layout: &pipeline.bindings,
             entries: &entries,
         });
-        Step { pipeline, bind_group, grid: dispatch.grid }
+        Ok(Step { pipeline, bind_group, grid: dispatch.grid })
     }
 }
 

@@ -1,5 +1,6 @@
 //! A layer on a device: its state and its calls.
 
+use super::buffer::with_contents;
 use super::encode::{Prepared, Vectors};
 use super::io::{self, Backward, Forward, InPlace, Tensors, check_binding};
 use super::params::Numbers;
@@ -86,17 +87,9 @@ impl Norm {
                 limit,
             });
         }
-        let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("wgpu-norm state"),
-            size,
-            usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-            mapped_at_creation: true,
-        });
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
         let words = state_words(&descriptor, state);
-        let mut view = buffer.get_mapped_range_mut(..).map_err(|e| Error::Readback(e.to_string()))?;
-        view.copy_from_slice(bytemuck::cast_slice(&words));
-        drop(view);
-        buffer.unmap();
+        let buffer = with_contents(context.device(), "wgpu-norm state", usage, &words)?;
         Ok(Norm {
             context: context.clone(),
             descriptor,
@@ -388,7 +381,7 @@ impl Norm {
                     None => scratch.partials(&self.context, plan)?,
                 };
                 let vectors = Vectors { state: &self.state, saved, partials: &partials };
-                let prepared = Arc::new(self.prepare(plan, tensors, vectors, update));
+                let prepared = Arc::new(self.prepare(plan, tensors, vectors, update)?);
                 if scratch.prepared.len() == PREPARED {
                     scratch.prepared.remove(0);
                 }
@@ -414,14 +407,14 @@ impl Norm {
         let partials = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).partials(&self.context, plan)?;
         let saved = saved.and_then(|s| s.buffer.as_ref()).unwrap_or(self.context.unused());
         let vectors = Vectors { state: &self.state, saved, partials: &partials };
-        let prepared = self.prepare(plan, tensors, vectors, 0);
+        let prepared = self.prepare(plan, tensors, vectors, 0)?;
         fill(encoder, &partials);
         prepared.encode(encoder, self.descriptor.name());
         encoder.copy_buffer_to_buffer(&partials, plan.result_at(), result, 0, result.size());
         Ok(())
     }
 
-    fn prepare(&self, plan: &Plan, tensors: &Tensors, vectors: Vectors, update: u32) -> Prepared {
+    fn prepare(&self, plan: &Plan, tensors: &Tensors, vectors: Vectors, update: u32) -> Result<Prepared, Error> {
         Prepared::new(&self.context, plan, tensors, vectors, &self.numbers(&plan.problem), update)
     }
 

@@ -5,7 +5,7 @@ use super::shader::{Access, Addressing, Variant, compose};
 use crate::error::Error;
 use crate::op::{Direction, Op, Residual, Statistics};
 use crate::plan::{Kernel, Over, Pass, Plan, Tensor, UNIT};
-use crate::profile::{Profile, SLOT};
+use crate::profile::Profile;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -127,7 +127,6 @@ impl Key {
                 unit_weights: elements
                     && vec4
                     && pass.geometry.abreast == 1
-                    && update == 0
                     && pass.over == Over::Stats
                     && (map.position, map.position_div) == (1, 1)
                     && [map.target, map.segment].iter().all(|step| step.is_multiple_of(UNIT)),
@@ -184,12 +183,14 @@ impl Context {
         Context::with_profile(device, profile, Some(cache))
     }
 
-    /// As [`Context::new`], with sizes of your own: for tests of splitting, and for tuning.
+    /// As [`Context::new`], with sizes of your own: for tests of splitting, and for tuning. [`Error::Parameter`] if they
+    /// make no sense.
     pub fn with_profile(
         device: &wgpu::Device,
         profile: Profile,
         cache: Option<&wgpu::PipelineCache>,
     ) -> Result<Context, Error> {
+        profile.check()?;
         let limits = device.limits();
         let needs = [
             (
@@ -199,7 +200,7 @@ impl Context {
             ),
             (
                 "max_compute_workgroup_storage_size",
-                u64::from(profile.workgroup) * u64::from(profile.abreast) * SLOT,
+                profile.workgroup_memory(),
                 limits.max_compute_workgroup_storage_size.into(),
             ),
             (

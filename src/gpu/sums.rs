@@ -1,5 +1,6 @@
 //! The three steps of a synchronised batch norm, each a call of its own: local sums, merge, apply.
 
+use super::buffer::with_contents;
 use super::io::{self, Backward, Forward, InPlace, Tensors};
 use super::layer::Norm;
 use super::pipeline::Context;
@@ -15,6 +16,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use wgpu::{BufferUsages, CommandEncoder};
 
+const LABEL: &str = "wgpu-norm sums";
+const USAGE: BufferUsages = BufferUsages::STORAGE.union(BufferUsages::COPY_SRC).union(BufferUsages::COPY_DST);
+
 /// One [`Moments`] or [`GradientSums`] a channel, in device memory.
 #[derive(Clone, Debug)]
 pub struct DeviceSums<S> {
@@ -23,12 +27,12 @@ pub struct DeviceSums<S> {
 }
 
 impl<S: Sum> DeviceSums<S> {
-    fn new(context: &Context, channels: usize, mapped_at_creation: bool) -> DeviceSums<S> {
+    fn new(context: &Context, channels: usize) -> DeviceSums<S> {
         let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("wgpu-norm sums"),
+            label: Some(LABEL),
             size: (channels * size_of::<S>()) as u64,
-            usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-            mapped_at_creation,
+            usage: USAGE,
+            mapped_at_creation: false,
         });
         DeviceSums { buffer, of: PhantomData }
     }
@@ -38,12 +42,7 @@ impl<S: Sum> DeviceSums<S> {
         if sums.is_empty() {
             return Err(Error::Empty { what: "sums" });
         }
-        let this = DeviceSums::new(context, sums.len(), true);
-        let mut view = this.buffer.get_mapped_range_mut(..).map_err(|e| Error::Readback(e.to_string()))?;
-        view.copy_from_slice(bytemuck::cast_slice(sums));
-        drop(view);
-        this.buffer.unmap();
-        Ok(this)
+        Ok(DeviceSums { buffer: with_contents(context.device(), LABEL, USAGE, sums)?, of: PhantomData })
     }
 
     /// The buffer, to copy from and read back as a `[S]`.
@@ -165,7 +164,7 @@ impl Norm {
         let op = Op::MergeSums(S::DIRECTION, count);
         let problem = self.synchronised(&TensorDescriptor::new(&shape), Fusion::default(), op)?;
         let plan = Plan::new(problem, self.context().profile())?;
-        let merged = DeviceSums::new(self.context(), channels as usize, false);
+        let merged = DeviceSums::new(self.context(), channels as usize);
         self.record_sums(encoder, &plan, &Tensors::default(), None, &merged.buffer, |encoder, scratch| {
             for (i, shard) in shards.iter().enumerate() {
                 let size = shard.buffer.size();
@@ -202,7 +201,7 @@ impl Norm {
             None => self.check_apart(&plan, tensors)?,
         }
         let saved = backward.map(|(saved, _)| saved);
-        let sums = DeviceSums::new(self.context(), self.descriptor().affine_len() as usize, false);
+        let sums = DeviceSums::new(self.context(), self.descriptor().affine_len() as usize);
         self.record_sums(encoder, &plan, tensors, saved, &sums.buffer, |_, _| {})?;
         Ok(sums)
     }

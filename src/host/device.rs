@@ -2,10 +2,10 @@
 
 use crate::element::Element;
 use crate::error::Error;
+use crate::gpu::buffer::{filled, with_contents};
 use futures_intrusive::channel::shared::oneshot_channel;
 use std::future::poll_fn;
 use std::task::Poll;
-use wgpu::util::DeviceExt;
 use wgpu::{BufferUsages, CommandEncoder, Device};
 
 /// What a call is recorded into.
@@ -13,14 +13,10 @@ pub(super) fn commands(device: &Device) -> CommandEncoder {
     device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgpu-norm call") })
 }
 
-/// A buffer with a copy of a slice. An empty shard's has a word, as no buffer can be mapped without one.
+/// A buffer with a copy of a slice.
 pub(super) fn upload<T: bytemuck::Pod>(device: &Device, label: &str, data: &[T]) -> Result<wgpu::Buffer, Error> {
     check_size(device, size_of_val(data) as u64)?;
-    Ok(device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-        label: Some(label),
-        contents: if data.is_empty() { &[0; 4] } else { bytemuck::cast_slice(data) },
-        usage: BufferUsages::STORAGE,
-    }))
+    with_contents(device, label, BufferUsages::STORAGE, data)
 }
 
 /// wgpu panics on a buffer that is too large.
@@ -32,17 +28,8 @@ fn check_size(device: &Device, required: u64) -> Result<(), Error> {
 /// A buffer for results, full of NaNs: what no kernel writes must not look like a result.
 pub(super) fn poisoned(device: &Device, label: &str, bytes: u64) -> Result<wgpu::Buffer, Error> {
     check_size(device, bytes)?;
-    let buffer = device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some(label),
-        size: bytes.next_multiple_of(4).max(4),
-        usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-        mapped_at_creation: true,
-    });
-    let mut view = buffer.get_mapped_range_mut(..).map_err(|e| Error::Readback(e.to_string()))?;
-    view.slice(..).fill(0xff);
-    drop(view);
-    buffer.unmap();
-    Ok(buffer)
+    let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+    filled(device, label, bytes.next_multiple_of(4).max(4), usage, |view| view.slice(..).fill(0xff))
 }
 
 /// A copy on its way to the host.

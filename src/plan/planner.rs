@@ -112,9 +112,6 @@ impl Planner<'_> {
         }
         if !writes {
             self.reduce(direction, over, 1)?;
-            if self.passes.last().is_some_and(|p| p.kernel == Kernel::Reduce) {
-                self.merge(direction, over)?;
-            }
             if let Some(last) = self.passes.last_mut() {
                 (last.finishes, last.partials_out) = (true, 0);
             }

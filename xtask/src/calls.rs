@@ -14,7 +14,7 @@ pub struct Pipeline {
     pub shader: Shader,
 }
 
-/// Shapes of ResNet-50, of detection networks and of transformers, a small network's batch: on chip and split,
+/// Shapes of ResNet-50, of detection networks and of transformers, batches of rows: on chip and split,
 /// aligned and not. With each: whether the default report has it with all fusions and element types.
 fn layers() -> Vec<(NormDescriptor, Vec<usize>, bool)> {
     let mut layers: Vec<(NormDescriptor, Vec<usize>, bool)> = Vec::new();
@@ -24,7 +24,9 @@ fn layers() -> Vec<(NormDescriptor, Vec<usize>, bool)> {
         layers.push((BatchNormDescriptor::new(channels).into(), vec![32, channels, side, side], thorough));
     }
     layers.push((BatchNormDescriptor::new(64).into(), vec![4, 64, 28, 28], false));
-    layers.push((BatchNormDescriptor::new(32).into(), vec![64, 32], false));
+    for (rows, channels) in [(64, 32), (4096, 1024)] {
+        layers.push((BatchNormDescriptor::new(channels).into(), vec![rows, channels], false));
+    }
     for (rows, len) in [(8192, 768), (8192, 1024), (4096, 4096), (64, 30), (16, 100_000)] {
         layers.push((LayerNormDescriptor::new(&[len]).into(), vec![rows, len], len == 768));
         layers.push((RmsNormDescriptor::new(&[len]).into(), vec![rows, len], false));

@@ -1,0 +1,34 @@
+//! New buffers with something in them.
+
+use crate::error::Error;
+use wgpu::{BufferUsages, BufferViewMut, Device};
+
+/// A buffer that `fill` writes before any command does. Unlike wgpu's own help it does not panic if the device is lost
+/// or out of memory.
+pub(crate) fn filled(
+    device: &Device,
+    label: &str,
+    size: u64,
+    usage: BufferUsages,
+    fill: impl FnOnce(&mut BufferViewMut),
+) -> Result<wgpu::Buffer, Error> {
+    let buffer =
+        device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true });
+    let mut view = buffer.get_mapped_range_mut(..).map_err(|e| Error::NewBuffer(e.to_string()))?;
+    fill(&mut view);
+    drop(view);
+    buffer.unmap();
+    Ok(buffer)
+}
+
+/// A buffer with a copy of a slice: of whole words and one at least, as buffers have to be.
+pub(crate) fn with_contents<T: bytemuck::NoUninit>(
+    device: &Device,
+    label: &str,
+    usage: BufferUsages,
+    contents: &[T],
+) -> Result<wgpu::Buffer, Error> {
+    let bytes: &[u8] = bytemuck::cast_slice(contents);
+    let size = (bytes.len() as u64).next_multiple_of(4).max(4);
+    filled(device, label, size, usage, |view| view.slice(..bytes.len()).copy_from_slice(bytes))
+}
