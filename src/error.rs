@@ -210,7 +210,7 @@ pub enum Error {
         /// What the device has.
         actual: u64,
     },
-    /// A new buffer could not be written.
+    /// A new buffer could not be written: the device is lost, or out of memory and the application handles wgpu's errors.
     #[error("a new buffer cannot be written, the device is lost or out of memory: {0}")]
     NewBuffer(String),
     /// Reading results back failed.

@@ -49,9 +49,9 @@ impl Walk {
             + position * self.stride
     }
 
-    /// The same elements as runs, where each segment is a single one.
+    /// The same elements as one run, where each segment is a single one.
     pub(crate) const fn joined(self) -> Walk {
-        if self.len == 1 && self.segments > 1 {
+        if self.len == 1 && self.segments > 0 {
             Walk { segments: 1, len: self.segments, stride: self.segment_stride, singles: true, ..self }
         } else {
             self

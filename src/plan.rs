@@ -130,10 +130,15 @@ impl Problem {
         &self.memories[tensor as usize]
     }
 
+    /// Whether samples lie so near each other that the smallest binding has room for several, whatever their pitch.
+    fn neighbours_fit(&self) -> bool {
+        self.memories.iter().all(|memory| memory.sample_pitch <= geometry::MOST_SPAN / 8)
+    }
+
     /// The walk over tensors without gaps, which decides about trees: the same bits whatever the pitch.
     fn walk(&self, over: Over) -> Walk {
         match over {
-            Over::Stats if self.layout.is_per_channel() => self.layout.stats.joined(),
+            Over::Stats if self.layout.is_per_channel() && self.neighbours_fit() => self.layout.stats.joined(),
             Over::Stats => self.layout.stats,
             Over::Affine => self.layout.affine,
         }
@@ -286,9 +291,10 @@ impl Plan {
     pub fn scratch(&self) -> u64 {
         let end = |p: &Pass| {
             let targets = self.walk(p.over).targets();
-            (p.partials_in_at + p.partials_in * targets).max(p.partials_out_at + p.partials_out * targets)
+            let end = |at: u64, n: u64| at.saturating_add(n.saturating_mul(targets));
+            end(p.partials_in_at, p.partials_in).max(end(p.partials_out_at, p.partials_out))
         };
-        self.passes.iter().map(end).max().unwrap_or(0) * PARTIAL
+        self.passes.iter().map(end).max().unwrap_or(0).saturating_mul(PARTIAL)
     }
 
     /// Byte of the scratch buffer at which the last partial results are.

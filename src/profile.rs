@@ -136,7 +136,7 @@ impl Profile {
             ("Profile::max_workgroups", self.max_workgroups.into()),
         ];
         if let Some(&(name, value)) = powers.iter().find(|(_, v)| !power(*v)) {
-            return error(name, value.into(), "a power of two, and workgroup at most");
+            return error(name, value.into(), "a power of two, and at most Profile::workgroup");
         }
         if let Some(&(name, value)) = positive.iter().find(|(_, v)| *v == 0) {
             return error(name, value, "1 or more");

@@ -38,6 +38,7 @@ fn table() -> Vec<Case> {
     vec![
         images(),
         Case::new(BatchNormDescriptor::new(2), &[2, 2, 4100]),
+        Case::new(BatchNormDescriptor::new(24), &[700, 24]),
         last(Case::new(BatchNormDescriptor::new(33), &[7, 33, 9, 5])),
         Case::new(GroupNormDescriptor::new(2, 6), &[20, 6, 7, 9]),
         last(Case::new(BatchNormDescriptor::new(36), &[5, 36, 7, 9])),
@@ -205,6 +206,7 @@ fn placed() -> Vec<Case> {
     let images = Case::new(BatchNormDescriptor::new(3), &[2, 3, 35]);
     let odd = last(Case::new(BatchNormDescriptor::new(5), &[3, 5, 4, 4]));
     let mixed = Case { input: DType::F16, output: DType::F32, ..rows.clone() };
+    let single = |c| Case::new(BatchNormDescriptor::new(c), &[5, c]);
     let fours = fused(Residual::Before, true, last(Case::new(BatchNormDescriptor::new(8), &[3, 8, 3, 5])));
     vec![
         rows.clone(),
@@ -217,6 +219,8 @@ fn placed() -> Vec<Case> {
         half(DType::F16, fours.clone()),
         fours,
         mixed,
+        single(8),
+        half(DType::F16, single(5)),
     ]
 }
 

@@ -33,6 +33,7 @@ fn cases() -> Vec<Case> {
             }
         }
     }
+    cases.push(Case::new(BatchNormDescriptor::new(12), &[1500, 12]));
     for (m, d) in [(90, 200), (7, 1300)] {
         cases.push(Case::new(LayerNormDescriptor::new(&[d]), &[m, d]));
         cases.push(Case::new(RmsNormDescriptor::new(&[d]), &[m, d]));

@@ -76,11 +76,8 @@ impl Call {
         let rows = self.grid.rows_of(self.plan.problem.memory(tensor));
         let from = || from.iter().flatten();
         // Where gaps differ, so does the distance from one row to the next.
-        if from().all(|input| input.rows == rows) {
-            Way::around(to, from().map(|input| input.bytes))
-        } else {
-            Way::Staged
-        }
+        let steady = from().all(|input| input.rows == rows);
+        Way::around(to, from().map(|input| input.bytes), steady)
     }
 }
 

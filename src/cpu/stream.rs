@@ -181,13 +181,14 @@ pub(crate) enum Way {
 impl Way {
     /// Around the caches. Intel's processors tell a load from the stores that are still on their way by the last twelve
     /// bits of their addresses: results that lie just behind what is read, page by page, have to go by a buffer there.
-    pub fn around<'a>(to: &[u8], mut from: impl Iterator<Item = &'a [u8]>) -> Way {
+    /// `steady`: whether they lie as far behind in each row.
+    pub fn around<'a>(to: &[u8], mut from: impl Iterator<Item = &'a [u8]>, steady: bool) -> Way {
         const PAGE: usize = 4096;
         const PENDING: usize = 1024;
         let behind = |from: &[u8]| (to.as_ptr() as usize).wrapping_sub(from.as_ptr() as usize) % PAGE;
         let possible = is_aligned(to.as_ptr()) && cfg!(all(target_arch = "x86_64", not(miri)));
-        let waits = |from: &[u8]| (1..PENDING).contains(&behind(from)) && compares_twelve_bits();
-        if possible && !from.any(waits) { Way::Direct } else { Way::Staged }
+        let waits = |from| !steady || (1..PENDING).contains(&behind(from));
+        if possible && !(from.any(waits) && compares_twelve_bits()) { Way::Direct } else { Way::Staged }
     }
 }
 
@@ -196,7 +197,9 @@ fn compares_twelve_bits() -> bool {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         static INTEL: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
-            let vendor = std::arch::x86_64::__cpuid(0);
+            // SAFETY: every x86-64 processor has the instruction.
+            #[allow(unused_unsafe, reason = "safe since Rust 1.94")]
+            let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
             [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
         });
         *INTEL

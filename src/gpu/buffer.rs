@@ -3,8 +3,7 @@
 use crate::error::Error;
 use wgpu::{BufferUsages, BufferViewMut, Device};
 
-/// A buffer that `fill` writes before any command does. Unlike wgpu's own help it does not panic if the device is lost
-/// or out of memory.
+/// A buffer that `fill` writes before any command does. Unlike wgpu's own help it does not panic if the device is lost.
 pub(crate) fn filled(
     device: &Device,
     label: &str,

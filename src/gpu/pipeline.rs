@@ -190,7 +190,6 @@ impl Context {
         profile: Profile,
         cache: Option<&wgpu::PipelineCache>,
     ) -> Result<Context, Error> {
-        profile.check()?;
         let limits = device.limits();
         let needs = [
             (
@@ -214,6 +213,7 @@ impl Context {
                 return Err(Error::Limit { name, required, actual });
             }
         }
+        profile.check()?;
         let unused = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-norm unused"),
             size: 256,

@@ -20,7 +20,7 @@ use std::mem::offset_of;
 /// Norms with and without their vectors, on shapes that take one workgroup, a part of one, and several.
 fn layers() -> Vec<(NormDescriptor, Vec<usize>)> {
     let mut layers: Vec<(NormDescriptor, Vec<usize>)> = Vec::new();
-    for [n, c, s] in [[4, 6, 5], [3, 64, 8], [2, 8, 1024], [2, 2, 40000]] {
+    for [n, c, s] in [[4, 6, 5], [3, 64, 8], [2, 8, 1024], [2, 2, 40000], [90, 6, 1], [5000, 8, 1]] {
         for affine in [true, false] {
             let batch = BatchNormDescriptor::new(c);
             let instance =

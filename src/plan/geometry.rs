@@ -13,11 +13,11 @@ const MOST_LEAVES: u64 = 1 << 31;
 /// Bytes of a partial result: moments, or sums of gradients.
 pub const PARTIAL: u64 = 16;
 
-/// Fewest elements of a target for each partial result, so that those are an eighth of the tensor's bytes at most.
+/// Fewest elements of a target for each partial result, so that those are an eighth of an `f32` tensor's bytes at most.
 const ELEMENTS_OF_PARTIAL: u64 = 32;
 
 /// Elements that a strided leaf reaches over: a quarter of the smallest binding, so that bindings can hold one.
-const MOST_SPAN: u64 = 1 << 23;
+pub const MOST_SPAN: u64 = 1 << 23;
 
 /// How a segment becomes leaves. Depends on the segment's length and stride and the kind of device alone, so that every
 /// way to split the work, over passes, windows or devices, merges the same leaves in the same order. Passes that only
@@ -146,17 +146,16 @@ impl Geometry {
         let whole = profile.min_targets > 0 && walk.targets() >= profile.min_targets;
         // Channels that lie side by side in memory should stay so in a workgroup: as many as if each element were a leaf.
         let elements = if tree.singles && side_by_side { tree.leaf_len() } else { 1 };
-        let on_chip = all * elements <= workgroup || whole;
         let fours = profile.abreast == 4 && side_by_side && walk.inner.is_multiple_of(4);
-        let abreast = if fours && (abreast_on_chip || !on_chip) { 4 } else { 1 };
-        let leaves = if on_chip {
-            all
-        } else if side_by_side {
-            let lanes = (walk.targets() / u64::from(abreast)).next_power_of_two();
+        let split = if side_by_side {
+            let lanes = (walk.targets() / if fours { 4 } else { 1 }).next_power_of_two();
             workgroup / u64::from(profile.target_lanes).min(lanes)
         } else {
             workgroup
         };
+        let on_chip = whole || all * elements <= workgroup || all <= split;
+        let abreast = if fours && (abreast_on_chip || !on_chip) { 4 } else { 1 };
+        let leaves = if on_chip { all } else { split };
         let empty = Geometry { tree, leaves: 0, tiles: 0, targets: 0, abreast, workgroup: profile.workgroup };
         Ok(empty.with_leaves(walk, leaves as u32))
     }

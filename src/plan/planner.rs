@@ -184,13 +184,13 @@ impl Planner<'_> {
             dispatches: Vec::new(),
         };
         set(&mut pass);
+        pass.reads = self.reads(&pass);
+        pass.dispatches = window::dispatches(&pass, self.problem, self.profile)?;
         let targets = self.problem.walk(over).targets();
         // Before the ones that come in, if there is room.
         if pass.partials_in_at < pass.partials_out * targets {
             pass.partials_out_at = pass.partials_in_at + pass.partials_in * targets;
         }
-        pass.reads = self.reads(&pass);
-        pass.dispatches = window::dispatches(&pass, self.problem, self.profile)?;
         self.passes.push(pass);
         Ok(())
     }
