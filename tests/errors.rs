@@ -424,7 +424,7 @@ fn states() {
     });
 }
 
-/// Sizes that make no sense are no endless loop and no division by 0.
+/// Sizes that make no sense are no endless loop and no division by 0, and limits that are too low are told first.
 #[test]
 fn profiles() {
     let own = Profile::GPU;
@@ -457,6 +457,10 @@ fn profiles() {
                 ["Profile::", name]
             );
         }
+        let required_limits = wgpu::Limits::downlevel_webgl2_defaults();
+        let small = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+        let (device, _) = pollster::block_on(gpu.adapter.request_device(&small)).unwrap();
+        fails!(gpu::Context::new(&device), Error::Limit { .. }, ["max_storage_buffers_per_shader_stage"]);
     });
 }
 

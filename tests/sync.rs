@@ -87,6 +87,7 @@ fn mixed_devices() {
 fn equal_shards_give_the_bits_of_one_device() {
     let cases = [
         Case::new(BatchNormDescriptor::new(7), &[16, 7]),
+        Case::new(BatchNormDescriptor::new(7), &[4, 7]),
         Case::new(BatchNormDescriptor::new(1), &[64, 1]),
         // The whole batch is split, its shards are on chip.
         Case::new(BatchNormDescriptor::new(64), &[64, 64]),

@@ -1,7 +1,7 @@
 //! Element by element: y from x, dx from dy.
 
 use super::lanes::{LANES, Span, V, for_spans};
-use super::leaf::{Gradient, Param, Stats, Weights, normalise, with_mask};
+use super::leaf::{Gradient, Param, Same, Stats, Weights, normalise, with_mask};
 use super::stream::{Sink, Store, with_sink};
 use fearless_simd::{Select, Simd, SimdBase};
 
@@ -87,7 +87,7 @@ pub(crate) fn masked_row<S: Simd>(
     }));
 }
 
-/// dx where both of a projection's means are taken out.
+/// dx where a projection is taken out. The one place that says so, as all ways to write a row have to give the same bits.
 #[inline(always)]
 pub(crate) fn projected<S: Simd, const MASK: u8>(
     simd: S,
@@ -124,15 +124,16 @@ pub(crate) fn backward_row<S: Simd, P: Param<S>>(
             dx.store(span, projected::<S, MASK>(simd, gradient, span, stats, affine, mean_g, gx));
         })),
         _ => for_spans!(len, span => {
-            let mut v = gradient.masked::<S, MASK>(simd, span, stats, affine) * affine.weight.at(simd, span);
-            if let Some(Projection { g, gx }) = projection {
-                let mut taken = gradient.xhat(simd, span, stats) * gx.at(simd, span);
-                if let Some(g) = g {
-                    taken += g.at(simd, span);
+            let mut v = match projection {
+                Some(Projection { g, gx }) => {
+                    let mean_g = Same(g.map_or(V::splat(simd, 0.0), |g| g.at(simd, span)));
+                    projected::<S, MASK>(simd, gradient, span, stats, affine, mean_g, gx)
                 }
-                v -= taken;
-            }
-            v *= stats.rstd.at(simd, span);
+                None => {
+                    let g = gradient.masked::<S, MASK>(simd, span, stats, affine);
+                    g * affine.weight.at(simd, span) * stats.rstd.at(simd, span)
+                }
+            };
             if let Some(dsum) = dsum {
                 v += span.load(simd, dsum);
             }

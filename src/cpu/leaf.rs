@@ -265,6 +265,18 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
     ahead: Ahead,
     to: &mut [Mean<S>],
 ) {
+    if centred && leaves.leaf == 1 && leaves.rows > 1 {
+        // Two leaves of one row each are merged at once.
+        for_strides!(len, (i, spans) => {
+            let moments = Leaves { leaf: 2, ..leaves }.merge(
+                simd,
+                #[inline(always)]
+                |rows| moments_of_two(simd, rows.start, spans, &row, ahead),
+            );
+            to[i..][..moments.len()].copy_from_slice(&moments);
+        });
+        return;
+    }
     for_strides!(len, (i, spans) => {
         let moments = leaves.merge(
             simd,
@@ -273,6 +285,31 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
         );
         to[i..][..moments.len()].copy_from_slice(&moments);
     });
+}
+
+/// Two leaves of one row each, merged: what [`Partial::merge`] makes of means without error and of no deviation.
+#[inline(always)]
+fn moments_of_two<'a, S: Simd, const N: usize>(
+    simd: S,
+    first: usize,
+    spans: [Span; N],
+    row: &impl Fn(usize) -> &'a [f32],
+    ahead: Ahead,
+) -> [Mean<S>; N] {
+    let rows = [first, first + 1];
+    let [x, y] = rows.map(row);
+    spans.map(
+        #[inline(always)]
+        |span| {
+            for r in rows {
+                ahead.row(r).ask(span.index());
+            }
+            let x = span.load(simd, x);
+            let delta = span.load(simd, y) - x;
+            let (hi, lo) = two_sum(x, delta * 0.5);
+            Mean { hi, lo, m2: delta * delta * 0.5 }
+        },
+    )
 }
 
 /// The same of a leaf's rows and a few spans.
