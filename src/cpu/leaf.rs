@@ -296,20 +296,19 @@ fn moments_of_two<'a, S: Simd, const N: usize>(
     row: &impl Fn(usize) -> &'a [f32],
     ahead: Ahead,
 ) -> [Mean<S>; N] {
-    let rows = [first, first + 1];
-    let [x, y] = rows.map(row);
-    spans.map(
-        #[inline(always)]
-        |span| {
-            for r in rows {
-                ahead.row(r).ask(span.index());
-            }
-            let x = span.load(simd, x);
-            let delta = span.load(simd, y) - x;
-            let (hi, lo) = two_sum(x, delta * 0.5);
-            Mean { hi, lo, m2: delta * delta * 0.5 }
-        },
-    )
+    let zero = V::splat(simd, 0.0);
+    let mut moments = [Mean { hi: zero, lo: zero, m2: zero }; N];
+    let (upper, lower) = (row(first), row(first + 1));
+    let (ahead, below) = (ahead.row(first), ahead.row(first + 1));
+    for k in 0..N {
+        ahead.ask(spans[k].index());
+        below.ask(spans[k].index());
+        let x = spans[k].load(simd, upper);
+        let delta = spans[k].load(simd, lower) - x;
+        let (hi, lo) = two_sum(x, delta * 0.5);
+        moments[k] = Mean { hi, lo, m2: delta * delta * 0.5 };
+    }
+    moments
 }
 
 /// The same of a leaf's rows and a few spans.
