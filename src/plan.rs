@@ -4,8 +4,8 @@ mod geometry;
 mod planner;
 mod window;
 
-pub(crate) use geometry::UNIT;
 pub use geometry::{Geometry, Tree};
+pub(crate) use geometry::{PARTIAL, UNIT};
 pub use window::Dispatch;
 
 use crate::error::Error;
@@ -14,7 +14,6 @@ use crate::norm::{Affine, NormDescriptor};
 use crate::op::{Direction, Fusion, Op, Residual, Statistics};
 use crate::profile::Profile;
 use crate::tensor::{BackwardPitches, DType, ForwardPitches, Pitch, TensorDescriptor};
-use geometry::PARTIAL;
 use planner::Planner;
 
 /// What is to be computed: a norm over a shape, and the call.

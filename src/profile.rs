@@ -1,6 +1,7 @@
 //! What a plan needs to know of the machine that runs it: one row a kind of device.
 
 use crate::error::Error;
+use crate::plan::PARTIAL;
 
 /// Sizes that depend on the kind of device. All are powers of two where they count lanes.
 ///
@@ -34,9 +35,6 @@ pub struct Profile {
     /// `max_compute_workgroups_per_dimension`.
     pub max_workgroups: u32,
 }
-
-/// Bytes of workgroup memory for each leaf of each target that a workgroup reduces.
-const SLOT: u64 = 16;
 
 impl Profile {
     /// A GPU with WebGPU's default limits.
@@ -107,9 +105,9 @@ impl Profile {
         Profile { abreast: if fits { row.abreast } else { 1 }, ..profile }
     }
 
-    /// Bytes of memory that a workgroup shares.
+    /// Bytes of memory that a workgroup shares: a partial result for each leaf of each target that it reduces.
     pub(crate) const fn workgroup_memory(&self) -> u64 {
-        self.workgroup as u64 * self.abreast as u64 * SLOT
+        self.workgroup as u64 * self.abreast as u64 * PARTIAL
     }
 
     /// Checks what plans count on. [`Error::Parameter`]

@@ -20,7 +20,12 @@ pub(crate) fn filled(
     Ok(buffer)
 }
 
-/// A buffer with a copy of a slice: of whole words and one at least, as buffers have to be.
+/// The size of a buffer for so many bytes: whole words, and one at least, as what is mapped or copied has to be.
+pub(crate) const fn whole_words(bytes: u64) -> u64 {
+    if bytes == 0 { 4 } else { bytes.next_multiple_of(4) }
+}
+
+/// A buffer with a copy of a slice.
 pub(crate) fn with_contents<T: bytemuck::NoUninit>(
     device: &Device,
     label: &str,
@@ -28,6 +33,7 @@ pub(crate) fn with_contents<T: bytemuck::NoUninit>(
     contents: &[T],
 ) -> Result<wgpu::Buffer, Error> {
     let bytes: &[u8] = bytemuck::cast_slice(contents);
-    let size = (bytes.len() as u64).next_multiple_of(4).max(4);
-    filled(device, label, size, usage, |view| view.slice(..bytes.len()).copy_from_slice(bytes))
+    filled(device, label, whole_words(bytes.len() as u64), usage, |view| {
+        view.slice(..bytes.len()).copy_from_slice(bytes)
+    })
 }

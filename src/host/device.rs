@@ -2,7 +2,7 @@
 
 use crate::element::Element;
 use crate::error::Error;
-use crate::gpu::buffer::{filled, with_contents};
+use crate::gpu::buffer::{filled, whole_words, with_contents};
 use futures_intrusive::channel::shared::oneshot_channel;
 use std::future::poll_fn;
 use std::task::Poll;
@@ -29,7 +29,7 @@ fn check_size(device: &Device, required: u64) -> Result<(), Error> {
 pub(super) fn poisoned(device: &Device, label: &str, bytes: u64) -> Result<wgpu::Buffer, Error> {
     check_size(device, bytes)?;
     let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-    filled(device, label, bytes.next_multiple_of(4).max(4), usage, |view| view.slice(..).fill(0xff))
+    filled(device, label, whole_words(bytes), usage, |view| view.slice(..).fill(0xff))
 }
 
 /// A copy on its way to the host.
@@ -41,7 +41,7 @@ pub(super) struct Staging {
 impl Staging {
     /// Records the copy of a buffer's first bytes.
     pub fn copy(device: &Device, encoder: &mut CommandEncoder, from: &wgpu::Buffer, bytes: u64) -> Staging {
-        let size = bytes.next_multiple_of(4).max(4);
+        let size = whole_words(bytes);
         let buffer = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-norm readback"),
             size,
