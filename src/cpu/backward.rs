@@ -1,20 +1,24 @@
 //! The backward pass: sums, gradients of weight and bias, dx.
 
-use super::apply::{Projection, backward_row, masked_row};
+use super::apply::{backward_row, masked_row};
 use super::beside::BackwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
-use super::forward::{StatVectors, areas, rows_of_area, spread};
+use super::formula::mask;
+use super::forward::{areas, rows_of_area};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
-use super::leaf::{TALL, mask};
+use super::leaf_columns::TALL;
 use super::memory::{Area, Input, Output, Scratch};
+use super::params::{
+    ColumnParams, DxColumns, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, spread, with_params,
+};
 use super::partial::{Sums, merge_all};
 use super::reduce::{self, Columns, Down, Parts, Table};
 use super::relay::{Block, Relay};
-use super::source::{GradientOf, OfColumn, OfRow, Owner, Params, Source, StatSlices, SumPairs, SumsOf, with_params};
+use super::source::{GradientOf, Source, SumPairs, SumsOf};
 use super::stream::Ahead;
-use super::strip::Strip;
+use super::strip;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -60,7 +64,8 @@ impl Pass<'_> {
             return AffineGradients::default();
         }
         let (stats, affine) = self.sums();
-        let [g, gx] = [0, 1].map(|k| spread(self.grid, stats.iter().map(|s| s[k] / self.count)));
+        let projection: Vec<[f32; 2]> = stats.into_iter().map(|sums| self.projection(sums)).collect();
+        let [g, gx] = [0, 1].map(|k| spread(self.grid, projection.iter().map(|p| p[k])));
         self.write([&g, &gx]);
         affine
     }
@@ -69,8 +74,14 @@ impl Pass<'_> {
         SumsOf { gradient: self.gradient, stats }
     }
 
-    fn params<'a>(&'a self, stats: StatSlices<'a>) -> Params<'a> {
-        Params { grid: self.grid, stats, affine: self.gradient.affine }
+    fn params<'a>(&'a self, stats: StatSlices<'a>) -> RowParams<'a> {
+        RowParams { by_column: self.grid.by_column, stats, affine: self.gradient.affine }
+    }
+
+    /// What is taken out of the gradient of a statistic, of the sums of g times weight and of that times the normalised
+    /// input.
+    fn projection(&self, [g, gx]: [f32; 2]) -> [f32; 2] {
+        [if self.centred { g / self.count } else { 0.0 }, gx / self.count]
     }
 
     fn weight(&self, channel: usize) -> f32 {
@@ -122,10 +133,11 @@ impl Pass<'_> {
         if self.dx.is_none() && self.dresidual.is_none() {
             return;
         }
-        let stats = self.stats.slices(projection);
-        let next = rows_of_area(self.grid.width);
-        self.exec.each_rows(self.grid, |rows, scratch| {
-            dispatch!(self.exec.level, simd => self.write_rows(simd, &self.params(stats), rows, next, scratch));
+        let (grid, rows) = (self.grid, self.params(self.stats.slices(projection)));
+        let columns = DxColumns::of_grid(grid, &rows);
+        let (params, next) = (Params::new(&rows, columns.as_ref()), rows_of_area(grid.width));
+        self.exec.each_rows(grid, |rows, scratch| {
+            dispatch!(self.exec.level, simd => self.write_rows(simd, &params, rows, next, scratch));
         });
     }
 
@@ -187,20 +199,20 @@ impl Pass<'_> {
                 for (k, channel) in channels.clone().enumerate() {
                     (to[0][k], to[1][k]) = (bias[k], weight[k]);
                     let of_channel = self.weight(channel);
-                    projection[0][k] = bias[k] * of_channel / self.count;
-                    projection[1][k] = weight[k] * of_channel / self.count;
+                    let of = self.projection([bias[k] * of_channel, weight[k] * of_channel]);
+                    (projection[0][k], projection[1][k]) = (of[0], of[1]);
                 }
                 let [g, gx] = &projection;
-                let params = self.params(self.stats.slices(NONE).from(channels.start, channels.len(), [g, gx]));
-                let strip = Strip::new(&params, channels);
-                let params = strip.as_ref().map_or(params, Strip::params);
+                let rows = self.params(self.stats.slices(NONE).from(channels.start, channels.len(), [g, gx]));
+                let strip = strip::params(self.grid, &rows, channels);
+                let params = Params::new(&rows, strip.as_ref());
                 turns.each(
                     scratch,
                     #[inline(always)]
                     |rows, next, scratch| self.write_rows(simd, &params, rows, next, scratch),
                     beside.then_some(
                         #[inline(always)]
-                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &params, back, areas, scratch),
+                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &rows, back, areas, scratch),
                     ),
                 );
             },
@@ -223,7 +235,7 @@ impl Pass<'_> {
     fn write_beside<S: Simd>(
         &self,
         simd: S,
-        params: &Params,
+        params: &RowParams,
         back: usize,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
@@ -232,7 +244,7 @@ impl Pass<'_> {
         const RELU: u8 = mask::RELU;
         simd.vectorize(
             #[inline(always)]
-            || match (params.grid.by_column, self.gradient.relu) {
+            || match (params.by_column, self.gradient.relu) {
                 (true, _) => self.beside::<S, OfColumn, NONE>(simd, params, back, areas, scratch),
                 (false, false) => self.beside::<S, OfRow, NONE>(simd, params, back, areas, scratch),
                 (false, true) => self.beside::<S, OfRow, RELU>(simd, params, back, areas, scratch),
@@ -244,7 +256,7 @@ impl Pass<'_> {
     fn beside<S: Simd, O: Owner, const MASK: u8>(
         &self,
         simd: S,
-        params: &Params,
+        params: &RowParams,
         back: usize,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
@@ -255,8 +267,8 @@ impl Pass<'_> {
         // They need no scratch memory.
         let gradient = self.gradient.tile(simd, area, (&mut [], &mut [], &mut []));
         let dx = dx.area(area, &mut [], Ahead::default());
-        let (cursor, centred) = (Cursor::new(self.grid, area.first), self.centred);
-        let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: area.at, centred, owner: PhantomData };
+        let cursor = Cursor::new(self.grid, area.first);
+        let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: area.at, owner: PhantomData };
         source.rows_of_mask::<S, O, MASK>(simd, areas, rows, scratch)
     }
 
@@ -298,7 +310,7 @@ impl Pass<'_> {
             let written = before.as_ref().map(|(rows, by)| (rows, self.params(self.projected(rows, by))));
             let beside = written.as_ref().filter(|(written, _)| beside && written.len() == len);
             if let (Some((rows, params)), None) = (&written, beside) {
-                self.write_rows(simd, params, Range::clone(rows), 0, scratch);
+                self.write_rows(simd, &Params::Rows(*params), Range::clone(rows), 0, scratch);
             }
             reduce::fill_rows(
                 simd,
@@ -318,8 +330,8 @@ impl Pass<'_> {
             }));
             let mut projection = [[0.0; LANES]; 2];
             for (k, group) in weighted.chunks(size).enumerate() {
-                let [g, gx] = merged(group);
-                (projection[0][k], projection[1][k]) = (g / self.count, gx / self.count);
+                let of = self.projection(merged(group));
+                (projection[0][k], projection[1][k]) = (of[0], of[1]);
             }
             if let Some(to) = &mut to {
                 let at = first - rows.start;
@@ -329,7 +341,8 @@ impl Pass<'_> {
             before = Some((of_batch, projection));
         }
         if let Some((rows, projection)) = before {
-            self.write_rows(simd, &self.params(self.projected(&rows, &projection)), rows, 0, scratch);
+            let params = Params::Rows(self.params(self.projected(&rows, &projection)));
+            self.write_rows(simd, &params, rows, 0, scratch);
         }
     }
 
@@ -341,7 +354,14 @@ impl Pass<'_> {
 
     /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
     #[inline(never)]
-    fn write_rows<S: Simd>(&self, simd: S, params: &Params, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
+    fn write_rows<S: Simd>(
+        &self,
+        simd: S,
+        params: &Params<DxColumns>,
+        rows: Range<usize>,
+        next: usize,
+        scratch: &mut Scratch,
+    ) {
         simd.vectorize(
             #[inline(always)]
             || self.write_rows_inline(simd, params, rows, next, scratch),
@@ -352,7 +372,7 @@ impl Pass<'_> {
     fn write_rows_inline<S: Simd>(
         &self,
         simd: S,
-        params: &Params,
+        params: &Params<DxColumns>,
         rows: Range<usize>,
         next: usize,
         scratch: &mut Scratch,
@@ -369,9 +389,7 @@ impl Pass<'_> {
                 let mut cursor = Cursor::new(grid, first);
                 for k in 0..area.rows {
                     let (row, gradient, to) = (cursor.next(), gradient.row(k), dresidual.row(k));
-                    with_params!(simd, params, (row, at, len), (stats, weights, _part) => {
-                        masked_row(simd, gradient, to, stats, weights);
-                    });
+                    with_params!(simd, grid, params, (row, at, len), of => masked_row(simd, gradient, to, of));
                 }
                 dresidual.finish(simd);
             }
@@ -381,10 +399,8 @@ impl Pass<'_> {
             for k in 0..area.rows {
                 let (row, gradient, dsum) = (cursor.next(), gradient.row(k), dsum.as_ref().map(|d| d.row(k)));
                 let to = dx.row(k);
-                with_params!(simd, params, (row, at, len), (stats, weights, part) => {
-                    let projection =
-                        self.projects.then(|| Projection { g: self.centred.then(|| part(3)), gx: part(4) });
-                    backward_row(simd, gradient, dsum, to, stats, weights, projection);
+                with_params!(simd, grid, params, (row, at, len), of => {
+                    backward_row(simd, gradient, dsum, to, of, self.projects);
                 });
             }
             dx.finish(simd);

@@ -1,20 +1,21 @@
 //! Rows that are written while others are reduced: see [`Meanwhile`].
 
-use super::apply::{clamp, projected};
+use super::formula::{Gradient, Line, OfY, clamp, projected};
 use super::grid::Cursor;
-use super::lanes::{Span, V};
-use super::leaf::{Gradient, Meanwhile, Same, normalise};
+use super::lanes::Span;
+use super::leaf::Meanwhile;
 use super::memory::{Destination, Tile};
-use super::source::{GradientTile, Owner, Params};
+use super::params::{Owner, RowParams};
+use super::source::GradientTile;
 use super::stream::{Sink, by_strides};
-use fearless_simd::{Simd, SimdBase};
+use fearless_simd::Simd;
 use std::marker::PhantomData;
 
 /// y of rows, made while others are reduced.
 pub(crate) struct ForwardRows<'a, O, const RELU: bool> {
     pub x: Tile<'a>,
     pub y: Destination<'a>,
-    pub params: &'a Params<'a>,
+    pub params: &'a RowParams<'a>,
     pub cursor: Cursor,
     pub at: usize,
     pub owner: PhantomData<O>,
@@ -25,17 +26,18 @@ impl<S: Simd, O: Owner, const RELU: bool> Meanwhile<S> for ForwardRows<'_, O, RE
     fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
         let row = self.cursor.next();
         let Sink::Stream(y) = self.y.row(k) else { unreachable!("asked for rows that go around the caches") };
-        let (x, at, Params { stats, affine, .. }) = (self.x.row(k), self.at, self.params);
-        let stats = stats.stats_same(simd, row);
+        let (x, at, params) = (self.x.row(k), self.at, self.params);
+        let of_stats = params.of_stats(simd, row);
         by_strides(
             simd,
             y,
             #[inline(always)]
             move |from, len| {
-                let (x, weights) = (&x[from..][..len], O::weights(simd, affine, row, at + from, len));
+                let x = &x[from..][..len];
+                let of = of_stats.with(O::weights(simd, params.affine, row, at + from, len));
                 #[inline(always)]
                 move |span: Span| {
-                    let v = normalise(simd, span.load(simd, x), span, stats, weights);
+                    let v = of.y().at(simd, span.load(simd, x), span);
                     if RELU { clamp(simd, v) } else { v }
                 }
             },
@@ -47,10 +49,9 @@ impl<S: Simd, O: Owner, const RELU: bool> Meanwhile<S> for ForwardRows<'_, O, RE
 pub(crate) struct BackwardRows<'a, O, const MASK: u8> {
     pub gradient: GradientTile<'a>,
     pub dx: Destination<'a>,
-    pub params: &'a Params<'a>,
+    pub params: &'a RowParams<'a>,
     pub cursor: Cursor,
     pub at: usize,
-    pub centred: bool,
     pub owner: PhantomData<O>,
 }
 
@@ -59,18 +60,17 @@ impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for BackwardRows<'_, O, MAS
     fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
         let row = self.cursor.next();
         let Sink::Stream(dx) = self.dx.row(k) else { unreachable!("asked for rows that go around the caches") };
-        let (gradient, at, Params { stats, affine, .. }) = (self.gradient.row(k), self.at, self.params);
-        let mean_g = if self.centred { stats.same(simd, row, 3) } else { Same(V::splat(simd, 0.0)) };
-        let (gx, stats) = (stats.same(simd, row, 4), stats.stats_same(simd, row));
+        let (gradient, at, params) = (self.gradient.row(k), self.at, self.params);
+        let of_stats = params.of_stats(simd, row);
         by_strides(
             simd,
             dx,
             #[inline(always)]
             move |from, len| {
                 let gradient = Gradient { x: &gradient.x[from..], dy: &gradient.dy[from..], ..gradient }.of_len(len);
-                let weights = O::weights(simd, affine, row, at + from, len);
+                let of = of_stats.with(O::weights(simd, params.affine, row, at + from, len));
                 #[inline(always)]
-                move |span: Span| projected::<S, MASK>(simd, gradient, span, stats, weights, mean_g, gx)
+                move |span: Span| projected::<S, MASK>(simd, gradient, span, of)
             },
         )
     }

@@ -2,14 +2,15 @@
 
 use super::backward;
 use super::exec::Exec;
-use super::forward::{self, Stat, StatVectors};
+use super::forward::{self, Stat};
 use super::grid::Grid;
 use super::io::{Backward, Forward, Source};
 use super::memory::{Input, Output, Place};
 use super::norm::Norm;
+use super::params::{Affine, StatVectors};
 use super::running;
 use super::saved::Saved;
-use super::source::{Affine, GradientOf};
+use super::source::GradientOf;
 use super::stream::Way;
 use crate::error::Error;
 use crate::moments::Moments;

@@ -7,12 +7,15 @@ use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
 use super::memory::{Area, Output, Place, Scratch, TILE};
+use super::params::{
+    Affine, ColumnParams, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, YColumns, with_params,
+};
 use super::partial::{Mean, merge_all};
 use super::reduce;
 use super::relay::{Block, Relay};
-use super::source::{Affine, Means, MomentsOf, OfColumn, OfRow, Owner, Params, Source, StatSlices, with_params};
+use super::source::{Means, MomentsOf, Source};
 use super::stream::Ahead;
-use super::strip::{self, Strip, repeated};
+use super::strip;
 use crate::moments::Moments;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -56,37 +59,14 @@ pub(crate) struct Pass<'a> {
     pub y: Option<&'a Output<'a>>,
 }
 
-/// Means (pairs) and 1/std of statistics, as kernels want them.
-pub(crate) struct StatVectors([Vec<f32>; 3]);
-
-impl StatVectors {
-    /// One a statistic; in grids of columns one a cell.
-    pub fn new(grid: &Grid, stats: &[Stat]) -> StatVectors {
-        StatVectors([|s: &Stat| s.hi, |s: &Stat| s.lo, |s: &Stat| s.rstd].map(|of| spread(grid, stats.iter().map(of))))
-    }
-
-    pub fn slices<'a>(&'a self, projection: [&'a [f32]; 2]) -> StatSlices<'a> {
-        let [hi, lo, rstd] = &self.0;
-        StatSlices { first: 0, of: [hi, lo, rstd, projection[0], projection[1]] }
-    }
-}
-
-/// One number a statistic; in grids of columns one a cell.
-pub(crate) fn spread(grid: &Grid, numbers: impl ExactSizeIterator<Item = f32>) -> Vec<f32> {
-    match grid.join {
-        Join::Channels(size) if grid.columns && size > 1 => repeated(numbers, size),
-        _ => numbers.collect(),
-    }
-}
-
 impl Pass<'_> {
     /// Tensors that y is made of.
     fn inputs(&self) -> usize {
         1 + usize::from(self.residual.is_some())
     }
 
-    fn params<'a>(&'a self, stats: StatSlices<'a>) -> Params<'a> {
-        Params { grid: self.grid, stats, affine: &self.affine }
+    fn params<'a>(&'a self, stats: StatSlices<'a>) -> RowParams<'a> {
+        RowParams { by_column: self.grid.by_column, stats, affine: &self.affine }
     }
 
     fn source(&self) -> MomentsOf<'_> {
@@ -128,15 +108,14 @@ impl Pass<'_> {
     pub fn write(&self, stats: &[Stat]) {
         let (grid, exec) = (self.grid, self.exec);
         let vectors = StatVectors::new(grid, stats);
-        let stats = vectors.slices([&[], &[]]);
+        let params = self.params(vectors.slices([&[], &[]]));
         if let Some(Blocks::Channels(len)) = Blocks::new(grid, self.inputs(), exec)
             && strip::pays(grid)
         {
             return exec.each((0..grid.rows).step_by(len), |first, scratch| {
-                let params = self.params(stats);
                 let channels = first..(first + len).min(grid.rows);
-                let strip = Strip::new(&params, channels.clone());
-                let params = strip.as_ref().map_or(params, Strip::params);
+                let strip = strip::params(grid, &params, channels.clone());
+                let params = Params::new(&params, strip.as_ref());
                 dispatch!(exec.level, simd => for n in 0..grid.samples {
                     let rows = n * grid.rows + channels.start..n * grid.rows + channels.end;
                     let next = if n + 1 < grid.samples { grid.rows } else { 0 };
@@ -145,8 +124,10 @@ impl Pass<'_> {
             });
         }
         let next = rows_of_area(grid.width);
+        let columns = YColumns::of_grid(grid, &params);
+        let params = Params::new(&params, columns.as_ref());
         exec.each_rows(grid, |rows, scratch| {
-            dispatch!(exec.level, simd => self.write_rows(simd, &self.params(stats), rows, next, scratch));
+            dispatch!(exec.level, simd => self.write_rows(simd, &params, rows, next, scratch));
         });
     }
 
@@ -194,16 +175,16 @@ impl Pass<'_> {
                     *moments = Moments { count, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
                 }
                 let stats = BlockStats::new(moments, self.eps);
-                let params = self.params(stats.slices(channels.start));
-                let strip = Strip::new(&params, channels);
-                let params = strip.as_ref().map_or(params, Strip::params);
+                let rows = self.params(stats.slices(channels.start));
+                let strip = strip::params(self.grid, &rows, channels);
+                let params = Params::new(&rows, strip.as_ref());
                 turns.each(
                     scratch,
                     #[inline(always)]
                     |rows, next, scratch| self.write_rows(simd, &params, rows, next, scratch),
                     beside.then_some(
                         #[inline(always)]
-                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &params, back, areas, scratch),
+                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &rows, back, areas, scratch),
                     ),
                 );
             },
@@ -225,14 +206,14 @@ impl Pass<'_> {
     fn write_beside<S: Simd>(
         &self,
         simd: S,
-        params: &Params,
+        params: &RowParams,
         back: usize,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
     ) -> Mean<S> {
         simd.vectorize(
             #[inline(always)]
-            || match (params.grid.by_column, self.relu) {
+            || match (params.by_column, self.relu) {
                 (true, _) => self.beside::<S, OfColumn, false>(simd, params, back, areas, scratch),
                 (false, false) => self.beside::<S, OfRow, false>(simd, params, back, areas, scratch),
                 (false, true) => self.beside::<S, OfRow, true>(simd, params, back, areas, scratch),
@@ -244,7 +225,7 @@ impl Pass<'_> {
     fn beside<S: Simd, O: Owner, const RELU: bool>(
         &self,
         simd: S,
-        params: &Params,
+        params: &RowParams,
         back: usize,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
@@ -278,7 +259,7 @@ impl Pass<'_> {
             let written = before.as_ref().map(|(rows, stats)| (rows, self.params(stats.slices(rows.start / size))));
             let beside = written.as_ref().filter(|(written, _)| beside && written.len() == rows.len());
             if let (Some((rows, params)), None) = (&written, beside) {
-                self.write_rows(simd, params, Range::clone(rows), 0, scratch);
+                self.write_rows(simd, &Params::Rows(*params), Range::clone(rows), 0, scratch);
             }
             reduce::fill_rows(
                 simd,
@@ -303,7 +284,8 @@ impl Pass<'_> {
             before = Some((rows, BlockStats::new(moments, self.eps)));
         }
         if let Some((rows, stats)) = before {
-            self.write_rows(simd, &self.params(stats.slices(rows.start / size)), rows, 0, scratch);
+            let params = Params::Rows(self.params(stats.slices(rows.start / size)));
+            self.write_rows(simd, &params, rows, 0, scratch);
         }
     }
 
@@ -331,7 +313,14 @@ impl Pass<'_> {
 
     /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
     #[inline(never)]
-    fn write_rows<S: Simd>(&self, simd: S, params: &Params, rows: Range<usize>, next: usize, scratch: &mut Scratch) {
+    fn write_rows<S: Simd>(
+        &self,
+        simd: S,
+        params: &Params<YColumns>,
+        rows: Range<usize>,
+        next: usize,
+        scratch: &mut Scratch,
+    ) {
         simd.vectorize(
             #[inline(always)]
             || self.write_rows_inline(simd, params, rows, next, scratch),
@@ -342,7 +331,7 @@ impl Pass<'_> {
     fn write_rows_inline<S: Simd>(
         &self,
         simd: S,
-        params: &Params,
+        params: &Params<YColumns>,
         rows: Range<usize>,
         next: usize,
         scratch: &mut Scratch,
@@ -359,8 +348,8 @@ impl Pass<'_> {
             for k in 0..area.rows {
                 let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), cursor.next());
                 let y = y.row(k);
-                with_params!(simd, params, (row, at, len), (stats, weights, _part) => {
-                    forward_row(simd, x, residual, y, self.relu, stats, weights);
+                with_params!(simd, grid, params, (row, at, len), of => {
+                    forward_row(simd, x, residual, y, self.relu, of);
                 });
             }
             y.finish(simd);

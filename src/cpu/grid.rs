@@ -1,9 +1,10 @@
 //! A layout as the CPU sees it: rows of neighbouring elements, and cells whose results make up a statistic.
 
-use super::leaf::TALL;
+use super::leaf_columns::TALL;
 use crate::layout::{Layout, Memory, Walk};
 use crate::plan::Tree;
 use crate::profile::Profile;
+use std::ops::Range;
 
 /// How the results of cells become those of statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +187,13 @@ impl Grid {
     /// Cells of a sample; weights, except for rows.
     pub fn channels(&self) -> usize {
         if self.columns { self.width } else { self.rows }
+    }
+
+    /// Cells of a row's columns `at..at + len`.
+    #[inline(always)]
+    pub fn cells(&self, row: Row, at: usize, len: usize) -> Range<usize> {
+        let first = at + if self.join == Join::Samples { 0 } else { row.stat * self.width };
+        first..first + len
     }
 
     /// Number of weights.

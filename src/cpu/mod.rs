@@ -17,14 +17,17 @@ mod call;
 mod exec;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod f16c;
+mod formula;
 mod forward;
 mod grid;
 mod half;
 mod io;
 mod lanes;
 mod leaf;
+mod leaf_columns;
 mod memory;
 mod norm;
+mod params;
 mod partial;
 mod reduce;
 mod relay;

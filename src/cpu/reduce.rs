@@ -3,7 +3,7 @@
 use super::exec::{Exec, dispatch};
 use super::grid::Grid;
 use super::lanes::{LANES, Span, for_spans};
-use super::leaf::{TALL, WIDE};
+use super::leaf_columns::{TALL, WIDE};
 use super::memory::{Area, Scratch, TILE};
 use super::partial::{Partial, Stack};
 use super::source::{Kind, PartialOf, Source};

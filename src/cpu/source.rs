@@ -1,13 +1,14 @@
 //! What is summed up: moments of x, or sums of the gradient.
 
-use super::grid::{Cursor, Grid, Join, Row};
-use super::lanes::V;
-use super::leaf::{self, Each, Gradient, Leaves, Meanwhile, Param, Same, Stats, TALL, Weights, with_mask};
+use super::formula::{Gradient, with_mask};
+use super::grid::{Cursor, Grid, Row};
+use super::leaf::{self, Meanwhile};
+use super::leaf_columns::{self, Leaves, TALL};
 use super::memory::{Area, Input, Place, Scratch, Tile};
+use super::params::{Affine, OfColumn, OfRow, Owner, StatSlices};
 use super::partial::{Mean, Partial, Sums};
 use super::stream::{Ahead, Rest};
-use fearless_simd::{Simd, SimdBase};
-use std::borrow::Cow;
+use fearless_simd::Simd;
 
 /// Which partial results, whatever the instruction set.
 pub(crate) trait Kind: Sync {
@@ -103,7 +104,7 @@ impl Source for MomentsOf<'_> {
         scratch: &mut Scratch,
     ) {
         let tile = self.x.tile(simd, area, &mut scratch.x);
-        leaf::moments_of_columns(
+        leaf_columns::moments_of_columns(
             simd,
             Leaves { rows: area.rows, leaf },
             area.len,
@@ -113,168 +114,6 @@ impl Source for MomentsOf<'_> {
             self.ahead(next),
             to,
         )
-    }
-}
-
-/// Numbers of statistics, one after the other from statistic `first`; in grids of columns one a cell.
-#[derive(Clone, Copy)]
-pub(crate) struct StatSlices<'a> {
-    pub first: usize,
-    /// Mean, its rounding error, 1/std, and the two of [`super::apply::Projection`].
-    pub of: [&'a [f32]; 5],
-}
-
-impl<'a> StatSlices<'a> {
-    /// Those of `len` statistics from `first` on, with a projection of their own.
-    #[inline(always)]
-    pub fn from(&self, first: usize, len: usize, [g, gx]: [&'a [f32]; 2]) -> StatSlices<'a> {
-        let part = |k: usize| &self.of[k][first - self.first..][..len];
-        StatSlices { first, of: [part(0), part(1), part(2), g, gx] }
-    }
-
-    #[inline(always)]
-    pub fn same<S: Simd>(&self, simd: S, row: Row, k: usize) -> Same<S> {
-        Same(V::splat(simd, self.of[k][row.stat - self.first]))
-    }
-
-    /// Those of a row's columns `at..at + len`.
-    #[inline(always)]
-    pub fn each(&self, grid: &Grid, row: Row, k: usize, at: usize, len: usize) -> Each<'a> {
-        let first = if grid.join == Join::Samples { 0 } else { row.stat * grid.width };
-        Each(&self.of[k][first + at..][..len])
-    }
-
-    #[inline(always)]
-    pub fn stats_same<S: Simd>(&self, simd: S, row: Row) -> Stats<Same<S>> {
-        Stats { hi: self.same(simd, row, 0), lo: self.same(simd, row, 1), rstd: self.same(simd, row, 2) }
-    }
-
-    #[inline(always)]
-    pub fn stats_each(&self, grid: &Grid, row: Row, at: usize, len: usize) -> Stats<Each<'a>> {
-        let [hi, lo, rstd] =
-            [self.each(grid, row, 0, at, len), self.each(grid, row, 1, at, len), self.each(grid, row, 2, at, len)];
-        Stats { hi, lo, rstd }
-    }
-}
-
-/// The parameters of a tensor's elements, in the terms of a grid: the tensor's own, or a [`super::strip::Strip`]'s.
-#[derive(Clone, Copy)]
-pub(crate) struct Params<'a> {
-    pub grid: &'a Grid,
-    pub stats: StatSlices<'a>,
-    pub affine: &'a Affine<'a>,
-}
-
-impl Params<'_> {
-    /// An area of the tensor's own grid, in this one.
-    #[inline(always)]
-    pub fn area(&self, grid: &Grid, area: Area) -> Area {
-        if self.grid.columns == grid.columns { area } else { area.flat() }
-    }
-}
-
-/// Runs a block for columns `at..at + len` of a row with its statistics and weights, each in the form that it has in the
-/// grid: one number for the whole row, or one for each of its elements. `part` gives a number of [`StatSlices::of`].
-///
-/// Not a function that takes a closure, which would have to be generic.
-macro_rules! with_params {
-    ($simd:ident, $params:expr, ($row:expr, $at:expr, $len:expr), ($stats:ident, $weights:ident, $part:ident) => $body:expr) => {{
-        let (Params { grid, stats, affine }, row, at, len) = ($params, $row, $at, $len);
-        if grid.columns {
-            let $part = |k| stats.each(grid, row, k, at, len);
-            let ($stats, $weights) = (stats.stats_each(grid, row, at, len), affine.each(at, len));
-            $body
-        } else {
-            let $part = |k| stats.same($simd, row, k);
-            let $stats = stats.stats_same($simd, row);
-            if grid.by_column {
-                let $weights = affine.each(at, len);
-                $body
-            } else {
-                let $weights = affine.same($simd, row);
-                $body
-            }
-        }
-    }};
-}
-pub(crate) use with_params;
-
-/// Whose a weight is, where that has to be known when a loop is compiled.
-pub(crate) trait Owner {
-    /// Whether sums over a row have to have it in them.
-    const IN_SUMS: bool;
-
-    /// For columns `at..at + len` of a row.
-    fn weights<'a, S: Simd>(
-        simd: S,
-        affine: &'a Affine,
-        row: Row,
-        at: usize,
-        len: usize,
-    ) -> Weights<impl Param<S> + use<'a, Self, S>>;
-}
-
-/// A row.
-pub(crate) struct OfRow;
-/// A column.
-pub(crate) struct OfColumn;
-
-impl Owner for OfRow {
-    const IN_SUMS: bool = false;
-
-    #[inline(always)]
-    fn weights<'a, S: Simd>(
-        simd: S,
-        affine: &'a Affine,
-        row: Row,
-        _: usize,
-        _: usize,
-    ) -> Weights<impl Param<S> + use<'a, S>> {
-        affine.same(simd, row)
-    }
-}
-
-impl Owner for OfColumn {
-    const IN_SUMS: bool = true;
-
-    #[inline(always)]
-    fn weights<'a, S: Simd>(
-        _: S,
-        affine: &'a Affine,
-        _: Row,
-        at: usize,
-        len: usize,
-    ) -> Weights<impl Param<S> + use<'a, S>> {
-        affine.each(at, len)
-    }
-}
-
-/// Weight and bias; 1 and 0 where the layer has none.
-pub(crate) struct Affine<'a> {
-    pub weight: Cow<'a, [f32]>,
-    pub bias: Cow<'a, [f32]>,
-}
-
-impl<'a> Affine<'a> {
-    pub fn new(grid: &Grid, weight: Option<&'a [f32]>, bias: Option<&'a [f32]>) -> Affine<'a> {
-        let all = |value| Cow::Owned(vec![value; grid.weights()]);
-        Affine {
-            weight: weight.map_or_else(|| all(1.0), Cow::Borrowed),
-            bias: bias.map_or_else(|| all(0.0), Cow::Borrowed),
-        }
-    }
-
-    /// Of a row that has one of each.
-    #[inline(always)]
-    pub fn same<S: Simd>(&self, simd: S, row: Row) -> Weights<Same<S>> {
-        let (weight, bias) = (self.weight[row.channel], self.bias[row.channel]);
-        Weights { weight: Same(V::splat(simd, weight)), bias: Same(V::splat(simd, bias)) }
-    }
-
-    /// Of a row's columns `at..at + len`.
-    #[inline(always)]
-    pub fn each(&self, at: usize, len: usize) -> Weights<Each<'_>> {
-        Weights { weight: Each(&self.weight[at..at + len]), bias: Each(&self.bias[at..at + len]) }
     }
 }
 
@@ -374,7 +213,7 @@ impl SumsOf<'_> {
             len,
             O::IN_SUMS,
             #[inline(always)]
-            |k| (gradient.row(k), stats.stats_same(simd, all[k]), O::weights(simd, of.affine, all[k], at, len)),
+            |k| (gradient.row(k), stats.same(simd, all[k]), O::weights(simd, of.affine, all[k], at, len)),
             of.ahead(next),
             meanwhile,
         )
@@ -414,8 +253,8 @@ impl Source for SumsOf<'_> {
         let (weights, ahead) = (of.affine.each(at, len), of.ahead(next));
         if of.grid.columns {
             // Of one sample, or of samples whose statistics are joined.
-            let stats = stats.stats_each(of.grid, Cursor::new(of.grid, area.first).next(), at, len);
-            leaf::sums_of_columns(
+            let stats = stats.each(of.grid, Cursor::new(of.grid, area.first).next(), at, len);
+            leaf_columns::sums_of_columns(
                 simd,
                 Leaves { rows, leaf },
                 len,
@@ -427,13 +266,13 @@ impl Source for SumsOf<'_> {
             )
         } else {
             let all = rows_of(of.grid, area);
-            leaf::sums_of_columns(
+            leaf_columns::sums_of_columns(
                 simd,
                 Leaves { rows, leaf },
                 len,
                 false,
                 #[inline(always)]
-                |k| (gradient.row(k), stats.stats_same(simd, all[k]), weights),
+                |k| (gradient.row(k), stats.same(simd, all[k]), weights),
                 ahead,
                 to,
             )

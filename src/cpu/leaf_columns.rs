@@ -1,0 +1,237 @@
+//! Leaves of columns: moments and sums over a few rows, each column a lane.
+
+use super::formula::{Gradient, Made, Param, Same, Stats, Weights, low, with_mask};
+use super::lanes::{LANES, Span, TURNS, V, for_spans, for_strides};
+use super::memory::TILE;
+use super::partial::{Mean, Partial, Sums, two_sum};
+use super::stream::Ahead;
+use fearless_simd::{Simd, SimdBase};
+use std::ops::Range;
+
+/// Columns that are reduced side by side.
+pub(crate) const WIDE: usize = 256;
+
+/// Rows that are looked at together.
+pub(crate) const TALL: usize = TILE / WIDE;
+
+/// Moments of columns over a few rows: one of `to` a span.
+#[inline(always)]
+pub(crate) fn moments_of_columns<'a, S: Simd>(
+    simd: S,
+    leaves: Leaves,
+    len: usize,
+    centred: bool,
+    row: impl Fn(usize) -> &'a [f32],
+    ahead: Ahead,
+    to: &mut [Mean<S>],
+) {
+    if centred && leaves.leaf == 1 && leaves.rows > 1 {
+        // Two leaves of one row each are merged at once.
+        for_spans!(len, (i, span) => {
+            [to[i]] = Leaves { leaf: 2, ..leaves }.merge(
+                simd,
+                #[inline(always)]
+                |rows| moments_of_two(simd, rows.start, [span], &row, ahead),
+            );
+        });
+        return;
+    }
+    for_strides!(len, (i, spans) => {
+        let moments = leaves.merge(
+            simd,
+            #[inline(always)]
+            |rows| moments_of_spans(simd, rows, spans, centred, &row, ahead),
+        );
+        to[i..][..moments.len()].copy_from_slice(&moments);
+    });
+}
+
+/// Two leaves of one row each, merged: what [`Partial::merge`] makes of means without error and of no deviation.
+#[inline(always)]
+fn moments_of_two<'a, S: Simd, const N: usize>(
+    simd: S,
+    first: usize,
+    spans: [Span; N],
+    row: &impl Fn(usize) -> &'a [f32],
+    ahead: Ahead,
+) -> [Mean<S>; N] {
+    let zero = V::splat(simd, 0.0);
+    let mut moments = [Mean { hi: zero, lo: zero, m2: zero }; N];
+    let (upper, lower) = (row(first), row(first + 1));
+    let (ahead, below) = (ahead.row(first), ahead.row(first + 1));
+    for k in 0..N {
+        ahead.ask(spans[k].index());
+        below.ask(spans[k].index());
+        let x = spans[k].load(simd, upper);
+        let delta = spans[k].load(simd, lower) - x;
+        let (hi, lo) = two_sum(x, delta * 0.5);
+        moments[k] = Mean { hi, lo, m2: delta * delta * 0.5 };
+    }
+    moments
+}
+
+/// The same of a leaf's rows and a few spans.
+#[inline(always)]
+fn moments_of_spans<'a, S: Simd, const N: usize>(
+    simd: S,
+    rows: Range<usize>,
+    spans: [Span; N],
+    centred: bool,
+    row: &impl Fn(usize) -> &'a [f32],
+    ahead: Ahead,
+) -> [Mean<S>; N] {
+    let zero = V::splat(simd, 0.0);
+    let (mut pivot, mut mean) = ([zero; N], [zero; N]);
+    let mut moments = [Mean { hi: zero, lo: zero, m2: zero }; N];
+    if centred && rows.len() == 1 {
+        // The same numbers, sooner.
+        let (first, ahead) = (row(rows.start), ahead.row(rows.start));
+        for k in 0..N {
+            ahead.ask(spans[k].index());
+            let x = spans[k].load(simd, first);
+            #[expect(clippy::eq_op, reason = "0, or NaN where x is not finite")]
+            let deviation = x - x;
+            moments[k] = Mean { hi: x + deviation, lo: deviation, m2: deviation };
+        }
+        return moments;
+    }
+    if centred {
+        let first = row(rows.start);
+        for (pivot, span) in pivot.iter_mut().zip(spans) {
+            *pivot = span.load(simd, first);
+        }
+        for r in rows.clone() {
+            let row = row(r);
+            for k in 0..N {
+                mean[k] += spans[k].load(simd, row) - pivot[k];
+            }
+        }
+    }
+    for k in 0..N {
+        mean[k] /= rows.len() as f32;
+        (moments[k].hi, moments[k].lo) = two_sum(pivot[k], mean[k]);
+    }
+    for r in rows {
+        let (row, ahead) = (row(r), ahead.row(r));
+        for k in 0..N {
+            ahead.ask(spans[k].index());
+            let deviation = (spans[k].load(simd, row) - pivot[k]) - mean[k];
+            moments[k].m2 += deviation * deviation;
+        }
+    }
+    moments
+}
+
+/// Sums of g and of g times the normalised input, of columns over a few rows. `alike`: all rows have the same statistics.
+#[inline(always)]
+pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
+    simd: S,
+    leaves: Leaves,
+    len: usize,
+    alike: bool,
+    row: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
+    ahead: Ahead,
+    to: &mut [Sums<S>],
+) {
+    if alike && leaves.leaf == 1 {
+        // What belongs to a column stays in registers.
+        return with_mask!(row(0).0, MASK => for_spans!(len, (i, span) => {
+            let (_, stats, weights) = row(0);
+            let stats = Stats { hi: stats.hi.at(simd, span), lo: stats.lo.at(simd, span), rstd: stats.rstd.at(simd, span) };
+            let stats = Stats { hi: Same(stats.hi), lo: Same(stats.lo), rstd: Same(stats.rstd) };
+            let weights = Weights { weight: Same(weights.weight.at(simd, span)), bias: Same(weights.bias.at(simd, span)) };
+            let of = {
+                #[inline(always)]
+                |k| (row(k).0, stats, weights)
+            };
+            [to[i]] = leaves.merge(
+                simd,
+                #[inline(always)]
+                |rows| sums_of_spans::<S, Same<S>, Same<S>, MASK, 1>(simd, rows, [span], true, &of, ahead),
+            );
+        }));
+    }
+    with_mask!(row(0).0, MASK => for_strides!(len, (i, spans) => {
+        let sums = leaves.merge(
+            simd,
+            #[inline(always)]
+            |rows| sums_of_spans::<S, P, Q, MASK, _>(simd, rows, spans, alike, &row, ahead),
+        );
+        to[i..][..sums.len()].copy_from_slice(&sums);
+    }));
+}
+
+/// The same of a leaf's rows and a few spans.
+#[inline(always)]
+fn sums_of_spans<'a, S: Simd, P: Param<S>, Q: Param<S>, const MASK: u8, const N: usize>(
+    simd: S,
+    rows: Range<usize>,
+    spans: [Span; N],
+    alike: bool,
+    row: &impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
+    ahead: Ahead,
+) -> [Sums<S>; N] {
+    let all = row(rows.start).1;
+    let zero = V::splat(simd, 0.0);
+    let (mut g_sum, mut gx_sum) = ([zero; N], [zero; N]);
+    for r in rows {
+        let ((gradient, stats, affine), ahead) = (row(r), ahead.row(r));
+        // Short loops, so that the compiler unrolls them and keeps the sums in registers.
+        let (mut g, mut xhat) = ([zero; N], [zero; N]);
+        for span in spans {
+            ahead.ask(span.index());
+        }
+        for k in 0..N {
+            g[k] = gradient.masked::<S, MASK>(simd, spans[k], Made { stats, weights: affine });
+        }
+        for k in 0..N {
+            xhat[k] = if alike {
+                spans[k].load(simd, gradient.x) - stats.hi.at(simd, spans[k])
+            } else {
+                gradient.xhat(simd, spans[k], stats)
+            };
+        }
+        for k in 0..N {
+            g_sum[k] += g[k];
+            gx_sum[k] += g[k] * xhat[k];
+        }
+    }
+    let mut sums = [Sums([V::splat(simd, 0.0); 2]); N];
+    for k in 0..N {
+        if alike {
+            gx_sum[k] = gx_sum[k] * all.rstd.at(simd, spans[k]) - low(simd, spans[k], all) * g_sum[k];
+        }
+        sums[k] = Sums([g_sum[k], gx_sum[k]]);
+    }
+    sums
+}
+
+/// A few leaves of columns, as many as a power of two: so many rows, so many of each; or one that is shorter.
+#[derive(Clone, Copy)]
+pub(crate) struct Leaves {
+    pub rows: usize,
+    pub leaf: usize,
+}
+
+impl Leaves {
+    /// Their tree, of what each leaf's rows give.
+    #[inline(always)]
+    fn merge<S: Simd, P: Partial<S>, const N: usize>(self, simd: S, of: impl Fn(Range<usize>) -> [P; N]) -> [P; N] {
+        let (rows, leaf) = (self.rows, self.leaf);
+        // Of each size of subtree the last one that waits for its neighbour.
+        let mut waiting = [[P::empty(simd); N]; TALL.ilog2() as usize + 1];
+        let mut whole = 0;
+        for k in 0..rows.div_ceil(leaf) {
+            let (mut partial, mut level) = (of(k * leaf..((k + 1) * leaf).min(rows)), 0);
+            while k >> level & 1 == 1 {
+                let count = (leaf << level) as u32;
+                for (partial, left) in partial.iter_mut().zip(waiting[level]) {
+                    *partial = left.merge(*partial, [count, count]);
+                }
+                level += 1;
+            }
+            (waiting[level], whole) = (partial, level);
+        }
+        waiting[whole]
+    }
+}
