@@ -14,24 +14,34 @@ pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32])
     if dtype == DType::F32 {
         return to.copy_from_slice(bytemuck::cast_slice(from));
     }
-    let from: &[u16] = bytemuck::cast_slice(from);
-    let half = dtype == DType::F16;
+    let from = bytemuck::cast_slice(from);
     simd.vectorize(
         #[inline(always)]
         || {
-            for_spans!(to.len(), span => {
-                let short;
-                let bits = match span.of(from) {
-                    Ok(bits) => bits,
-                    Err(few) => {
-                        short = padded(few);
-                        &short
-                    }
-                };
-                span.store(if half { of_f16(simd, bits) } else { of_bf16(simd, bits) }, to);
-            });
+            if dtype == DType::F16 {
+                widen_halves::<S, true>(simd, from, to)
+            } else {
+                widen_halves::<S, false>(simd, from, to)
+            }
         },
-    );
+    )
+}
+
+/// The type is known when it is compiled, so that the loop does not ask.
+#[inline(always)]
+fn widen_halves<S: Simd, const F16: bool>(simd: S, from: &[u16], to: &mut [f32]) {
+    let from = &from[..to.len()];
+    for_spans!(to.len(), span => {
+        let short;
+        let bits = match span.of(from) {
+            Ok(bits) => bits,
+            Err(few) => {
+                short = padded(few);
+                &short
+            }
+        };
+        span.store(if F16 { of_f16(simd, bits) } else { of_bf16(simd, bits) }, to);
+    });
 }
 
 /// Elements from `f32`, rounded to nearest even.

@@ -25,11 +25,13 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
     ahead: Ahead,
     to: &mut [Mean<S>],
 ) {
+    let mut waiting = [[Mean::empty(simd); TURNS]; _];
     if centred && leaves.leaf == 1 && leaves.rows > 1 {
         // Two leaves of one row each are merged at once.
         for_spans!(len, (i, span) => {
-            [to[i]] = Leaves { leaf: 2, ..leaves }.merge(
-                simd,
+            Leaves { leaf: 2, ..leaves }.merge(
+                &mut waiting,
+                &mut to[i..],
                 #[inline(always)]
                 |rows| moments_of_two(simd, rows.start, [span], &row, ahead),
             );
@@ -37,12 +39,12 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
         return;
     }
     for_strides!(len, (i, spans) => {
-        let moments = leaves.merge(
-            simd,
+        leaves.merge(
+            &mut waiting,
+            &mut to[i..],
             #[inline(always)]
             |rows| moments_of_spans(simd, rows, spans, centred, &row, ahead),
         );
-        to[i..][..moments.len()].copy_from_slice(&moments);
     });
 }
 
@@ -133,6 +135,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     ahead: Ahead,
     to: &mut [Sums<S>],
 ) {
+    let mut waiting = [[Sums::empty(simd); TURNS]; _];
     if alike && leaves.leaf == 1 {
         // What belongs to a column stays in registers.
         return with_mask!(row(0).0, MASK => for_spans!(len, (i, span) => {
@@ -144,20 +147,21 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
                 #[inline(always)]
                 |k| (row(k).0, stats, weights)
             };
-            [to[i]] = leaves.merge(
-                simd,
+            leaves.merge(
+                &mut waiting,
+                &mut to[i..],
                 #[inline(always)]
                 |rows| sums_of_spans::<S, Same<S>, Same<S>, MASK, 1>(simd, rows, [span], true, &of, ahead),
             );
         }));
     }
     with_mask!(row(0).0, MASK => for_strides!(len, (i, spans) => {
-        let sums = leaves.merge(
-            simd,
+        leaves.merge(
+            &mut waiting,
+            &mut to[i..],
             #[inline(always)]
             |rows| sums_of_spans::<S, P, Q, MASK, _>(simd, rows, spans, alike, &row, ahead),
         );
-        to[i..][..sums.len()].copy_from_slice(&sums);
     }));
 }
 
@@ -206,6 +210,10 @@ fn sums_of_spans<'a, S: Simd, P: Param<S>, Q: Param<S>, const MASK: u8, const N:
     sums
 }
 
+/// Room for a tree: of each size of subtree the last one that waits for its neighbour. Made once for all spans, as it takes
+/// longer to fill than a leaf takes to reduce.
+type Waiting<P> = [[P; TURNS]; TALL.ilog2() as usize + 1];
+
 /// A few leaves of columns, as many as a power of two: so many rows, so many of each; or one that is shorter.
 #[derive(Clone, Copy)]
 pub(crate) struct Leaves {
@@ -216,22 +224,26 @@ pub(crate) struct Leaves {
 impl Leaves {
     /// Their tree, of what each leaf's rows give.
     #[inline(always)]
-    fn merge<S: Simd, P: Partial<S>, const N: usize>(self, simd: S, of: impl Fn(Range<usize>) -> [P; N]) -> [P; N] {
+    fn merge<S: Simd, P: Partial<S>, const N: usize>(
+        self,
+        waiting: &mut Waiting<P>,
+        to: &mut [P],
+        of: impl Fn(Range<usize>) -> [P; N],
+    ) {
         let (rows, leaf) = (self.rows, self.leaf);
-        // Of each size of subtree the last one that waits for its neighbour.
-        let mut waiting = [[P::empty(simd); N]; TALL.ilog2() as usize + 1];
         let mut whole = 0;
         for k in 0..rows.div_ceil(leaf) {
             let (mut partial, mut level) = (of(k * leaf..((k + 1) * leaf).min(rows)), 0);
             while k >> level & 1 == 1 {
                 let count = (leaf << level) as u32;
-                for (partial, left) in partial.iter_mut().zip(waiting[level]) {
+                for (partial, left) in partial.iter_mut().zip(&waiting[level]) {
                     *partial = left.merge(*partial, [count, count]);
                 }
                 level += 1;
             }
-            (waiting[level], whole) = (partial, level);
+            waiting[level][..N].copy_from_slice(&partial);
+            whole = level;
         }
-        waiting[whole]
+        to[..N].copy_from_slice(&waiting[whole][..N]);
     }
 }
