@@ -39,6 +39,14 @@ pub(crate) struct Stats<P> {
     pub rstd: P,
 }
 
+impl<S: Simd> Stats<Same<S>> {
+    /// Of a whole row.
+    #[inline(always)]
+    pub fn same(simd: S, [hi, lo, rstd]: [f32; 3]) -> Self {
+        Stats { hi: Same(V::splat(simd, hi)), lo: Same(V::splat(simd, lo)), rstd: Same(V::splat(simd, rstd)) }
+    }
+}
+
 /// Weight and bias.
 #[derive(Clone, Copy)]
 pub(crate) struct Weights<P> {

@@ -176,15 +176,17 @@ fn sums_of_spans<'a, S: Simd, P: Param<S>, Q: Param<S>, const MASK: u8, const N:
     ahead: Ahead,
 ) -> [Sums<S>; N] {
     let all = row(rows.start).1;
+    let mut indices = [0; N];
+    for k in 0..N {
+        indices[k] = spans[k].index();
+    }
     let zero = V::splat(simd, 0.0);
     let (mut g_sum, mut gx_sum) = ([zero; N], [zero; N]);
     for r in rows {
         let ((gradient, stats, affine), ahead) = (row(r), ahead.row(r));
         // Short loops, so that the compiler unrolls them and keeps the sums in registers.
         let (mut g, mut xhat) = ([zero; N], [zero; N]);
-        for span in spans {
-            ahead.ask(span.index());
-        }
+        ahead.ask_vectors(indices);
         for k in 0..N {
             g[k] = gradient.masked::<S, MASK>(simd, spans[k], Made { stats, weights: affine });
         }

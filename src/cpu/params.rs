@@ -66,11 +66,17 @@ impl<'a> StatSlices<'a> {
         StatSlices { first: range.start, of: self.of.map(part) }
     }
 
-    /// Of a row that has one statistic.
+    /// Mean (a pair) and 1/std of a row that has one statistic.
+    #[inline(always)]
+    pub fn numbers(&self, row: Row) -> [f32; 3] {
+        let i = row.stat - self.first;
+        [self.of[0][i], self.of[1][i], self.of[2][i]]
+    }
+
+    /// The same, as vectors.
     #[inline(always)]
     pub fn same<S: Simd>(&self, simd: S, row: Row) -> Stats<Same<S>> {
-        let part = |k: usize| Same(V::splat(simd, self.of[k][row.stat - self.first]));
-        Stats { hi: part(0), lo: part(1), rstd: part(2) }
+        Stats::same(simd, self.numbers(row))
     }
 
     /// What is taken out of the gradient of the i-th of them; 0 where nothing is.

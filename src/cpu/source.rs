@@ -1,6 +1,6 @@
 //! What is summed up: moments of x, or sums of the gradient.
 
-use super::formula::{Gradient, with_mask};
+use super::formula::{Gradient, Stats, with_mask};
 use super::grid::{Cursor, Grid, Row};
 use super::leaf::{self, Meanwhile};
 use super::leaf_columns::{self, Leaves, TALL};
@@ -265,14 +265,18 @@ impl Source for SumsOf<'_> {
                 to,
             )
         } else {
-            let all = rows_of(of.grid, area);
+            // Looked up once for all spans.
+            let mut all = [[0.0; 3]; TALL];
+            for (numbers, &row) in all.iter_mut().zip(&rows_of(of.grid, area)[..rows]) {
+                *numbers = stats.numbers(row);
+            }
             leaf_columns::sums_of_columns(
                 simd,
                 Leaves { rows, leaf },
                 len,
                 false,
                 #[inline(always)]
-                |k| (gradient.row(k), stats.same(simd, all[k]), weights),
+                |k| (gradient.row(k), Stats::same(simd, all[k]), weights),
                 ahead,
                 to,
             )

@@ -68,6 +68,16 @@ impl Ahead {
         self.0.into_iter().for_each(|rest| rest.ask(rest.vector * i));
     }
 
+    /// Asks for the lines of several vectors.
+    #[inline(always)]
+    pub fn ask_vectors<const N: usize>(self, vectors: [usize; N]) {
+        for rest in self.0 {
+            if rest.len > 0 {
+                vectors.into_iter().for_each(|i| prefetch_line(rest.start.wrapping_add(rest.vector * i)));
+            }
+        }
+    }
+
     /// Asks for line i.
     #[inline(always)]
     pub fn ask_line(self, i: usize) {
