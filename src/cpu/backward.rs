@@ -4,7 +4,6 @@ use super::apply::{backward_row, masked_row};
 use super::beside::BackwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
-use super::formula::mask;
 use super::forward::{areas, rows_of_area};
 use super::grid::{Cursor, Grid, Join};
 use super::lanes::LANES;
@@ -14,11 +13,11 @@ use super::params::{
     ColumnParams, DxColumns, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, spread, with_params,
 };
 use super::partial::{Sums, merge_all};
+use super::pass::{self, Pass as _};
 use super::reduce::{self, Columns, Down, Parts, Table};
-use super::relay::{Block, Relay};
+use super::relay::Block;
 use super::source::{GradientOf, Source, SumPairs, SumsOf};
 use super::stream::Ahead;
-use super::strip;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -70,11 +69,7 @@ impl Pass<'_> {
         affine
     }
 
-    fn source<'a>(&'a self, stats: StatSlices<'a>) -> SumsOf<'a> {
-        SumsOf { gradient: self.gradient, stats }
-    }
-
-    fn params<'a>(&'a self, stats: StatSlices<'a>) -> RowParams<'a> {
+    fn row_params<'a>(&'a self, stats: StatSlices<'a>) -> RowParams<'a> {
         RowParams { by_column: self.grid.by_column, stats, affine: self.gradient.affine }
     }
 
@@ -91,7 +86,7 @@ impl Pass<'_> {
     /// Sums over statistics (of g times weight, and of that times the normalised input), if they are wanted, and
     /// over weights.
     fn sums(&self) -> (Vec<[f32; 2]>, AffineGradients) {
-        let (exec, grid, source) = (self.exec, self.grid, self.source(self.stats.slices(NONE)));
+        let (exec, grid, source) = (self.exec, self.grid, self.source());
         let pairs = |[a, b, _]: &[Vec<f32>; 3]| a.iter().zip(b).map(|(&a, &b)| [a, b]).collect::<Vec<_>>();
         let affine = |[bias, weight, _]: [Vec<f32>; 3]| AffineGradients { bias, weight };
         if grid.by_column && !grid.columns {
@@ -133,7 +128,7 @@ impl Pass<'_> {
         if self.dx.is_none() && self.dresidual.is_none() {
             return;
         }
-        let (grid, rows) = (self.grid, self.params(self.stats.slices(projection)));
+        let (grid, rows) = (self.grid, self.row_params(self.stats.slices(projection)));
         let columns = DxColumns::of_grid(grid, &rows);
         let (params, next) = (Params::new(&rows, columns.as_ref()), rows_of_area(grid.width));
         self.exec.each_rows(grid, |rows, scratch| {
@@ -157,13 +152,21 @@ impl Pass<'_> {
         match blocks {
             Blocks::Channels(len) => {
                 let blocks = pieces.map(|(i, to)| Block { channels: i * len..i * len + to[0].len(), to });
+                let finish_channels = |channels: Range<usize>, to: Parts, [bias, weight, _]: [[f32; LANES]; 3]| {
+                    to[0].copy_from_slice(&bias[..channels.len()]);
+                    to[1].copy_from_slice(&weight[..channels.len()]);
+                    self.projections(channels.zip(bias).zip(weight).map(|((channel, bias), weight)| {
+                        let of_channel = self.weight(channel);
+                        [bias * of_channel, weight * of_channel]
+                    }))
+                };
                 self.exec.relay(self.can_write_beside(), blocks, |blocks, scratch| {
-                    dispatch!(self.exec.level, simd => self.channels(simd, len, blocks, scratch));
+                    dispatch!(self.exec.level, simd => self.channels(simd, len, blocks, scratch, finish_channels));
                 });
             }
             Blocks::Rows(len) => self.exec.each(pieces, |(i, to), scratch| {
                 let rows = i * len..((i + 1) * len).min(grid.all_rows());
-                dispatch!(self.exec.level, simd => self.groups(simd, rows, to, scratch));
+                dispatch!(self.exec.level, simd => self.row_blocks(simd, rows, to, scratch));
             }),
         }
         if !self.affine {
@@ -173,109 +176,10 @@ impl Pass<'_> {
         AffineGradients { bias, weight }
     }
 
-    /// Blocks of up to `len` channels.
-    #[inline(always)]
-    fn channels<S: Simd>(
-        &self,
-        simd: S,
-        len: usize,
-        blocks: &mut dyn Iterator<Item = Block<Parts>>,
-        scratch: &mut Scratch,
-    ) {
-        let relay = Relay {
-            grid: self.grid,
-            source: &self.source(self.stats.slices(NONE)),
-            asked: Blocks::asked(self.grid, self.gradient.inputs(), len),
-            prepare: |_: Range<usize>, _: &mut Scratch| (),
-        };
-        let beside = self.can_write_beside();
-        relay.run(
-            simd,
-            blocks,
-            scratch,
-            #[inline(always)]
-            |Block { channels, to }, [bias, weight, _], turns, scratch| {
-                let mut projection = [[0.0; LANES]; 2];
-                for (k, channel) in channels.clone().enumerate() {
-                    (to[0][k], to[1][k]) = (bias[k], weight[k]);
-                    let of_channel = self.weight(channel);
-                    let of = self.projection([bias[k] * of_channel, weight[k] * of_channel]);
-                    (projection[0][k], projection[1][k]) = (of[0], of[1]);
-                }
-                let [g, gx] = &projection;
-                let rows = self.params(self.stats.slices(NONE).from(channels.start, channels.len(), [g, gx]));
-                let strip = strip::params(self.grid, &rows, channels);
-                let params = Params::new(&rows, strip.as_ref());
-                turns.each(
-                    scratch,
-                    #[inline(always)]
-                    |rows, next, scratch| self.write_rows(simd, &params, rows, next, scratch),
-                    beside.then_some(
-                        #[inline(always)]
-                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &rows, back, areas, scratch),
-                    ),
-                );
-            },
-        );
-    }
-
-    /// As in the forward pass.
-    fn can_write_beside(&self) -> bool {
-        let (grid, of) = (self.grid, &self.gradient);
-        [of.x, of.dy].iter().all(|input| input.is_plain(grid))
-            && of.residual.is_none()
-            && !(grid.by_column && of.relu)
-            && self.dsum.is_none()
-            && self.dresidual.is_none()
-            && self.dx.is_some_and(|dx| dx.is_direct(grid, grid.tree.leaf_len() as usize))
-    }
-
-    /// A leaf, and meanwhile dx of rows that are so many rows before it.
-    #[inline(never)]
-    fn write_beside<S: Simd>(
-        &self,
-        simd: S,
-        params: &RowParams,
-        back: usize,
-        areas: (Area, Option<Area>),
-        scratch: &mut Scratch,
-    ) -> Sums<S> {
-        const NONE: u8 = mask::NONE;
-        const RELU: u8 = mask::RELU;
-        simd.vectorize(
-            #[inline(always)]
-            || match (params.by_column, self.gradient.relu) {
-                (true, _) => self.beside::<S, OfColumn, NONE>(simd, params, back, areas, scratch),
-                (false, false) => self.beside::<S, OfRow, NONE>(simd, params, back, areas, scratch),
-                (false, true) => self.beside::<S, OfRow, RELU>(simd, params, back, areas, scratch),
-            },
-        )
-    }
-
-    #[inline(always)]
-    fn beside<S: Simd, O: Owner, const MASK: u8>(
-        &self,
-        simd: S,
-        params: &RowParams,
-        back: usize,
-        areas: (Area, Option<Area>),
-        scratch: &mut Scratch,
-    ) -> Sums<S> {
-        let source = self.source(self.stats.slices(NONE));
-        let Some(dx) = self.dx else { return source.rows(simd, areas, (), scratch) };
-        let area = Area { first: areas.0.first - back, ..areas.0 };
-        // They need no scratch memory.
-        let gradient = self.gradient.tile(simd, area, (&mut [], &mut [], &mut []));
-        let dx = dx.area(area, &mut [], Ahead::default());
-        let cursor = Cursor::new(self.grid, area.first);
-        let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: area.at, owner: PhantomData };
-        source.rows_of_mask::<S, O, MASK>(simd, areas, rows, scratch)
-    }
-
     /// A block of whole groups of rows. Where weights belong to columns, their sums are taken every few rows.
     #[inline(always)]
-    fn groups<S: Simd>(&self, simd: S, rows: Range<usize>, to: Parts, scratch: &mut Scratch) {
-        let (grid, source) = (self.grid, self.source(self.stats.slices(NONE)));
+    fn row_blocks<S: Simd>(&self, simd: S, rows: Range<usize>, to: Parts, scratch: &mut Scratch) {
+        let (grid, source) = (self.grid, self.source());
         if !grid.by_column {
             return self.group_rows(simd, rows, Some(to), scratch);
         }
@@ -294,78 +198,100 @@ impl Pass<'_> {
     /// Sums of rows, and their dx. `to`: where the sums go if they are those of weights.
     #[inline(always)]
     fn group_rows<S: Simd>(&self, simd: S, rows: Range<usize>, mut to: Option<Parts>, scratch: &mut Scratch) {
-        let grid = self.grid;
-        let (size, batch) = (grid.group(), grid.batch());
-        let source = self.source(self.stats.slices(NONE));
-        let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
-        let mut weighted = Vec::with_capacity(batch);
-        let beside = self.can_write_beside() && Blocks::fits_twice(grid, self.gradient.inputs(), batch);
-        // The batch before, which has not been written yet.
-        let mut before: Option<(Range<usize>, [[f32; LANES]; 2])> = None;
-        for first in rows.clone().step_by(batch) {
-            let of_batch = first..(first + batch).min(rows.end);
-            let len = of_batch.len();
-            let [a, b, c] = &mut parts;
-            let of_sums = [&mut a[..len], &mut b[..len], &mut c[..len]];
-            let written = before.as_ref().map(|(rows, by)| (rows, self.params(self.projected(rows, by))));
-            let beside = written.as_ref().filter(|(written, _)| beside && written.len() == len);
-            if let (Some((rows, params)), None) = (&written, beside) {
-                self.write_rows(simd, &Params::Rows(*params), Range::clone(rows), 0, scratch);
-            }
-            reduce::fill_rows(
-                simd,
-                grid,
-                first,
-                of_sums,
-                #[inline(always)]
-                |areas| match beside {
-                    Some((_, params)) => self.write_beside(simd, params, batch, areas, scratch),
-                    None => reduce::leaf_of_rows(simd, &source, areas, scratch),
-                },
-            );
+        let (grid, start) = (self.grid, rows.start);
+        let mut weighted = Vec::with_capacity(grid.batch());
+        self.groups(simd, rows, scratch, |rows, [bias, weight, _]| {
             weighted.clear();
-            weighted.extend((0..len).map(|k| {
-                let weight = if grid.by_column { 1.0 } else { self.weight((first + k) % grid.rows) };
-                [parts[0][k] * weight, parts[1][k] * weight]
+            weighted.extend(rows.clone().zip(bias).zip(weight).map(|((row, bias), weight)| {
+                let of_row = if grid.by_column { 1.0 } else { self.weight(row % grid.rows) };
+                [bias * of_row, weight * of_row]
             }));
-            let mut projection = [[0.0; LANES]; 2];
-            for (k, group) in weighted.chunks(size).enumerate() {
-                let of = self.projection(merged(group));
-                (projection[0][k], projection[1][k]) = (of[0], of[1]);
-            }
             if let Some(to) = &mut to {
-                let at = first - rows.start;
-                to[0][at..at + len].copy_from_slice(&parts[0][..len]);
-                to[1][at..at + len].copy_from_slice(&parts[1][..len]);
+                let at = rows.start - start..rows.end - start;
+                to[0][at.clone()].copy_from_slice(bias);
+                to[1][at].copy_from_slice(weight);
             }
-            before = Some((of_batch, projection));
-        }
-        if let Some((rows, projection)) = before {
-            let params = Params::Rows(self.params(self.projected(&rows, &projection)));
-            self.write_rows(simd, &params, rows, 0, scratch);
-        }
+            self.projections(weighted.chunks(grid.group()).map(merged))
+        });
     }
 
-    /// Statistics of some rows, and what is taken out of their gradient.
-    fn projected<'a>(&'a self, rows: &Range<usize>, [g, gx]: &'a [[f32; LANES]; 2]) -> StatSlices<'a> {
-        let size = self.grid.group();
-        self.stats.slices(NONE).from(rows.start / size, rows.len() / size, [g, gx])
+    /// What is taken out of the gradient of a few statistics, of the sums of g times weight and of that times the
+    /// normalised input.
+    fn projections(&self, sums: impl Iterator<Item = [f32; 2]>) -> Projections {
+        let mut projections = [[0.0; LANES]; 2];
+        for (k, sums) in sums.enumerate() {
+            let of = self.projection(sums);
+            (projections[0][k], projections[1][k]) = (of[0], of[1]);
+        }
+        projections
+    }
+}
+
+/// What is taken out of the gradients of a block's statistics: see [`StatSlices`].
+type Projections = [[f32; LANES]; 2];
+
+impl pass::Pass for Pass<'_> {
+    type Kind = SumPairs;
+    type Source<'a>
+        = SumsOf<'a>
+    where
+        Self: 'a;
+    type Columns = DxColumns;
+    type Stats = Projections;
+
+    fn grid(&self) -> &Grid {
+        self.grid
     }
 
-    /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
-    #[inline(never)]
-    fn write_rows<S: Simd>(
+    fn inputs(&self) -> usize {
+        self.gradient.inputs()
+    }
+
+    fn relu(&self) -> bool {
+        self.gradient.relu
+    }
+
+    fn can_write_beside(&self) -> bool {
+        let (grid, of) = (self.grid, &self.gradient);
+        [of.x, of.dy].iter().all(|input| input.is_plain(grid))
+            && of.residual.is_none()
+            && !(grid.by_column && of.relu)
+            && self.dsum.is_none()
+            && self.dresidual.is_none()
+            && self.dx.is_some_and(|dx| dx.is_direct(grid, grid.tree.leaf_len() as usize))
+    }
+
+    #[inline(always)]
+    fn source(&self) -> SumsOf<'_> {
+        SumsOf { gradient: self.gradient, stats: self.stats.slices(NONE) }
+    }
+
+    #[inline(always)]
+    fn params<'a>(&'a self, range: Range<usize>, [g, gx]: &'a Projections) -> RowParams<'a> {
+        self.row_params(self.stats.slices(NONE).from(range.start, range.len(), [g, gx]))
+    }
+
+    #[inline(always)]
+    fn prepare_rows<S: Simd>(&self, _: S, _: Range<usize>, _: &mut Scratch) {}
+
+    #[inline(always)]
+    fn write_beside_inline<S: Simd, O: Owner, const MASK: u8>(
         &self,
         simd: S,
-        params: &Params<DxColumns>,
-        rows: Range<usize>,
-        next: usize,
+        params: &RowParams,
+        back: usize,
+        areas: (Area, Option<Area>),
         scratch: &mut Scratch,
-    ) {
-        simd.vectorize(
-            #[inline(always)]
-            || self.write_rows_inline(simd, params, rows, next, scratch),
-        )
+    ) -> Sums<S> {
+        let source = self.source();
+        let Some(dx) = self.dx else { return source.rows(simd, areas, (), scratch) };
+        let area = Area { first: areas.0.first - back, ..areas.0 };
+        // They need no scratch memory.
+        let gradient = self.gradient.tile(simd, area, (&mut [], &mut [], &mut []));
+        let dx = dx.area(area, &mut [], Ahead::default());
+        let cursor = Cursor::new(self.grid, area.first);
+        let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: area.at, owner: PhantomData };
+        source.rows_of_mask::<S, O, MASK>(simd, areas, rows, scratch)
     }
 
     #[inline(always)]

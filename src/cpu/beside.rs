@@ -1,6 +1,6 @@
 //! Rows that are written while others are reduced: see [`Meanwhile`].
 
-use super::formula::{Gradient, Line, OfY, clamp, projected};
+use super::formula::{Gradient, Line, OfY, clamp, mask, projected};
 use super::grid::Cursor;
 use super::lanes::Span;
 use super::leaf::Meanwhile;
@@ -12,7 +12,7 @@ use fearless_simd::Simd;
 use std::marker::PhantomData;
 
 /// y of rows, made while others are reduced.
-pub(crate) struct ForwardRows<'a, O, const RELU: bool> {
+pub(crate) struct ForwardRows<'a, O, const MASK: u8> {
     pub x: Tile<'a>,
     pub y: Destination<'a>,
     pub params: &'a RowParams<'a>,
@@ -21,7 +21,7 @@ pub(crate) struct ForwardRows<'a, O, const RELU: bool> {
     pub owner: PhantomData<O>,
 }
 
-impl<S: Simd, O: Owner, const RELU: bool> Meanwhile<S> for ForwardRows<'_, O, RELU> {
+impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for ForwardRows<'_, O, MASK> {
     #[inline(always)]
     fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
         let row = self.cursor.next();
@@ -38,7 +38,7 @@ impl<S: Simd, O: Owner, const RELU: bool> Meanwhile<S> for ForwardRows<'_, O, RE
                 #[inline(always)]
                 move |span: Span| {
                     let v = of.y().at(simd, span.load(simd, x), span);
-                    if RELU { clamp(simd, v) } else { v }
+                    if MASK == mask::RELU { clamp(simd, v) } else { v }
                 }
             },
         )

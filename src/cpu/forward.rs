@@ -11,8 +11,9 @@ use super::params::{
     Affine, ColumnParams, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, YColumns, with_params,
 };
 use super::partial::{Mean, merge_all};
+use super::pass::{self, Pass as _};
 use super::reduce;
-use super::relay::{Block, Relay};
+use super::relay::Block;
 use super::source::{Means, MomentsOf, Source};
 use super::stream::Ahead;
 use super::strip;
@@ -60,17 +61,8 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Tensors that y is made of.
-    fn inputs(&self) -> usize {
-        1 + usize::from(self.residual.is_some())
-    }
-
-    fn params<'a>(&'a self, stats: StatSlices<'a>) -> RowParams<'a> {
+    fn row_params<'a>(&'a self, stats: StatSlices<'a>) -> RowParams<'a> {
         RowParams { by_column: self.grid.by_column, stats, affine: &self.affine }
-    }
-
-    fn source(&self) -> MomentsOf<'_> {
-        MomentsOf { x: self.x, centred: self.centred }
     }
 
     /// Moments of every statistic, and y.
@@ -99,7 +91,7 @@ impl Pass<'_> {
     pub fn add(&self) {
         if self.sum.is_some() {
             self.exec.each_rows(self.grid, |rows, scratch| {
-                dispatch!(self.exec.level, simd => self.add_rows(simd, rows, scratch));
+                dispatch!(self.exec.level, simd => self.prepare_rows(simd, rows, scratch));
             });
         }
     }
@@ -108,7 +100,7 @@ impl Pass<'_> {
     pub fn write(&self, stats: &[Stat]) {
         let (grid, exec) = (self.grid, self.exec);
         let vectors = StatVectors::new(grid, stats);
-        let params = self.params(vectors.slices([&[], &[]]));
+        let params = self.row_params(vectors.slices([&[], &[]]));
         if let Some(Blocks::Channels(len)) = Blocks::new(grid, self.inputs(), exec)
             && strip::pays(grid)
         {
@@ -138,61 +130,73 @@ impl Pass<'_> {
         match blocks {
             Blocks::Channels(len) => {
                 let blocks = pieces.map(|(i, to)| Block { channels: i * len..i * len + to.len(), to });
+                let count = (self.grid.samples * self.grid.width) as u32;
+                let finish_channels = |_: Range<usize>, moments: &mut [Moments], [hi, lo, m2]: [[f32; LANES]; 3]| {
+                    for (k, moments) in moments.iter_mut().enumerate() {
+                        *moments = Moments { count, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
+                    }
+                    BlockStats::new(moments, self.eps)
+                };
                 self.exec.relay(self.can_write_beside(), blocks, |blocks, scratch| {
-                    dispatch!(self.exec.level, simd => self.channels(simd, len, blocks, scratch));
+                    dispatch!(self.exec.level, simd => self.channels(simd, len, blocks, scratch, finish_channels));
                 });
             }
             Blocks::Rows(len) => self.exec.each(pieces, |(i, moments), scratch| {
-                dispatch!(self.exec.level, simd => self.groups(simd, i * len, moments, scratch));
+                let (size, first) = (self.grid.group(), i * len);
+                let rows = first..first + moments.len() * size;
+                dispatch!(self.exec.level, simd => self.groups(simd, rows, scratch, |rows, [hi, lo, m2]| {
+                    let count = self.grid.width as u32;
+                    let cell = |k: usize| Moments { count, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
+                    let moments = &mut moments[(rows.start - first) / size..(rows.end - first) / size];
+                    if size == 1 {
+                        moments.iter_mut().enumerate().for_each(|(k, moments)| *moments = cell(k));
+                    } else {
+                        let cells: Vec<Moments> = (0..size).map(cell).collect();
+                        moments[0] = merged(&cells);
+                    }
+                    BlockStats::new(moments, self.eps)
+                }));
             }),
         }
         moments
     }
 
-    /// Blocks of up to `len` channels.
     #[inline(always)]
-    fn channels<S: Simd>(
-        &self,
-        simd: S,
-        len: usize,
-        blocks: &mut dyn Iterator<Item = Block<&mut [Moments]>>,
-        scratch: &mut Scratch,
-    ) {
-        let relay = Relay {
-            grid: self.grid,
-            source: &self.source(),
-            asked: Blocks::asked(self.grid, self.inputs(), len),
-            prepare: |rows: Range<usize>, scratch: &mut Scratch| self.add_rows(simd, rows, scratch),
-        };
-        let (count, beside) = ((self.grid.samples * self.grid.width) as u32, self.can_write_beside());
-        relay.run(
-            simd,
-            blocks,
-            scratch,
-            #[inline(always)]
-            |Block { channels, to: moments }, [hi, lo, m2], turns, scratch| {
-                for (k, moments) in moments.iter_mut().enumerate() {
-                    *moments = Moments { count, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
-                }
-                let stats = BlockStats::new(moments, self.eps);
-                let rows = self.params(stats.slices(channels.start));
-                let strip = strip::params(self.grid, &rows, channels);
-                let params = Params::new(&rows, strip.as_ref());
-                turns.each(
-                    scratch,
-                    #[inline(always)]
-                    |rows, next, scratch| self.write_rows(simd, &params, rows, next, scratch),
-                    beside.then_some(
-                        #[inline(always)]
-                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &rows, back, areas, scratch),
-                    ),
-                );
-            },
-        );
+    fn add_rows<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch) {
+        let Some((x, residual, sum)) = self.sum else { return };
+        for area in areas(self.grid.width, rows) {
+            let Scratch { x: x_scratch, residual: residual_scratch, out, .. } = scratch;
+            let (x, residual) = (x.tile(simd, area, x_scratch), residual.tile(simd, area, residual_scratch));
+            let mut sum = sum.area(area, out, Ahead::default());
+            for k in 0..area.rows {
+                add_row(simd, x.row(k), residual.row(k), sum.row(k));
+            }
+            sum.finish(simd);
+        }
+    }
+}
+
+impl pass::Pass for Pass<'_> {
+    type Kind = Means;
+    type Source<'a>
+        = MomentsOf<'a>
+    where
+        Self: 'a;
+    type Columns = YColumns;
+    type Stats = BlockStats;
+
+    fn grid(&self) -> &Grid {
+        self.grid
     }
 
-    /// Whether rows can be written while others are reduced: where nothing is converted, and the loop is a common one, as
-    /// each is compiled once more.
+    fn inputs(&self) -> usize {
+        1 + usize::from(self.residual.is_some())
+    }
+
+    fn relu(&self) -> bool {
+        self.relu
+    }
+
     fn can_write_beside(&self) -> bool {
         let piece = self.grid.tree.leaf_len() as usize;
         matches!(self.x, Place::In(x) if x.is_plain(self.grid))
@@ -201,28 +205,26 @@ impl Pass<'_> {
             && self.y.is_some_and(|y| y.is_direct(self.grid, piece))
     }
 
-    /// A leaf, and meanwhile y of rows that are so many rows before it.
+    #[inline(always)]
+    fn source(&self) -> MomentsOf<'_> {
+        MomentsOf { x: self.x, centred: self.centred }
+    }
+
+    #[inline(always)]
+    fn params<'a>(&'a self, range: Range<usize>, stats: &'a BlockStats) -> RowParams<'a> {
+        self.row_params(stats.slices(range.start))
+    }
+
     #[inline(never)]
-    fn write_beside<S: Simd>(
-        &self,
-        simd: S,
-        params: &RowParams,
-        back: usize,
-        areas: (Area, Option<Area>),
-        scratch: &mut Scratch,
-    ) -> Mean<S> {
+    fn prepare_rows<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch) {
         simd.vectorize(
             #[inline(always)]
-            || match (params.by_column, self.relu) {
-                (true, _) => self.beside::<S, OfColumn, false>(simd, params, back, areas, scratch),
-                (false, false) => self.beside::<S, OfRow, false>(simd, params, back, areas, scratch),
-                (false, true) => self.beside::<S, OfRow, true>(simd, params, back, areas, scratch),
-            },
+            || self.add_rows(simd, rows, scratch),
         )
     }
 
     #[inline(always)]
-    fn beside<S: Simd, O: Owner, const RELU: bool>(
+    fn write_beside_inline<S: Simd, O: Owner, const MASK: u8>(
         &self,
         simd: S,
         params: &RowParams,
@@ -235,96 +237,8 @@ impl Pass<'_> {
         // They need no scratch memory.
         let (x, y) = (self.x.tile(simd, area, &mut []), y.area(area, &mut [], Ahead::default()));
         let cursor = Cursor::new(self.grid, area.first);
-        let rows = ForwardRows::<O, RELU> { x, y, params, cursor, at: area.at, owner: PhantomData };
+        let rows = ForwardRows::<O, MASK> { x, y, params, cursor, at: area.at, owner: PhantomData };
         self.source().rows(simd, areas, rows, scratch)
-    }
-
-    /// A block of whole groups of rows from row `first` on.
-    #[inline(always)]
-    fn groups<S: Simd>(&self, simd: S, first: usize, moments: &mut [Moments], scratch: &mut Scratch) {
-        let grid = self.grid;
-        let (size, batch) = (grid.group(), grid.batch());
-        let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
-        let mut cells = Vec::with_capacity(batch);
-        let (source, beside) =
-            (self.source(), self.can_write_beside() && Blocks::fits_twice(grid, self.inputs(), batch));
-        // The batch before, which has not been written yet.
-        let mut before: Option<(Range<usize>, BlockStats)> = None;
-        for (i, moments) in moments.chunks_mut(batch / size).enumerate() {
-            let first = first + i * batch;
-            let rows = first..first + moments.len() * size;
-            self.add_rows(simd, rows.clone(), scratch);
-            let [a, b, c] = &mut parts;
-            let to = [&mut a[..rows.len()], &mut b[..rows.len()], &mut c[..rows.len()]];
-            let written = before.as_ref().map(|(rows, stats)| (rows, self.params(stats.slices(rows.start / size))));
-            let beside = written.as_ref().filter(|(written, _)| beside && written.len() == rows.len());
-            if let (Some((rows, params)), None) = (&written, beside) {
-                self.write_rows(simd, &Params::Rows(*params), Range::clone(rows), 0, scratch);
-            }
-            reduce::fill_rows(
-                simd,
-                grid,
-                first,
-                to,
-                #[inline(always)]
-                |areas| match beside {
-                    Some((_, params)) => self.write_beside(simd, params, batch, areas, scratch),
-                    None => reduce::leaf_of_rows(simd, &source, areas, scratch),
-                },
-            );
-            let [hi, lo, m2] = &parts;
-            let cell = |k: usize| Moments { count: grid.width as u32, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
-            if size == 1 {
-                moments.iter_mut().enumerate().for_each(|(k, moments)| *moments = cell(k));
-            } else {
-                cells.clear();
-                cells.extend((0..size).map(cell));
-                moments[0] = merged(&cells);
-            }
-            before = Some((rows, BlockStats::new(moments, self.eps)));
-        }
-        if let Some((rows, stats)) = before {
-            let params = Params::Rows(self.params(stats.slices(rows.start / size)));
-            self.write_rows(simd, &params, rows, 0, scratch);
-        }
-    }
-
-    #[inline(never)]
-    fn add_rows<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch) {
-        simd.vectorize(
-            #[inline(always)]
-            || self.add_rows_inline(simd, rows, scratch),
-        )
-    }
-
-    #[inline(always)]
-    fn add_rows_inline<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch) {
-        let Some((x, residual, sum)) = self.sum else { return };
-        for area in areas(self.grid.width, rows) {
-            let Scratch { x: x_scratch, residual: residual_scratch, out, .. } = scratch;
-            let (x, residual) = (x.tile(simd, area, x_scratch), residual.tile(simd, area, residual_scratch));
-            let mut sum = sum.area(area, out, Ahead::default());
-            for k in 0..area.rows {
-                add_row(simd, x.row(k), residual.row(k), sum.row(k));
-            }
-            sum.finish(simd);
-        }
-    }
-
-    /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
-    #[inline(never)]
-    fn write_rows<S: Simd>(
-        &self,
-        simd: S,
-        params: &Params<YColumns>,
-        rows: Range<usize>,
-        next: usize,
-        scratch: &mut Scratch,
-    ) {
-        simd.vectorize(
-            #[inline(always)]
-            || self.write_rows_inline(simd, params, rows, next, scratch),
-        )
     }
 
     #[inline(always)]
@@ -362,7 +276,7 @@ fn merged(cells: &[Moments]) -> Moments {
 }
 
 /// Statistics of a block, in the registers' order.
-struct BlockStats([[f32; LANES]; 3]);
+pub(crate) struct BlockStats([[f32; LANES]; 3]);
 
 impl BlockStats {
     #[inline(always)]

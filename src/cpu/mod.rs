@@ -30,6 +30,7 @@ mod memory;
 mod norm;
 mod params;
 mod partial;
+mod pass;
 mod reduce;
 mod relay;
 mod running;

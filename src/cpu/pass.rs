@@ -1,0 +1,189 @@
+//! What both directions have in common: rows are reduced, what they give becomes parameters, and rows are written with
+//! these, those of a block while those of the next are reduced.
+
+use super::blocks::Blocks;
+use super::formula::mask;
+use super::grid::Grid;
+use super::lanes::LANES;
+use super::memory::{Area, Scratch};
+use super::params::{ColumnParams, OfColumn, OfRow, Owner, Params, RowParams};
+use super::reduce::{fill_rows, leaf_of_rows};
+use super::relay::{Block, Relay};
+use super::source::{Kind, PartialOf, Source};
+use super::strip;
+use fearless_simd::Simd;
+use std::ops::Range;
+
+/// A direction.
+pub(crate) trait Pass: Sync {
+    /// Partial results.
+    type Kind: Kind;
+    /// What is reduced.
+    type Source<'a>: Source<Kind = Self::Kind>
+    where
+        Self: 'a;
+    type Columns: ColumnParams;
+    /// What a few statistics have become, in the registers' order.
+    type Stats;
+
+    fn grid(&self) -> &Grid;
+    /// Tensors that are read.
+    fn inputs(&self) -> usize;
+    /// Whether there is a ReLU.
+    fn relu(&self) -> bool;
+    /// Whether rows can be written while others are reduced: where nothing is converted, and the loop is a common one, as
+    /// each is compiled once more.
+    fn can_write_beside(&self) -> bool;
+    fn source(&self) -> Self::Source<'_>;
+    /// Of rows with these statistics.
+    fn params<'a>(&'a self, range: Range<usize>, stats: &'a Self::Stats) -> RowParams<'a>;
+    /// What is done with rows before they are reduced.
+    fn prepare_rows<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch);
+
+    /// `next`: how many rows further the rows are that will be read next, 0 if that is not known.
+    fn write_rows_inline<S: Simd>(
+        &self,
+        simd: S,
+        params: &Params<Self::Columns>,
+        rows: Range<usize>,
+        next: usize,
+        scratch: &mut Scratch,
+    );
+
+    /// As [`Pass::write_beside`], for weights and a mask that are known.
+    fn write_beside_inline<S: Simd, O: Owner, const MASK: u8>(
+        &self,
+        simd: S,
+        params: &RowParams,
+        back: usize,
+        areas: (Area, Option<Area>),
+        scratch: &mut Scratch,
+    ) -> PartialOf<Self::Kind, S>;
+
+    /// Out of line, so that it is compiled once.
+    #[inline(never)]
+    fn write_rows<S: Simd>(
+        &self,
+        simd: S,
+        params: &Params<Self::Columns>,
+        rows: Range<usize>,
+        next: usize,
+        scratch: &mut Scratch,
+    ) {
+        simd.vectorize(
+            #[inline(always)]
+            || self.write_rows_inline(simd, params, rows, next, scratch),
+        )
+    }
+
+    /// A leaf, and meanwhile rows are written that are so many rows before it.
+    #[inline(never)]
+    fn write_beside<S: Simd>(
+        &self,
+        simd: S,
+        params: &RowParams,
+        back: usize,
+        areas: (Area, Option<Area>),
+        scratch: &mut Scratch,
+    ) -> PartialOf<Self::Kind, S> {
+        const NONE: u8 = mask::NONE;
+        const RELU: u8 = mask::RELU;
+        simd.vectorize(
+            #[inline(always)]
+            || match (params.by_column, self.relu()) {
+                (true, _) => self.write_beside_inline::<S, OfColumn, NONE>(simd, params, back, areas, scratch),
+                (false, false) => self.write_beside_inline::<S, OfRow, NONE>(simd, params, back, areas, scratch),
+                (false, true) => self.write_beside_inline::<S, OfRow, RELU>(simd, params, back, areas, scratch),
+            },
+        )
+    }
+
+    /// Blocks of up to `len` channels. `finish` gets what each has given, with the numbers of
+    /// [`super::partial::Partial::parts`], one a channel.
+    #[inline(always)]
+    fn channels<S: Simd, T>(
+        &self,
+        simd: S,
+        len: usize,
+        blocks: &mut dyn Iterator<Item = Block<T>>,
+        scratch: &mut Scratch,
+        finish: impl Fn(Range<usize>, T, [[f32; LANES]; 3]) -> Self::Stats,
+    ) {
+        let grid = self.grid();
+        let relay = Relay {
+            grid,
+            source: &self.source(),
+            asked: Blocks::asked(grid, self.inputs(), len),
+            prepare: |rows: Range<usize>, scratch: &mut Scratch| self.prepare_rows(simd, rows, scratch),
+        };
+        let beside = self.can_write_beside();
+        relay.run(
+            simd,
+            blocks,
+            scratch,
+            #[inline(always)]
+            |Block { channels, to }, parts, turns, scratch| {
+                let stats = finish(channels.clone(), to, parts);
+                let rows = self.params(channels.clone(), &stats);
+                let strip = strip::params(grid, &rows, channels);
+                let params = Params::new(&rows, strip.as_ref());
+                turns.each(
+                    scratch,
+                    #[inline(always)]
+                    |rows, next, scratch| self.write_rows(simd, &params, rows, next, scratch),
+                    beside.then_some(
+                        #[inline(always)]
+                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &rows, back, areas, scratch),
+                    ),
+                );
+            },
+        );
+    }
+
+    /// Whole groups of rows, a batch at a time. `finish` gets what each has given, one number a row.
+    #[inline(always)]
+    fn groups<S: Simd>(
+        &self,
+        simd: S,
+        rows: Range<usize>,
+        scratch: &mut Scratch,
+        mut finish: impl FnMut(Range<usize>, [&[f32]; 3]) -> Self::Stats,
+    ) {
+        let (grid, source) = (self.grid(), self.source());
+        let (size, batch) = (grid.group(), grid.batch());
+        let of_groups = |rows: &Range<usize>| rows.start / size..rows.end / size;
+        let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
+        let beside = self.can_write_beside() && Blocks::fits_twice(grid, self.inputs(), batch);
+        // The batch before, which has not been written yet.
+        let mut before: Option<(Range<usize>, Self::Stats)> = None;
+        for first in rows.clone().step_by(batch) {
+            let of_batch = first..(first + batch).min(rows.end);
+            let len = of_batch.len();
+            self.prepare_rows(simd, of_batch.clone(), scratch);
+            let written = before.as_ref().map(|(rows, stats)| (rows, self.params(of_groups(rows), stats)));
+            let beside = written.as_ref().filter(|(written, _)| beside && written.len() == len);
+            if let (Some((rows, params)), None) = (&written, beside) {
+                self.write_rows(simd, &Params::Rows(*params), Range::clone(rows), 0, scratch);
+            }
+            let [a, b, c] = &mut parts;
+            fill_rows(
+                simd,
+                grid,
+                first,
+                [&mut a[..len], &mut b[..len], &mut c[..len]],
+                #[inline(always)]
+                |areas| match beside {
+                    Some((_, params)) => self.write_beside(simd, params, batch, areas, scratch),
+                    None => leaf_of_rows(simd, &source, areas, scratch),
+                },
+            );
+            let [a, b, c] = &parts;
+            let stats = finish(of_batch.clone(), [&a[..len], &b[..len], &c[..len]]);
+            before = Some((of_batch, stats));
+        }
+        if let Some((rows, stats)) = before {
+            let params = Params::Rows(self.params(of_groups(&rows), &stats));
+            self.write_rows(simd, &params, rows, 0, scratch);
+        }
+    }
+}
