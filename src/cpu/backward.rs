@@ -50,8 +50,6 @@ pub(crate) struct Pass<'a> {
     pub dresidual: Option<&'a Output<'a>>,
 }
 
-const NONE: [&[f32]; 2] = [&[], &[]];
-
 impl Pass<'_> {
     /// Everything that is wanted.
     pub fn run(&self) -> AffineGradients {
@@ -59,7 +57,7 @@ impl Pass<'_> {
             return self.by_blocks(blocks);
         }
         if !self.projects && !self.affine {
-            self.write(NONE);
+            self.write([&[], &[]]);
             return AffineGradients::default();
         }
         let (stats, affine) = self.sums();
@@ -70,7 +68,7 @@ impl Pass<'_> {
     }
 
     fn row_params<'a>(&'a self, stats: StatSlices<'a>) -> RowParams<'a> {
-        RowParams { by_column: self.grid.by_column, stats, affine: self.gradient.affine }
+        RowParams { stats, affine: self.gradient.affine }
     }
 
     /// What is taken out of the gradient of a statistic, of the sums of g times weight and of that times the normalised
@@ -128,7 +126,7 @@ impl Pass<'_> {
         if self.dx.is_none() && self.dresidual.is_none() {
             return;
         }
-        let (grid, rows) = (self.grid, self.row_params(self.stats.slices(projection)));
+        let (grid, rows) = (self.grid, self.row_params(self.stats.slices().with_projection(projection)));
         let columns = DxColumns::of_grid(grid, &rows);
         let (params, next) = (Params::new(&rows, columns.as_ref()), rows_of_area(grid.width));
         self.exec.each_rows(grid, |rows, scratch| {
@@ -237,7 +235,7 @@ impl pass::Pass for Pass<'_> {
     where
         Self: 'a;
     type Columns = DxColumns;
-    type Stats = Projections;
+    type Finished = Projections;
 
     fn grid(&self) -> &Grid {
         self.grid
@@ -263,12 +261,12 @@ impl pass::Pass for Pass<'_> {
 
     #[inline(always)]
     fn source(&self) -> SumsOf<'_> {
-        SumsOf { gradient: self.gradient, stats: self.stats.slices(NONE) }
+        SumsOf { gradient: self.gradient, stats: self.stats.slices() }
     }
 
     #[inline(always)]
     fn params<'a>(&'a self, range: Range<usize>, [g, gx]: &'a Projections) -> RowParams<'a> {
-        self.row_params(self.stats.slices(NONE).from(range.start, range.len(), [g, gx]))
+        self.row_params(self.stats.slices().range(range).with_projection([g, gx]))
     }
 
     #[inline(always)]

@@ -180,7 +180,8 @@ impl<'a> Gradient<'a> {
     }
 }
 
-/// What the mean's low part takes off every normalised input.
+/// What the mean's low part takes off every normalised input. Sums have it taken off the sum where they can: off each
+/// element it would be lost in the rounding, always to the same side.
 #[inline(always)]
 pub(crate) fn low<S: Simd>(simd: S, span: Span, stats: Stats<impl Param<S>>) -> V<S> {
     stats.lo.at(simd, span) * stats.rstd.at(simd, span)

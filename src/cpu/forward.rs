@@ -62,7 +62,7 @@ pub(crate) struct Pass<'a> {
 
 impl Pass<'_> {
     fn row_params<'a>(&'a self, stats: StatSlices<'a>) -> RowParams<'a> {
-        RowParams { by_column: self.grid.by_column, stats, affine: &self.affine }
+        RowParams { stats, affine: &self.affine }
     }
 
     /// Moments of every statistic, and y.
@@ -100,7 +100,7 @@ impl Pass<'_> {
     pub fn write(&self, stats: &[Stat]) {
         let (grid, exec) = (self.grid, self.exec);
         let vectors = StatVectors::new(grid, stats);
-        let params = self.row_params(vectors.slices([&[], &[]]));
+        let params = self.row_params(vectors.slices());
         if let Some(Blocks::Channels(len)) = Blocks::new(grid, self.inputs(), exec)
             && strip::pays(grid)
         {
@@ -183,7 +183,7 @@ impl pass::Pass for Pass<'_> {
     where
         Self: 'a;
     type Columns = YColumns;
-    type Stats = BlockStats;
+    type Finished = BlockStats;
 
     fn grid(&self) -> &Grid {
         self.grid

@@ -152,7 +152,7 @@ impl Grid {
     pub fn stats(&self) -> usize {
         match self.join {
             Join::Samples => self.channels(),
-            Join::Channels(size) => self.samples * self.rows * if self.columns { self.width } else { 1 } / size,
+            Join::Channels(size) => self.samples * self.channels() / size,
         }
     }
 
@@ -189,7 +189,7 @@ impl Grid {
         if self.columns { self.width } else { self.rows }
     }
 
-    /// Cells of a row's columns `at..at + len`.
+    /// Cells of a row's columns `at..at + len`; of a strip elements.
     #[inline(always)]
     pub fn cells(&self, row: Row, at: usize, len: usize) -> Range<usize> {
         let first = at + if self.join == Join::Samples { 0 } else { row.stat * self.width };

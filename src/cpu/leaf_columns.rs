@@ -33,7 +33,7 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
                 &mut waiting,
                 &mut to[i..],
                 #[inline(always)]
-                |rows| moments_of_two(simd, rows.start, [span], &row, ahead),
+                |rows| [moments_of_two(simd, rows.start, span, &row, ahead)],
             );
         });
         return;
@@ -50,29 +50,22 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
 
 /// Two leaves of one row each, merged: what [`Partial::merge`] makes of means without error and of no deviation.
 #[inline(always)]
-fn moments_of_two<'a, S: Simd, const N: usize>(
+fn moments_of_two<'a, S: Simd>(
     simd: S,
     first: usize,
-    spans: [Span; N],
+    span: Span,
     row: &impl Fn(usize) -> &'a [f32],
     ahead: Ahead,
-) -> [Mean<S>; N] {
-    let zero = V::splat(simd, 0.0);
-    let mut moments = [Mean { hi: zero, lo: zero, m2: zero }; N];
-    let (upper, lower) = (row(first), row(first + 1));
-    let (ahead, below) = (ahead.row(first), ahead.row(first + 1));
-    for k in 0..N {
-        ahead.ask(spans[k].index());
-        below.ask(spans[k].index());
-        let x = spans[k].load(simd, upper);
-        let delta = spans[k].load(simd, lower) - x;
-        let (hi, lo) = two_sum(x, delta * 0.5);
-        moments[k] = Mean { hi, lo, m2: delta * delta * 0.5 };
-    }
-    moments
+) -> Mean<S> {
+    ahead.row(first).ask(span.index());
+    ahead.row(first + 1).ask(span.index());
+    let x = span.load(simd, row(first));
+    let delta = span.load(simd, row(first + 1)) - x;
+    let (hi, lo) = two_sum(x, delta * 0.5);
+    Mean { hi, lo, m2: delta * delta * 0.5 }
 }
 
-/// The same of a leaf's rows and a few spans.
+/// Moments of a leaf's rows and a few spans.
 #[inline(always)]
 fn moments_of_spans<'a, S: Simd, const N: usize>(
     simd: S,
@@ -138,8 +131,8 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     let mut waiting = [[Sums::empty(simd); TURNS]; _];
     if alike && leaves.leaf == 1 {
         // What belongs to a column stays in registers.
-        return with_mask!(row(0).0, MASK => for_spans!(len, (i, span) => {
-            let (_, stats, weights) = row(0);
+        let (gradient, stats, weights) = row(0);
+        return with_mask!(gradient, MASK => for_spans!(len, (i, span) => {
             let stats = Stats { hi: stats.hi.at(simd, span), lo: stats.lo.at(simd, span), rstd: stats.rstd.at(simd, span) };
             let stats = Stats { hi: Same(stats.hi), lo: Same(stats.lo), rstd: Same(stats.rstd) };
             let weights = Weights { weight: Same(weights.weight.at(simd, span)), bias: Same(weights.bias.at(simd, span)) };
@@ -165,7 +158,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     }));
 }
 
-/// The same of a leaf's rows and a few spans.
+/// Sums of a leaf's rows and a few spans.
 #[inline(always)]
 fn sums_of_spans<'a, S: Simd, P: Param<S>, Q: Param<S>, const MASK: u8, const N: usize>(
     simd: S,

@@ -18,9 +18,9 @@ impl StatVectors {
         StatVectors([|s: &Stat| s.hi, |s: &Stat| s.lo, |s: &Stat| s.rstd].map(|of| spread(grid, stats.iter().map(of))))
     }
 
-    pub fn slices<'a>(&'a self, projection: [&'a [f32]; 2]) -> StatSlices<'a> {
+    pub fn slices(&self) -> StatSlices<'_> {
         let [hi, lo, rstd] = &self.0;
-        StatSlices { first: 0, of: [hi, lo, rstd, projection[0], projection[1]] }
+        StatSlices { first: 0, of: [hi, lo, rstd, &[], &[]] }
     }
 }
 
@@ -33,11 +33,11 @@ pub(crate) fn spread(grid: &Grid, numbers: impl ExactSizeIterator<Item = f32>) -
 }
 
 /// Every number so many times.
-fn repeated(numbers: impl ExactSizeIterator<Item = f32>, times: usize) -> Vec<f32> {
+fn repeated(numbers: impl Iterator<Item = f32>, times: usize) -> Vec<f32> {
     if times == 1 {
         return numbers.collect();
     }
-    let mut all = Vec::with_capacity(numbers.len() * times);
+    let mut all = Vec::with_capacity(numbers.size_hint().0 * times);
     // Not flat_map, which would go number by number.
     numbers.for_each(|number| all.extend(std::iter::repeat_n(number, times)));
     all
@@ -53,14 +53,15 @@ pub(crate) struct StatSlices<'a> {
 }
 
 impl<'a> StatSlices<'a> {
-    /// Those of `len` statistics from `first` on, with a projection of their own.
+    /// The same, with what is taken out of the gradient.
     #[inline(always)]
-    pub fn from(&self, first: usize, len: usize, [g, gx]: [&'a [f32]; 2]) -> StatSlices<'a> {
-        let part = |k: usize| &self.of[k][first - self.first..][..len];
-        StatSlices { first, of: [part(0), part(1), part(2), g, gx] }
+    pub fn with_projection(self, [g, gx]: [&'a [f32]; 2]) -> StatSlices<'a> {
+        let [hi, lo, rstd, ..] = self.of;
+        StatSlices { of: [hi, lo, rstd, g, gx], ..self }
     }
 
     /// Those of some statistics; of what is not there, nothing.
+    #[inline(always)]
     pub fn range(&self, range: Range<usize>) -> StatSlices<'a> {
         let part = |of: &'a [f32]| if of.is_empty() { of } else { &of[range.start - self.first..][..range.len()] };
         StatSlices { first: range.start, of: self.of.map(part) }
@@ -148,8 +149,8 @@ impl Owner for OfRow {
         _: usize,
         _: usize,
     ) -> Weights<impl Param<S> + use<'a, S>> {
-        let [weight, bias] = [&affine.weight, &affine.bias].map(|of| Same(V::splat(simd, of[row.channel])));
-        Weights { weight, bias }
+        let (weight, bias) = (affine.weight[row.channel], affine.bias[row.channel]);
+        Weights { weight: Same(V::splat(simd, weight)), bias: Same(V::splat(simd, bias)) }
     }
 }
 
@@ -171,12 +172,11 @@ impl Owner for OfColumn {
 /// The parameters of rows that have one statistic each.
 #[derive(Clone, Copy)]
 pub(crate) struct RowParams<'a> {
-    pub by_column: bool,
     pub stats: StatSlices<'a>,
     pub affine: &'a Affine<'a>,
 }
 
-/// A row's.
+/// What a row's statistic has to do with it.
 #[derive(Clone, Copy)]
 pub(crate) struct OfStats<S: Simd> {
     stats: Stats<Same<S>>,
@@ -193,8 +193,9 @@ pub(crate) struct Weighted<S: Simd, Q> {
 impl RowParams<'_> {
     #[inline(always)]
     pub fn of_stats<S: Simd>(&self, simd: S, row: Row) -> OfStats<S> {
-        let [g, gx] = self.stats.projection(row.stat - self.stats.first).map(|of| Same(V::splat(simd, of)));
-        OfStats { stats: self.stats.same(simd, row), projection: Weights { weight: gx, bias: g } }
+        let [g, gx] = self.stats.projection(row.stat - self.stats.first);
+        let projection = Weights { weight: Same(V::splat(simd, gx)), bias: Same(V::splat(simd, g)) };
+        OfStats { stats: self.stats.same(simd, row), projection }
     }
 }
 
@@ -229,7 +230,7 @@ impl<S: Simd, Q: Param<S>> OfDx<S> for Weighted<S, Q> {
     }
 }
 
-/// The parameters of columns, made ready once for all rows, one number a cell.
+/// The parameters of columns, made ready once for all rows: one number a cell, in strips one an element.
 pub(crate) trait ColumnParams: Sized {
     /// Those of some channels from `channel` on, each so many times.
     fn repeated(stats: StatSlices, affine: &Affine, channel: usize, times: usize) -> Self;
@@ -259,13 +260,14 @@ pub(crate) struct DxColumns {
 impl ColumnParams for YColumns {
     fn repeated(stats: StatSlices, affine: &Affine, channel: usize, times: usize) -> Self {
         let [hi, lo, rstd, ..] = stats.of;
-        let (weight, bias) = (&affine.weight[channel..], &affine.bias[channel..]);
         // Cells of several samples have the weights of one.
-        let y = |i: usize| scale_and_shift(lo[i], rstd[i], weight[i % weight.len()], bias[i % bias.len()]);
+        let weights = affine.weight[channel..].iter().zip(&affine.bias[channel..]).cycle();
+        let y = |((&lo, &rstd), (&weight, &bias))| scale_and_shift(lo, rstd, weight, bias).into();
+        let (scale, shift): (Vec<f32>, Vec<f32>) = lo.iter().zip(rstd).zip(weights).map(y).unzip();
         YColumns {
             hi: repeated(hi.iter().copied(), times),
-            scale: repeated((0..hi.len()).map(|i| y(i)[0]), times),
-            shift: repeated((0..hi.len()).map(|i| y(i)[1]), times),
+            scale: repeated(scale.into_iter(), times),
+            shift: repeated(shift.into_iter(), times),
         }
     }
 }
@@ -273,16 +275,17 @@ impl ColumnParams for YColumns {
 impl ColumnParams for DxColumns {
     fn repeated(stats: StatSlices, affine: &Affine, channel: usize, times: usize) -> Self {
         let [_, lo, rstd, ..] = stats.of;
-        let (weight, cells) = (&affine.weight[channel..], 0..rstd.len());
-        let taken = |i: usize| {
+        let weight = affine.weight[channel..].iter().copied().cycle().take(rstd.len());
+        let taken = |(i, (&lo, &rstd))| {
             let [g, gx] = stats.projection(i);
-            scale_and_shift(lo[i], rstd[i], gx, g)
+            scale_and_shift(lo, rstd, gx, g).into()
         };
+        let (scale, shift): (Vec<f32>, Vec<f32>) = lo.iter().zip(rstd).enumerate().map(taken).unzip();
         DxColumns {
             y: YColumns::repeated(stats, affine, channel, times),
-            scale: repeated(cells.clone().map(|i| taken(i)[0]), times),
-            shift: repeated(cells.clone().map(|i| taken(i)[1]), times),
-            weight: repeated(cells.map(|i| weight[i % weight.len()]), times),
+            scale: repeated(scale.into_iter(), times),
+            shift: repeated(shift.into_iter(), times),
+            weight: repeated(weight, times),
             rstd: repeated(rstd.iter().copied(), times),
         }
     }
@@ -309,9 +312,9 @@ impl YColumns {
 impl DxColumns {
     /// Those of some cells.
     #[inline(always)]
-    pub fn cells(&self, cells: Range<usize>) -> OfColumns<'_> {
+    pub fn cells(&self, cells: Range<usize>) -> ReadyDx<'_> {
         let y = self.y.cells(cells.clone());
-        OfColumns {
+        ReadyDx {
             y,
             taken: Ready { hi: y.hi, scale: each(&self.scale, cells.clone()), shift: each(&self.shift, cells.clone()) },
             weight: each(&self.weight, cells.clone()),
@@ -320,23 +323,23 @@ impl DxColumns {
     }
 }
 
-/// Of columns of a row.
+/// What columns need to become dx, made before.
 #[derive(Clone, Copy)]
-pub(crate) struct OfColumns<'a> {
+pub(crate) struct ReadyDx<'a> {
     y: Ready<'a>,
     taken: Ready<'a>,
     weight: Each<'a>,
     rstd: Each<'a>,
 }
 
-impl<S: Simd> OfY<S> for OfColumns<'_> {
+impl<S: Simd> OfY<S> for ReadyDx<'_> {
     #[inline(always)]
     fn y(self) -> impl Line<S> {
         self.y
     }
 }
 
-impl<S: Simd> OfDx<S> for OfColumns<'_> {
+impl<S: Simd> OfDx<S> for ReadyDx<'_> {
     #[inline(always)]
     fn taken(self) -> impl Line<S> {
         self.taken
@@ -354,7 +357,6 @@ impl<S: Simd> OfDx<S> for OfColumns<'_> {
 }
 
 /// The parameters of a tensor's elements.
-#[derive(Clone, Copy)]
 pub(crate) enum Params<'a, C> {
     Rows(RowParams<'a>),
     /// Those of a grid of columns, or of rows that are worked on as one (see [`super::strip`]).
@@ -389,7 +391,7 @@ macro_rules! with_params {
             }
             Params::Rows(rows) => {
                 let of_stats = rows.of_stats($simd, row);
-                if rows.by_column {
+                if $grid.by_column {
                     let $of = of_stats.with(OfColumn::weights($simd, rows.affine, row, at, len));
                     $body
                 } else {

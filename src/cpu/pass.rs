@@ -22,9 +22,10 @@ pub(crate) trait Pass: Sync {
     type Source<'a>: Source<Kind = Self::Kind>
     where
         Self: 'a;
+    /// What columns are written with.
     type Columns: ColumnParams;
-    /// What a few statistics have become, in the registers' order.
-    type Stats;
+    /// What a few statistics' rows are written with, in the registers' order.
+    type Finished;
 
     fn grid(&self) -> &Grid;
     /// Tensors that are read.
@@ -36,7 +37,7 @@ pub(crate) trait Pass: Sync {
     fn can_write_beside(&self) -> bool;
     fn source(&self) -> Self::Source<'_>;
     /// Of rows with these statistics.
-    fn params<'a>(&'a self, range: Range<usize>, stats: &'a Self::Stats) -> RowParams<'a>;
+    fn params<'a>(&'a self, range: Range<usize>, stats: &'a Self::Finished) -> RowParams<'a>;
     /// What is done with rows before they are reduced.
     fn prepare_rows<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch);
 
@@ -90,7 +91,7 @@ pub(crate) trait Pass: Sync {
         const RELU: u8 = mask::RELU;
         simd.vectorize(
             #[inline(always)]
-            || match (params.by_column, self.relu()) {
+            || match (self.grid().by_column, self.relu()) {
                 (true, _) => self.write_beside_inline::<S, OfColumn, NONE>(simd, params, back, areas, scratch),
                 (false, false) => self.write_beside_inline::<S, OfRow, NONE>(simd, params, back, areas, scratch),
                 (false, true) => self.write_beside_inline::<S, OfRow, RELU>(simd, params, back, areas, scratch),
@@ -107,7 +108,7 @@ pub(crate) trait Pass: Sync {
         len: usize,
         blocks: &mut dyn Iterator<Item = Block<T>>,
         scratch: &mut Scratch,
-        finish: impl Fn(Range<usize>, T, [[f32; LANES]; 3]) -> Self::Stats,
+        finish: impl Fn(Range<usize>, T, [[f32; LANES]; 3]) -> Self::Finished,
     ) {
         let grid = self.grid();
         let relay = Relay {
@@ -147,7 +148,7 @@ pub(crate) trait Pass: Sync {
         simd: S,
         rows: Range<usize>,
         scratch: &mut Scratch,
-        mut finish: impl FnMut(Range<usize>, [&[f32]; 3]) -> Self::Stats,
+        mut finish: impl FnMut(Range<usize>, [&[f32]; 3]) -> Self::Finished,
     ) {
         let (grid, source) = (self.grid(), self.source());
         let (size, batch) = (grid.group(), grid.batch());
@@ -155,7 +156,7 @@ pub(crate) trait Pass: Sync {
         let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
         let beside = self.can_write_beside() && Blocks::fits_twice(grid, self.inputs(), batch);
         // The batch before, which has not been written yet.
-        let mut before: Option<(Range<usize>, Self::Stats)> = None;
+        let mut before: Option<(Range<usize>, Self::Finished)> = None;
         for first in rows.clone().step_by(batch) {
             let of_batch = first..(first + batch).min(rows.end);
             let len = of_batch.len();

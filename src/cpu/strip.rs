@@ -3,11 +3,15 @@
 
 use super::grid::{Grid, Join};
 use super::lanes::LANES;
+use super::memory::TILE;
 use super::params::{ColumnParams, RowParams};
 use std::ops::Range;
 
 /// Rows of so many elements are long enough to be worked on one by one.
 const LONG: usize = 4 * LANES;
+
+// A strip begins where its block does: no area is a part of one.
+const _: () = assert!(LANES * LONG <= TILE);
 
 /// Samples that are worth the spreading.
 const SAMPLES: usize = 8;
@@ -24,4 +28,46 @@ pub(crate) fn params<C: ColumnParams>(grid: &Grid, rows: &RowParams, channels: R
         let stats = rows.stats.range(channels.clone());
         C::repeated(stats, rows.affine, channels.start, grid.width)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SAMPLES;
+    use crate::cpu::tests::{elements, noise};
+    use crate::cpu::{Backward, Forward, Norm};
+    use crate::*;
+
+    /// Samples that are enough for strips have the bits of those that are not.
+    #[test]
+    fn strips_have_the_bits_of_rows() {
+        const CHANNELS: usize = 37;
+        let few = SAMPLES / 2;
+        let vector = |seed| elements::<f32>(noise(seed, CHANNELS));
+        let running = Running {
+            running_mean: vector(1),
+            running_var: vector(2).iter().map(|v| v.abs()).collect(),
+            tracked: vec![1; CHANNELS],
+            skipped: vec![0; CHANNELS],
+        };
+        let state = State { weight: Some(vector(3)), bias: Some(vector(4)), running: Some(running) };
+        let norm = Norm::with_state(BatchNormDescriptor::new(CHANNELS), state).unwrap();
+        for (width, relu) in [(1, false), (7, true), (49, false), (49, true), (63, true)] {
+            let len = 2 * few * CHANNELS * width;
+            let (x, dy) = (elements::<f32>(noise(5, len)), elements::<f32>(noise(6, len)));
+            let fusion = Fusion { relu, ..Fusion::default() };
+            let pass = |samples: usize, x: &[f32], dy: &[f32]| {
+                let [mut y, mut dx] = [(); 2].map(|()| vec![f32::NAN; x.len()]);
+                let shape = [samples, CHANNELS, width];
+                let io = Forward::new(x, &mut y);
+                let saved = norm.forward_frozen::<f32, f32>(&TensorDescriptor::new(&shape), fusion, io).unwrap();
+                norm.backward::<f32, f32>(saved, Backward { dx: Some(&mut dx), ..Backward::new(x, dy) }).unwrap();
+                [y, dx]
+            };
+            let [first, last] = [0..len / 2, len / 2..len].map(|half| pass(few, &x[half.clone()], &dy[half]));
+            let all = pass(2 * few, &x, &dy);
+            for k in 0..2 {
+                assert!(all[k] == [&first[k][..], &last[k]].concat(), "width {width}, relu {relu}, result {k}");
+            }
+        }
+    }
 }
