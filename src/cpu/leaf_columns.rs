@@ -25,8 +25,8 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
     ahead: Ahead,
     to: &mut [Mean<S>],
 ) {
-    let mut waiting = [[Mean::empty(simd); TURNS]; _];
     if centred && leaves.leaf == 1 && leaves.rows > 1 {
+        let mut waiting: Waiting<_, 1> = [[Mean::empty(simd)]; _];
         // Two leaves of one row each are merged at once.
         for_spans!(len, (i, span) => {
             Leaves { leaf: 2, ..leaves }.merge(
@@ -38,6 +38,7 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
         });
         return;
     }
+    let mut waiting: Waiting<_, TURNS> = [[Mean::empty(simd); TURNS]; _];
     for_strides!(len, (i, spans) => {
         leaves.merge(
             &mut waiting,
@@ -128,8 +129,8 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
     ahead: Ahead,
     to: &mut [Sums<S>],
 ) {
-    let mut waiting = [[Sums::empty(simd); TURNS]; _];
     if alike && leaves.leaf == 1 {
+        let mut waiting: Waiting<_, 1> = [[Sums::empty(simd)]; _];
         // What belongs to a column stays in registers.
         let (gradient, stats, weights) = row(0);
         return with_mask!(gradient, MASK => for_spans!(len, (i, span) => {
@@ -148,6 +149,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
             );
         }));
     }
+    let mut waiting: Waiting<_, TURNS> = [[Sums::empty(simd); TURNS]; _];
     with_mask!(row(0).0, MASK => for_strides!(len, (i, spans) => {
         leaves.merge(
             &mut waiting,
@@ -207,7 +209,7 @@ fn sums_of_spans<'a, S: Simd, P: Param<S>, Q: Param<S>, const MASK: u8, const N:
 
 /// Room for a tree: of each size of subtree the last one that waits for its neighbour. Made once for all spans, as it takes
 /// longer to fill than a leaf takes to reduce.
-type Waiting<P> = [[P; TURNS]; TALL.ilog2() as usize + 1];
+type Waiting<P, const SPANS: usize> = [[P; SPANS]; TALL.ilog2() as usize + 1];
 
 /// A few leaves of columns, as many as a power of two: so many rows, so many of each; or one that is shorter.
 #[derive(Clone, Copy)]
@@ -219,9 +221,9 @@ pub(crate) struct Leaves {
 impl Leaves {
     /// Their tree, of what each leaf's rows give.
     #[inline(always)]
-    fn merge<S: Simd, P: Partial<S>, const N: usize>(
+    fn merge<S: Simd, P: Partial<S>, const N: usize, const SPANS: usize>(
         self,
-        waiting: &mut Waiting<P>,
+        waiting: &mut Waiting<P, SPANS>,
         to: &mut [P],
         of: impl Fn(Range<usize>) -> [P; N],
     ) {
