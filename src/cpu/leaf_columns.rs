@@ -207,8 +207,8 @@ fn sums_of_spans<'a, S: Simd, P: Param<S>, Q: Param<S>, const MASK: u8, const N:
     sums
 }
 
-/// Room for a tree: of each size of subtree the last one that waits for its neighbour. Made once for all spans, as it takes
-/// longer to fill than a leaf takes to reduce.
+/// Room for a tree: of each size of subtree the last one that waits for its neighbour. Made once for all spans, as it is
+/// about as large as what a stride of them reads.
 type Waiting<P, const SPANS: usize> = [[P; SPANS]; TALL.ilog2() as usize + 1];
 
 /// A few leaves of columns, as many as a power of two: so many rows, so many of each; or one that is shorter.
