@@ -69,25 +69,25 @@ fn store_bits<S: Simd>(simd: S, bits: u32x16<S>) -> [u16; LANES] {
 /// Numbers as halves of a type, rounded to nearest even. Out of line where it takes dozens of instructions: it is
 /// wherever results are stored.
 #[inline(always)]
-pub(crate) fn to_half<S: Simd>(simd: S, dtype: DType, value: V<S>) -> [u16; LANES] {
+pub(crate) fn to_half<S: Simd, const F16: bool>(simd: S, value: V<S>) -> [u16; LANES] {
     #[cfg(target_arch = "x86_64")]
     if simd.level().as_avx2().is_none() {
-        return to_half_of_many_instructions(simd, dtype, value);
+        return to_half_of_many_instructions::<S, F16>(simd, value);
     }
-    rounded(simd, dtype, value)
+    rounded::<S, F16>(simd, value)
 }
 
 #[inline(always)]
-fn rounded<S: Simd>(simd: S, dtype: DType, value: V<S>) -> [u16; LANES] {
-    if dtype == DType::F16 { to_f16(simd, value) } else { to_bf16(simd, value) }
+fn rounded<S: Simd, const F16: bool>(simd: S, value: V<S>) -> [u16; LANES] {
+    if F16 { to_f16(simd, value) } else { to_bf16(simd, value) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
-fn to_half_of_many_instructions<S: Simd>(simd: S, dtype: DType, value: V<S>) -> [u16; LANES] {
+fn to_half_of_many_instructions<S: Simd, const F16: bool>(simd: S, value: V<S>) -> [u16; LANES] {
     simd.vectorize(
         #[inline(always)]
-        || rounded(simd, dtype, value),
+        || rounded::<S, F16>(simd, value),
     )
 }
 

@@ -95,7 +95,8 @@ impl Ahead {
 pub(crate) enum Sink<'a> {
     Plain(&'a mut [f32]),
     Stream(Stream<'a>),
-    Half(Half<'a>),
+    F16(Half<'a, true>),
+    Bf16(Half<'a, false>),
 }
 
 impl<'a> Sink<'a> {
@@ -107,7 +108,8 @@ impl<'a> Sink<'a> {
         match dtype {
             DType::F32 if around => Sink::Stream(Stream { to: bytemuck::cast_slice_mut(to), ahead }),
             DType::F32 => Sink::Plain(bytemuck::cast_slice_mut(to)),
-            DType::F16 | DType::BF16 => Sink::Half(Half { to: bytemuck::cast_slice_mut(to), dtype, around, ahead }),
+            DType::F16 => Sink::F16(Half { to: bytemuck::cast_slice_mut(to), around, ahead }),
+            DType::BF16 => Sink::Bf16(Half { to: bytemuck::cast_slice_mut(to), around, ahead }),
         }
     }
 
@@ -116,7 +118,7 @@ impl<'a> Sink<'a> {
         match self {
             Sink::Plain(to) => to.len(),
             Sink::Stream(stream) => stream.len(),
-            Sink::Half(Half { to, .. }) => to.len(),
+            Sink::F16(Half { to, .. }) | Sink::Bf16(Half { to, .. }) => to.len(),
         }
     }
 
@@ -125,7 +127,8 @@ impl<'a> Sink<'a> {
         match self {
             Sink::Plain(to) => Sink::Plain(&mut to[..len]),
             Sink::Stream(stream) => Sink::Stream(stream.of_len(len)),
-            Sink::Half(half) => Sink::Half(half.of_len(len)),
+            Sink::F16(half) => Sink::F16(half.of_len(len)),
+            Sink::Bf16(half) => Sink::Bf16(half.of_len(len)),
         }
     }
 }
@@ -144,7 +147,11 @@ macro_rules! with_sink {
                 let mut $to = stream.of_len($len);
                 $body
             }
-            Sink::Half(half) => {
+            Sink::F16(half) => {
+                let mut $to = half.of_len($len);
+                $body
+            }
+            Sink::Bf16(half) => {
                 let mut $to = half.of_len($len);
                 $body
             }
@@ -165,7 +172,8 @@ impl Store for Sink<'_> {
         match self {
             Sink::Plain(to) => to.store(span, value),
             Sink::Stream(to) => to.store(span, value),
-            Sink::Half(to) => to.store(span, value),
+            Sink::F16(to) => to.store(span, value),
+            Sink::Bf16(to) => to.store(span, value),
         }
     }
 }
@@ -332,25 +340,24 @@ impl Store for Stream<'_> {
     }
 }
 
-/// A row of halves. If they go `around` the caches, see [`Stream`].
-pub(crate) struct Half<'a> {
+/// A row of halves, binary16 or bfloat16. If they go `around` the caches, see [`Stream`].
+pub(crate) struct Half<'a, const F16: bool> {
     to: &'a mut [u16],
-    dtype: DType,
     around: bool,
     ahead: Ahead,
 }
 
-impl<'a> Half<'a> {
+impl<'a, const F16: bool> Half<'a, F16> {
     #[inline(always)]
-    pub fn of_len(self, len: usize) -> Half<'a> {
+    pub fn of_len(self, len: usize) -> Self {
         Half { to: &mut self.to[..len], ..self }
     }
 }
 
-impl Store for Half<'_> {
+impl<const F16: bool> Store for Half<'_, F16> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
-        let value = to_half(value.simd, self.dtype, value);
+        let value = to_half::<S, F16>(value.simd, value);
         if !self.around {
             return match span.of_mut(self.to) {
                 Ok(all) => *all = value,
