@@ -1,38 +1,40 @@
 //! Rows element by element: y from x, dx from dy.
 
 use super::formula::{Gradient, Line, OfDx, OfY, Param, clamp, projected, with_mask};
-use super::lanes::{LANES, Span, for_spans};
+use super::lanes::{LANES, Number, Span, for_spans};
 use super::stream::{Sink, Store, with_sink};
 use fearless_simd::Simd;
 
 /// y of one row.
 #[inline(always)]
 pub(crate) fn forward_row<S: Simd>(simd: S, x: &[f32], residual: Option<&[f32]>, y: Sink, relu: bool, of: impl OfY<S>) {
-    // What does not change within a row is decided before it.
     let len = y.len();
+    let Some(residual) = residual else {
+        return with_sink!(y, len => plain_forward_row(simd, x, y, len, relu, of));
+    };
+    let (mut y, x, residual, line) = (y.of_len(len), &x[..len], &residual[..len], of.y());
+    for_spans!(len, span => {
+        let v = line.at(simd, span.load(simd, x), span) + span.load(simd, residual);
+        y.store(span, if relu { clamp(simd, v) } else { v });
+    });
+}
+
+/// The same without a second input, of elements of any type to what takes `len` of them.
+#[inline(always)]
+pub(crate) fn plain_forward_row<S: Simd, T: Number>(
+    simd: S,
+    x: &[T],
+    mut y: impl Store,
+    len: usize,
+    relu: bool,
+    of: impl OfY<S>,
+) {
+    // What does not change within a row is decided before it.
     let (x, line) = (&x[..len], of.y());
-    macro_rules! row {
-        ($v:ident, $span:ident => $last:expr) => {
-            with_sink!(y, len => for_spans!(len, $span => {
-                let $v = line.at(simd, $span.load(simd, x), $span);
-                y.store($span, $last);
-            }))
-        };
-    }
-    match (residual.map(|r| &r[..len]), relu) {
-        (None, false) => {
-            row!(v, span => v);
-        }
-        (None, true) => {
-            row!(v, span => clamp(simd, v));
-        }
-        (Some(residual), relu) => {
-            let mut y = y.of_len(len);
-            for_spans!(len, span => {
-                let v = line.at(simd, span.load(simd, x), span) + span.load(simd, residual);
-                y.store(span, if relu { clamp(simd, v) } else { v });
-            });
-        }
+    if relu {
+        for_spans!(len, span => { y.store(span, clamp(simd, line.at(simd, span.load(simd, x), span))); });
+    } else {
+        for_spans!(len, span => { y.store(span, line.at(simd, span.load(simd, x), span)); });
     }
 }
 
@@ -69,23 +71,35 @@ pub(crate) fn backward_row<S: Simd>(
     projects: bool,
 ) {
     let len = dx.len();
+    if projects && dsum.is_none() {
+        return with_sink!(dx, len => plain_backward_row(simd, gradient, dx, len, of));
+    }
     let gradient = gradient.of_len(len);
-    with_mask!(gradient, MASK => match (projects, dsum) {
-        // Training without a second input, in a loop of its own, for speed.
-        (true, None) => with_sink!(dx, len => for_spans!(len, span => {
-            dx.store(span, projected::<S, MASK>(simd, gradient, span, of));
-        })),
-        _ => for_spans!(len, span => {
-            let mut v = if projects {
-                projected::<S, MASK>(simd, gradient, span, of)
-            } else {
-                let g = gradient.masked::<S, MASK>(simd, span, of);
-                g * of.weight().at(simd, span) * of.rstd().at(simd, span)
-            };
-            if let Some(dsum) = dsum {
-                v += span.load(simd, dsum);
-            }
-            dx.store(span, v);
-        }),
-    });
+    with_mask!(gradient, MASK => for_spans!(len, span => {
+        let mut v = if projects {
+            projected::<S, _, MASK>(simd, gradient, span, of)
+        } else {
+            let g = gradient.masked::<S, MASK>(simd, span, of);
+            g * of.weight().at(simd, span) * of.rstd().at(simd, span)
+        };
+        if let Some(dsum) = dsum {
+            v += span.load(simd, dsum);
+        }
+        dx.store(span, v);
+    }));
+}
+
+/// The same in training without a second input, of elements of any type to what takes `len` of them.
+#[inline(always)]
+pub(crate) fn plain_backward_row<S: Simd, T: Number>(
+    simd: S,
+    gradient: Gradient<T>,
+    mut dx: impl Store,
+    len: usize,
+    of: impl OfDx<S>,
+) {
+    let gradient = gradient.of_len(len);
+    with_mask!(gradient, MASK => for_spans!(len, span => {
+        dx.store(span, projected::<S, T, MASK>(simd, gradient, span, of));
+    }));
 }

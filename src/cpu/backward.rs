@@ -1,12 +1,12 @@
 //! The backward pass: sums, gradients of weight and bias, dx.
 
-use super::apply::{backward_row, masked_row};
+use super::apply::{backward_row, masked_row, plain_backward_row};
 use super::beside::BackwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::forward::{areas, rows_of_area};
 use super::grid::{Cursor, Grid, Join};
-use super::lanes::LANES;
+use super::lanes::{LANES, Number};
 use super::leaf_columns::TALL;
 use super::memory::{Area, Input, Output, Scratch};
 use super::params::{
@@ -19,6 +19,7 @@ use super::relay::Block;
 use super::source::{GradientOf, Source, SumPairs, SumsOf};
 use super::stream::Ahead;
 use fearless_simd::Simd;
+use half::{bf16, f16};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -213,6 +214,30 @@ impl Pass<'_> {
         });
     }
 
+    /// dx of an area of halves in training, if nothing else is wanted and all of them lie in memory as they are needed.
+    #[inline(never)]
+    fn write_halves<S: Simd, T: Number>(&self, simd: S, params: &Params<DxColumns>, area: Area, next: usize) -> bool {
+        let (Some(dx), None, None, true) = (self.dx, self.dsum, self.dresidual, self.projects) else { return false };
+        let mut dx = dx.area(area, &mut [], self.gradient.ahead(area.further(next)));
+        let gradient = self.gradient.plain::<T>(area);
+        let Some(gradient) = gradient.filter(|_| dx.takes::<T>()) else { return false };
+        let Area { first, at, len, .. } = area;
+        simd.vectorize(
+            #[inline(always)]
+            || {
+                let mut cursor = Cursor::new(self.grid, first);
+                for k in 0..area.rows {
+                    let (row, gradient) = (cursor.next(), gradient.row(k));
+                    let dx = dx.halves::<T>(k).of_len(len);
+                    with_params!(simd, self.grid, params, (row, at, len), of => {
+                        plain_backward_row(simd, gradient, dx, len, of);
+                    });
+                }
+            },
+        );
+        true
+    }
+
     /// What is taken out of the gradient of a few statistics, of the sums of g times weight and of that times the
     /// normalised input.
     fn projections(&self, sums: impl Iterator<Item = [f32; 2]>) -> Projections {
@@ -282,14 +307,15 @@ impl pass::Pass for Pass<'_> {
         scratch: &mut Scratch,
     ) -> Sums<S> {
         let source = self.source();
-        let Some(dx) = self.dx else { return source.rows(simd, areas, (), scratch) };
+        let Some(dx) = self.dx else { return source.rows(simd, areas, scratch) };
         let area = Area { first: areas.0.first - back, ..areas.0 };
         // They need no scratch memory.
         let gradient = self.gradient.tile(simd, area, (&mut [], &mut [], &mut []));
+        let reduced = self.gradient.tile(simd, areas.0, (&mut [], &mut [], &mut []));
         let dx = dx.area(area, &mut [], Ahead::default());
         let cursor = Cursor::new(self.grid, area.first);
         let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: area.at, owner: PhantomData };
-        source.rows_of_mask::<S, O, MASK>(simd, areas, rows, scratch)
+        source.sums_of_mask::<S, f32, O, MASK>(simd, reduced, areas, rows)
     }
 
     #[inline(always)]
@@ -306,6 +332,11 @@ impl pass::Pass for Pass<'_> {
             let area = params.area(grid, area);
             let Area { first, at, len, .. } = area;
             let Scratch { x, dy, residual, dsum, out } = scratch;
+            if self.write_halves::<S, f16>(simd, params, area, next)
+                || self.write_halves::<S, bf16>(simd, params, area, next)
+            {
+                continue;
+            }
             let gradient = of.tile(simd, area, (x, dy, residual));
             let dsum = self.dsum.map(|d| d.tile(simd, area, dsum));
             if let Some(dresidual) = self.dresidual {

@@ -70,7 +70,7 @@ impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for BackwardRows<'_, O, MAS
                 let gradient = Gradient { x: &gradient.x[from..], dy: &gradient.dy[from..], ..gradient }.of_len(len);
                 let of = of_stats.with(O::weights(simd, params.affine, row, at + from, len));
                 #[inline(always)]
-                move |span: Span| projected::<S, MASK>(simd, gradient, span, of)
+                move |span: Span| projected::<S, _, MASK>(simd, gradient, span, of)
             },
         )
     }

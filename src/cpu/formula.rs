@@ -1,6 +1,6 @@
 //! The formulas of single elements, sixteen at a time: y, masks, the normalised input, dx.
 
-use super::lanes::{Span, V};
+use super::lanes::{Number, Span, V};
 use fearless_simd::{Select, Simd, SimdBase};
 use std::ops::{Mul, Sub};
 
@@ -116,12 +116,12 @@ pub(crate) fn clamp<S: Simd>(simd: S, v: V<S>) -> V<S> {
 
 /// What a row's gradient is made of.
 #[derive(Clone, Copy)]
-pub(crate) struct Gradient<'a> {
-    pub x: &'a [f32],
-    pub dy: &'a [f32],
+pub(crate) struct Gradient<'a, T = f32> {
+    pub x: &'a [T],
+    pub dy: &'a [T],
     /// With a ReLU: it was where `norm(x) + residual` is not positive that nothing came through.
     pub relu: bool,
-    pub residual: Option<&'a [f32]>,
+    pub residual: Option<&'a [T]>,
 }
 
 /// What lies between y and dy: nothing, a ReLU, or a ReLU after a residual.
@@ -152,10 +152,10 @@ macro_rules! with_mask {
 }
 pub(crate) use with_mask;
 
-impl<'a> Gradient<'a> {
+impl<T: Number> Gradient<'_, T> {
     /// Of so many elements: the compiler needs to see that all slices have them.
     #[inline(always)]
-    pub fn of_len(self, len: usize) -> Gradient<'a> {
+    pub fn of_len(self, len: usize) -> Self {
         Gradient { x: &self.x[..len], dy: &self.dy[..len], residual: self.residual.map(|r| &r[..len]), ..self }
     }
 
@@ -218,7 +218,12 @@ pub(crate) trait OfDx<S: Simd>: OfY<S> {
 
 /// dx where a projection is taken out.
 #[inline(always)]
-pub(crate) fn projected<S: Simd, const MASK: u8>(simd: S, gradient: Gradient, span: Span, of: impl OfDx<S>) -> V<S> {
+pub(crate) fn projected<S: Simd, T: Number, const MASK: u8>(
+    simd: S,
+    gradient: Gradient<T>,
+    span: Span,
+    of: impl OfDx<S>,
+) -> V<S> {
     let taken = of.taken().at(simd, span.load(simd, gradient.x), span);
     let g = gradient.masked::<S, MASK>(simd, span, of) * of.weight().at(simd, span);
     (g - taken) * of.rstd().at(simd, span)

@@ -1,12 +1,12 @@
 //! The forward pass: moments, statistics, y.
 
-use super::apply::{add_row, forward_row};
+use super::apply::{add_row, forward_row, plain_forward_row};
 use super::beside::ForwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
-use super::lanes::LANES;
-use super::memory::{Area, Output, Place, Scratch, TILE};
+use super::lanes::{LANES, Number};
+use super::memory::{Area, Destination, Output, Place, Scratch, TILE};
 use super::params::{
     Affine, ColumnParams, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, YColumns, with_params,
 };
@@ -19,6 +19,7 @@ use super::stream::Ahead;
 use super::strip;
 use crate::moments::Moments;
 use fearless_simd::Simd;
+use half::{bf16, f16};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -161,6 +162,34 @@ impl Pass<'_> {
         moments
     }
 
+    /// y of an area of halves, if none but x is read and all of them lie in memory as they are needed.
+    #[inline(never)]
+    fn write_halves<S: Simd, T: Number>(
+        &self,
+        simd: S,
+        params: &Params<YColumns>,
+        area: Area,
+        y: &mut Destination,
+    ) -> bool {
+        let x = self.x.plain::<T>(area);
+        let Some(x) = x.filter(|_| self.residual.is_none() && y.takes::<T>()) else { return false };
+        let Area { first, at, len, .. } = area;
+        simd.vectorize(
+            #[inline(always)]
+            || {
+                let mut cursor = Cursor::new(self.grid, first);
+                for k in 0..area.rows {
+                    let (row, x) = (cursor.next(), x.row(k));
+                    let y = y.halves::<T>(k).of_len(len);
+                    with_params!(simd, self.grid, params, (row, at, len), of => {
+                        plain_forward_row(simd, x, y, len, self.relu, of);
+                    });
+                }
+            },
+        );
+        true
+    }
+
     #[inline(always)]
     fn add_rows<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch) {
         let Some((x, residual, sum)) = self.sum else { return };
@@ -232,13 +261,13 @@ impl pass::Pass for Pass<'_> {
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
     ) -> Mean<S> {
-        let Some(y) = self.y else { return self.source().rows(simd, areas, (), scratch) };
+        let Some(y) = self.y else { return self.source().rows(simd, areas, scratch) };
         let area = Area { first: areas.0.first - back, ..areas.0 };
         // They need no scratch memory.
         let (x, y) = (self.x.tile(simd, area, &mut []), y.area(area, &mut [], Ahead::default()));
         let cursor = Cursor::new(self.grid, area.first);
         let rows = ForwardRows::<O, MASK> { x, y, params, cursor, at: area.at, owner: PhantomData };
-        self.source().rows(simd, areas, rows, scratch)
+        self.source().moments(simd, self.x.tile(simd, areas.0, &mut []), areas, rows)
     }
 
     #[inline(always)]
@@ -253,11 +282,16 @@ impl pass::Pass for Pass<'_> {
         let (grid, Some(y)) = (self.grid, self.y) else { return };
         for area in areas(grid.width, rows) {
             let area = params.area(grid, area);
+            let Area { first, at, len, .. } = area;
             let Scratch { x, residual, out, .. } = scratch;
+            let mut y = y.area(area, out, self.source().ahead(area.further(next)));
+            if self.write_halves::<S, f16>(simd, params, area, &mut y)
+                || self.write_halves::<S, bf16>(simd, params, area, &mut y)
+            {
+                continue;
+            }
             let x = self.x.tile(simd, area, x);
             let residual = self.residual.map(|r| r.tile(simd, area, residual));
-            let Area { first, at, len, .. } = area;
-            let mut y = y.area(area, out, self.source().ahead(area.further(next)));
             let mut cursor = Cursor::new(grid, first);
             for k in 0..area.rows {
                 let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), cursor.next());

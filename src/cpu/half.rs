@@ -3,10 +3,11 @@
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::f16c;
-use super::lanes::{LANES, Span, V, for_spans, padded};
+use super::lanes::{LANES, Number, Span, V, for_spans};
 use super::stream::{Ahead, Sink, Store, Way, with_sink};
 use crate::tensor::DType;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
+use half::{bf16, f16};
 
 /// Elements as `f32`, as many as there are in `to`. Out of line: it is called from everywhere.
 #[inline(never)]
@@ -14,14 +15,13 @@ pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32])
     if dtype == DType::F32 {
         return to.copy_from_slice(bytemuck::cast_slice(from));
     }
-    let from = bytemuck::cast_slice(from);
     simd.vectorize(
         #[inline(always)]
         || {
             if dtype == DType::F16 {
-                widen_halves::<S, true>(simd, from, to)
+                widen_halves::<S, f16>(simd, bytemuck::cast_slice(from), to)
             } else {
-                widen_halves::<S, false>(simd, from, to)
+                widen_halves::<S, bf16>(simd, bytemuck::cast_slice(from), to)
             }
         },
     )
@@ -29,29 +29,59 @@ pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32])
 
 /// The type is known when it is compiled, so that the loop does not ask.
 #[inline(always)]
-fn widen_halves<S: Simd, const F16: bool>(simd: S, from: &[u16], to: &mut [f32]) {
+fn widen_halves<S: Simd, T: Number>(simd: S, from: &[T], to: &mut [f32]) {
     let from = &from[..to.len()];
-    for_spans!(to.len(), span => {
-        let short;
-        let bits = match span.of(from) {
-            Ok(bits) => bits,
-            Err(few) => {
-                short = padded(few);
-                &short
-            }
-        };
-        span.store(if F16 { of_f16(simd, bits) } else { of_bf16(simd, bits) }, to);
-    });
+    for_spans!(to.len(), span => { span.store(span.load(simd, from), to); });
 }
 
-/// Elements from `f32`, rounded to nearest even.
+/// Elements from `f32`, rounded to nearest even. Out of line, too.
 #[inline(never)]
 pub(crate) fn narrow<S: Simd>(simd: S, dtype: DType, from: &[f32], to: &mut [u8]) {
     let sink = Sink::new(dtype, to, Way::Cached, Ahead::default());
     simd.vectorize(
         #[inline(always)]
-        || with_sink!(sink, from.len() => for_spans!(from.len(), span => { sink.store(span, span.load(simd, from)); })),
+        || with_sink!(sink, from.len() => store_row(simd, from, sink)),
     );
+}
+
+#[inline(always)]
+fn store_row<S: Simd>(simd: S, from: &[f32], mut to: impl Store) {
+    for_spans!(from.len(), span => { to.store(span, span.load(simd, from)); });
+}
+
+impl Number for f16 {
+    #[inline(always)]
+    fn to_vector<S: Simd>(simd: S, from: &[f16; LANES]) -> V<S> {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if let Some(avx2) = simd.level().as_avx2() {
+            return V::from_slice(simd, &f16c::widen(avx2, bytemuck::cast_ref(from)));
+        }
+        of_f16(simd, bytemuck::cast_ref(from))
+    }
+
+    #[inline(always)]
+    fn of_vector<S: Simd>(value: V<S>) -> [f16; LANES] {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if let Some(avx2) = value.simd.level().as_avx2() {
+            return bytemuck::cast(f16c::narrow(avx2, value.as_array()));
+        }
+        bytemuck::cast(to_f16(value))
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    fn to_vector<S: Simd>(simd: S, from: &[bf16; LANES]) -> V<S> {
+        V::from_bits(load_bits(simd, bytemuck::cast_ref(from)) << 16)
+    }
+
+    #[inline(always)]
+    fn of_vector<S: Simd>(value: V<S>) -> [bf16; LANES] {
+        let bits = value.to_bits();
+        let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        let nan = bits >> 16 | 0x40;
+        bytemuck::cast(store_bits(value.simd, value.is_nan().select(nan, rounded)))
+    }
 }
 
 #[inline(always)]
@@ -66,79 +96,44 @@ fn store_bits<S: Simd>(simd: S, bits: u32x16<S>) -> [u16; LANES] {
     *simd.narrow_u32x8(low, high).as_array()
 }
 
-/// Numbers as halves of a type, rounded to nearest even. Out of line where it takes dozens of instructions: it is
-/// wherever results are stored.
-#[inline(always)]
-pub(crate) fn to_half<S: Simd, const F16: bool>(simd: S, value: V<S>) -> [u16; LANES] {
-    #[cfg(target_arch = "x86_64")]
-    if simd.level().as_avx2().is_none() {
-        return to_half_of_many_instructions::<S, F16>(simd, value);
-    }
-    rounded::<S, F16>(simd, value)
-}
-
-#[inline(always)]
-fn rounded<S: Simd, const F16: bool>(simd: S, value: V<S>) -> [u16; LANES] {
-    if F16 { to_f16(simd, value) } else { to_bf16(simd, value) }
-}
-
-#[cfg(target_arch = "x86_64")]
+/// Out of line, as the next: they are wherever halves are read and written, and take dozens of instructions.
 #[inline(never)]
-fn to_half_of_many_instructions<S: Simd, const F16: bool>(simd: S, value: V<S>) -> [u16; LANES] {
+fn of_f16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
     simd.vectorize(
         #[inline(always)]
-        || rounded::<S, F16>(simd, value),
+        || {
+            let bits = load_bits(simd, from);
+            let magnitude = bits & 0x7fff;
+            // Exact for subnormals too: a multiplication renormalises them.
+            let finite = (V::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23)).to_bits();
+            let infinity = magnitude << 13 | 0x7f80_0000;
+            let special = magnitude.simd_gt(0x7c00).select(infinity | 0x0040_0000, infinity);
+            let value = magnitude.simd_ge(0x7c00).select(special, finite);
+            V::from_bits(value | (bits & 0x8000) << 16)
+        },
     )
 }
 
-#[inline(always)]
-fn of_bf16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
-    V::from_bits(load_bits(simd, from) << 16)
-}
-
-#[inline(always)]
-fn to_bf16<S: Simd>(simd: S, value: V<S>) -> [u16; LANES] {
-    let bits = value.to_bits();
-    let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    let nan = bits >> 16 | 0x40;
-    store_bits(simd, value.is_nan().select(nan, rounded))
-}
-
-#[inline(always)]
-fn of_f16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if let Some(avx2) = simd.level().as_avx2() {
-        return V::from_slice(simd, &f16c::widen(avx2, from));
-    }
-    let bits = load_bits(simd, from);
-    let magnitude = bits & 0x7fff;
-    // Exact for subnormals too: a multiplication renormalises them.
-    let finite = (V::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23)).to_bits();
-    let infinity = magnitude << 13 | 0x7f80_0000;
-    let special = magnitude.simd_gt(0x7c00).select(infinity | 0x0040_0000, infinity);
-    let value = magnitude.simd_ge(0x7c00).select(special, finite);
-    V::from_bits(value | (bits & 0x8000) << 16)
-}
-
-#[inline(always)]
-fn to_f16<S: Simd>(simd: S, value: V<S>) -> [u16; LANES] {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if let Some(avx2) = simd.level().as_avx2() {
-        return f16c::narrow(avx2, value.as_array());
-    }
-    let bits = value.to_bits();
-    let magnitude = bits & 0x7fff_ffff;
-    // Normal: the exponent's bias changes from 127 to 15, and a carry out of the rounding is right.
-    let normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112 << 23)) >> 13;
-    // Subnormal: adding 1/2 lets the adder round at the last place of the result.
-    let subnormal = (V::from_bits(magnitude) + 0.5).to_bits() - 0.5f32.to_bits();
-    let infinity = u32x16::splat(simd, 0x7c00);
-    // Quiet, with what fits of its payload, as processors do it.
-    let nan = (magnitude >> 13 & 0x3ff) | 0x7e00;
-    let large = magnitude.simd_gt(0x7f80_0000).select(nan, infinity);
-    let small = magnitude.simd_lt(0x3880_0000).select(subnormal, normal);
-    let half = magnitude.simd_ge(0x4780_0000).select(large, small);
-    store_bits(simd, half | (bits >> 16 & 0x8000))
+#[inline(never)]
+fn to_f16<S: Simd>(value: V<S>) -> [u16; LANES] {
+    value.simd.vectorize(
+        #[inline(always)]
+        || {
+            let bits = value.to_bits();
+            let magnitude = bits & 0x7fff_ffff;
+            // Normal: the exponent's bias changes from 127 to 15, and a carry out of the rounding is right.
+            let normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112 << 23)) >> 13;
+            // Subnormal: adding 1/2 lets the adder round at the last place of the result.
+            let subnormal = (V::from_bits(magnitude) + 0.5).to_bits() - 0.5f32.to_bits();
+            let infinity = u32x16::splat(value.simd, 0x7c00);
+            // Quiet, with what fits of its payload, as processors do it.
+            let nan = (magnitude >> 13 & 0x3ff) | 0x7e00;
+            let large = magnitude.simd_gt(0x7f80_0000).select(nan, infinity);
+            let small = magnitude.simd_lt(0x3880_0000).select(subnormal, normal);
+            let half = magnitude.simd_ge(0x4780_0000).select(large, small);
+            store_bits(value.simd, half | (bits >> 16 & 0x8000))
+        },
+    )
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Lanes are virtual: an instruction set with narrower registers uses several. Nothing here contracts a product
 //! and a sum into one rounding, so all levels give the same bits.
 
+use crate::element::Element;
 use fearless_simd::{Select, Simd, SimdBase, f32x16};
 
 /// Lanes of a vector.
@@ -10,6 +11,26 @@ pub(crate) const LANES: usize = 16;
 
 /// Sixteen `f32`.
 pub(crate) type V<S> = f32x16<S>;
+
+/// An element type, by the vector.
+pub(crate) trait Number: Element + Default {
+    fn to_vector<S: Simd>(simd: S, from: &[Self; LANES]) -> V<S>;
+
+    /// Rounds to nearest even.
+    fn of_vector<S: Simd>(value: V<S>) -> [Self; LANES];
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn to_vector<S: Simd>(simd: S, from: &[f32; LANES]) -> V<S> {
+        V::from_slice(simd, from)
+    }
+
+    #[inline(always)]
+    fn of_vector<S: Simd>(value: V<S>) -> [f32; LANES] {
+        value.to_array()
+    }
+}
 
 /// Vectors in a stride of a loop that is unrolled.
 pub(crate) const TURNS: usize = 4;
@@ -73,10 +94,10 @@ impl Span {
 
     /// Loads the span of a row; lanes past the end are 0.
     #[inline(always)]
-    pub fn load<S: Simd>(self, simd: S, row: &[f32]) -> V<S> {
+    pub fn load<S: Simd, T: Number>(self, simd: S, row: &[T]) -> V<S> {
         match self.of(row) {
-            Ok(all) => V::from_slice(simd, all),
-            Err(short) => V::from_slice(simd, &padded(short)),
+            Ok(all) => T::to_vector(simd, all),
+            Err(short) => T::to_vector(simd, &padded(short)),
         }
     }
 
@@ -92,7 +113,7 @@ impl Span {
 
 /// Out of line, because it is rare and loads are everywhere.
 #[inline(never)]
-pub(crate) fn padded<T: Copy + Default>(short: &[T]) -> [T; LANES] {
+fn padded<T: Copy + Default>(short: &[T]) -> [T; LANES] {
     let mut buffer = [T::default(); LANES];
     buffer[..short.len()].copy_from_slice(short);
     buffer

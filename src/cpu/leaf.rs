@@ -1,7 +1,7 @@
 //! Leaves of rows: moments and sums of short runs, each a lane.
 
 use super::formula::{Gradient, Made, Param, Stats, Weights, low};
-use super::lanes::{LANES, Span, V, fold, sum_row};
+use super::lanes::{LANES, Number, Span, V, fold, sum_row};
 use super::partial::{Mean, Sums, two_sum};
 use super::stream::Ahead;
 use fearless_simd::{Simd, SimdBase, SimdMask};
@@ -25,12 +25,12 @@ impl<S: Simd> Meanwhile<S> for () {
 /// Moments of up to sixteen runs of one length: those of run k in lane k. Without `centred`, mean squares. `ahead` is
 /// asked for meanwhile.
 #[inline(always)]
-pub(crate) fn moments_of_rows<'a, S: Simd>(
+pub(crate) fn moments_of_rows<'a, S: Simd, T: Number>(
     simd: S,
     runs: usize,
     len: usize,
     centred: bool,
-    run: impl Fn(usize) -> &'a [f32],
+    run: impl Fn(usize) -> &'a [T],
     ahead: Ahead,
     mut meanwhile: impl Meanwhile<S>,
 ) -> Mean<S> {
@@ -85,21 +85,24 @@ pub(crate) fn moments_of_rows<'a, S: Simd>(
 /// In its sum over lanes a number near the mean of a run: that of four spans of it, or one of a short run's elements. A
 /// constant run's is its constant.
 #[inline(always)]
-fn sample<S: Simd>(simd: S, run: &[f32]) -> V<S> {
+fn sample<S: Simd, T: Number>(simd: S, run: &[T]) -> V<S> {
     let full = run.len() / LANES;
     if full == 0 {
         let mut one = [0.0; LANES];
-        one[0] = run[0];
+        one[0] = run[0].to_f32();
         return V::from_slice(simd, &one);
     }
-    let part = |k: usize| Span::at(k * full / 4, run.len()).load(simd, run) * (0.25 / LANES as f32);
+    let part = {
+        #[inline(always)]
+        |k: usize| Span::at(k * full / 4, run.len()).load(simd, run) * (0.25 / LANES as f32)
+    };
     (part(0) + part(1)) + (part(2) + part(3))
 }
 
 /// Sum of squares about a mean.
 #[cold]
 #[inline(never)]
-fn about_mean<S: Simd>(simd: S, run: &[f32], pivot: V<S>, mean: V<S>) -> f32 {
+fn about_mean<S: Simd, T: Number>(simd: S, run: &[T], pivot: V<S>, mean: V<S>) -> f32 {
     simd.vectorize(
         #[inline(always)]
         || {
@@ -121,12 +124,12 @@ fn about_mean<S: Simd>(simd: S, run: &[f32], pivot: V<S>, mean: V<S>) -> f32 {
 /// Sums of g and of g times the normalised input, times the weight if `weighted`, of up to sixteen runs.
 /// `ahead` is asked for meanwhile.
 #[inline(always)]
-pub(crate) fn sums_of_rows<'a, S: Simd, const MASK: u8, P: Param<S>, Q: Param<S>>(
+pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, const MASK: u8, P: Param<S>, Q: Param<S>>(
     simd: S,
     runs: usize,
     len: usize,
     weighted: bool,
-    run: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
+    run: impl Fn(usize) -> (Gradient<'a, T>, Stats<P>, Weights<Q>),
     ahead: Ahead,
     mut meanwhile: impl Meanwhile<S>,
 ) -> Sums<S> {

@@ -2,8 +2,8 @@
 
 use super::grid::{Grid, Rows};
 use super::half::{narrow, widen};
-use super::lanes::LANES;
-use super::stream::{Ahead, QUAD, Rest, Sink, Way, stream};
+use super::lanes::{LANES, Number};
+use super::stream::{Ahead, Half, QUAD, Rest, Sink, Way, stream};
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -55,15 +55,15 @@ impl Area {
 
 /// An area's values.
 #[derive(Clone, Copy)]
-pub(crate) struct Tile<'a> {
-    values: &'a [f32],
+pub(crate) struct Tile<'a, T = f32> {
+    values: &'a [T],
     pitch: usize,
     len: usize,
 }
 
-impl<'a> Tile<'a> {
+impl<'a, T> Tile<'a, T> {
     #[inline(always)]
-    pub fn row(&self, k: usize) -> &'a [f32] {
+    pub fn row(&self, k: usize) -> &'a [T] {
         &self.values[k * self.pitch..][..self.len]
     }
 }
@@ -77,20 +77,29 @@ pub(crate) struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
+    /// An area in place, if the tensor has such elements and neighbours lie side by side.
+    #[inline(always)]
+    pub fn plain<T: Number>(&self, area: Area) -> Option<Tile<'a, T>> {
+        let Area { first, rows, at, len } = area;
+        if self.dtype != T::DTYPE {
+            return None;
+        }
+        let pitch = self.rows.pitch(first, rows)?;
+        let elements: &[T] = bytemuck::cast_slice(self.bytes);
+        let start = self.rows.offset(first) + at;
+        Some(Tile { values: &elements[start..][..(rows - 1) * pitch + len], pitch, len })
+    }
+
     /// An area: in place where it lies in memory as `f32`, otherwise in `scratch`.
     #[inline(always)]
     pub fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut [f32]) -> Tile<'t>
     where
         'a: 't,
     {
-        let Area { first, rows, at, len } = area;
-        if self.dtype == DType::F32
-            && let Some(pitch) = self.rows.pitch(first, rows)
-        {
-            let floats: &[f32] = bytemuck::cast_slice(self.bytes);
-            let start = self.rows.offset(first) + at;
-            return Tile { values: &floats[start..][..(rows - 1) * pitch + len], pitch, len };
+        if let Some(tile) = self.plain(area) {
+            return tile;
         }
+        let Area { rows, len, .. } = area;
         self.copy(simd, area, &mut scratch[..rows * len]);
         Tile { values: &scratch[..rows * len], pitch: len, len }
     }
@@ -272,12 +281,32 @@ impl Destination<'_> {
     /// Where row k goes.
     #[inline(always)]
     pub fn row(&mut self, k: usize) -> Sink<'_> {
-        let Area { first, at, len, .. } = self.area;
         if !self.in_place {
+            let len = self.area.len;
             return Sink::Plain(&mut self.scratch[k * len..][..len]);
         }
+        let (dtype, way, ahead) = (self.to.dtype, self.to.way, self.ahead.row(k));
+        Sink::new(dtype, self.row_in_place(k), way, ahead)
+    }
+
+    /// Whether rows of these halves are written where they belong.
+    #[inline(always)]
+    pub fn takes<T: Number>(&self) -> bool {
+        self.in_place && self.to.dtype == T::DTYPE
+    }
+
+    /// Where row k goes, for [`Destination::takes`].
+    #[inline(always)]
+    pub fn halves<T: Number>(&mut self, k: usize) -> Half<'_, T> {
+        let (way, ahead) = (self.to.way, self.ahead.row(k));
+        Half::new(self.row_in_place(k), way, ahead)
+    }
+
+    #[inline(always)]
+    fn row_in_place(&mut self, k: usize) -> &mut [u8] {
+        let Area { first, at, len, .. } = self.area;
         let start = self.pitch.map_or_else(|| self.to.rows.offset(first + k) + at, |pitch| self.start + k * pitch);
-        Sink::new(self.to.dtype, self.to.part(start, len), self.to.way, self.ahead.row(k))
+        self.to.part(start, len)
     }
 
     /// When all rows have been written.
@@ -308,6 +337,15 @@ impl<'a> Place<'a> {
         match self {
             Place::In(input) => input.tile(simd, area, scratch),
             Place::Own(output) => output.tile(simd, area, scratch),
+        }
+    }
+
+    /// See [`Input::plain`].
+    #[inline(always)]
+    pub fn plain<T: Number>(&self, area: Area) -> Option<Tile<'a, T>> {
+        match self {
+            Place::In(input) => input.plain(area),
+            Place::Own(_) => None,
         }
     }
 

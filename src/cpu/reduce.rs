@@ -2,13 +2,14 @@
 
 use super::exec::{Exec, dispatch};
 use super::grid::Grid;
-use super::lanes::{LANES, Span, for_spans};
+use super::lanes::{LANES, Number, Span, for_spans};
 use super::leaf_columns::{TALL, WIDE};
 use super::memory::{Area, Scratch, TILE};
 use super::partial::{Partial, Stack};
 use super::source::{Kind, PartialOf, Source};
 use crate::moments::Moments;
 use fearless_simd::Simd;
+use half::{bf16, f16};
 use std::ops::Range;
 
 /// Partial results: `entries` rows of one number a channel, for each part of a partial result.
@@ -97,7 +98,29 @@ pub(crate) fn leaf_of_rows<S: Simd, K: Source>(
 ) -> PartialOf<K::Kind, S> {
     simd.vectorize(
         #[inline(always)]
-        || source.rows(simd, areas, (), scratch),
+        || {
+            leaf_of_halves::<S, K, f16>(simd, source, areas)
+                .or_else(
+                    #[inline(always)]
+                    || leaf_of_halves::<S, K, bf16>(simd, source, areas),
+                )
+                .unwrap_or_else(
+                    #[inline(always)]
+                    || source.rows(simd, areas, scratch),
+                )
+        },
+    )
+}
+
+#[inline(never)]
+fn leaf_of_halves<S: Simd, K: Source, T: Number>(
+    simd: S,
+    source: &K,
+    areas: (Area, Option<Area>),
+) -> Option<PartialOf<K::Kind, S>> {
+    simd.vectorize(
+        #[inline(always)]
+        || source.rows_of_halves::<S, T>(simd, areas),
     )
 }
 

@@ -2,6 +2,7 @@
 
 use super::formula::{Gradient, Stats, with_mask};
 use super::grid::{Cursor, Grid, Row};
+use super::lanes::Number;
 use super::leaf::{self, Meanwhile};
 use super::leaf_columns::{self, Leaves, TALL};
 use super::memory::{Area, Input, Place, Scratch, Tile};
@@ -35,13 +36,14 @@ pub(crate) trait Source: Sync {
     type Kind: Kind;
 
     /// Of an area of up to sixteen rows, each row a lane. The second area is asked for meanwhile.
-    fn rows<S: Simd>(
+    fn rows<S: Simd>(&self, simd: S, areas: (Area, Option<Area>), scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
+
+    /// The same of halves, read in registers, if all of them lie in memory as they are needed.
+    fn rows_of_halves<S: Simd, T: Number>(
         &self,
         simd: S,
         areas: (Area, Option<Area>),
-        meanwhile: impl Meanwhile<S>,
-        scratch: &mut Scratch,
-    ) -> PartialOf<Self::Kind, S>;
+    ) -> Option<PartialOf<Self::Kind, S>>;
 
     /// Of an area of up to [`WIDE`] columns and [`TALL`] rows, each column a lane: one of `to` a span. Leaves have so
     /// many rows each. The second area is asked for meanwhile.
@@ -68,20 +70,16 @@ impl MomentsOf<'_> {
     pub fn ahead(&self, next: Option<Area>) -> Ahead {
         Ahead([self.x.ahead(next), Rest::default()])
     }
-}
 
-impl Source for MomentsOf<'_> {
-    type Kind = Means;
-
+    /// Of rows that are at hand.
     #[inline(always)]
-    fn rows<S: Simd>(
+    pub fn moments<S: Simd, T: Number>(
         &self,
         simd: S,
+        tile: Tile<T>,
         (area, next): (Area, Option<Area>),
         meanwhile: impl Meanwhile<S>,
-        scratch: &mut Scratch,
     ) -> Mean<S> {
-        let tile = self.x.tile(simd, area, &mut scratch.x);
         leaf::moments_of_rows(
             simd,
             area.rows,
@@ -92,6 +90,20 @@ impl Source for MomentsOf<'_> {
             self.ahead(next),
             meanwhile,
         )
+    }
+}
+
+impl Source for MomentsOf<'_> {
+    type Kind = Means;
+
+    #[inline(always)]
+    fn rows<S: Simd>(&self, simd: S, areas: (Area, Option<Area>), scratch: &mut Scratch) -> Mean<S> {
+        self.moments(simd, self.x.tile(simd, areas.0, &mut scratch.x), areas, ())
+    }
+
+    #[inline(always)]
+    fn rows_of_halves<S: Simd, T: Number>(&self, simd: S, areas: (Area, Option<Area>)) -> Option<Mean<S>> {
+        Some(self.moments(simd, self.x.plain::<T>(areas.0)?, areas, ()))
     }
 
     #[inline(always)]
@@ -136,10 +148,10 @@ pub(crate) struct SumsOf<'a> {
 }
 
 /// An area of those tensors.
-pub(crate) struct GradientTile<'a> {
-    x: Tile<'a>,
-    dy: Tile<'a>,
-    residual: Option<Tile<'a>>,
+pub(crate) struct GradientTile<'a, T = f32> {
+    x: Tile<'a, T>,
+    dy: Tile<'a, T>,
+    residual: Option<Tile<'a, T>>,
     relu: bool,
 }
 
@@ -153,6 +165,16 @@ impl<'a> GradientOf<'a> {
     #[inline(always)]
     pub fn ahead(&self, next: Option<Area>) -> Ahead {
         Ahead([self.x.ahead(next), self.dy.ahead(next)])
+    }
+
+    /// See [`Input::plain`].
+    #[inline(always)]
+    pub fn plain<T: Number>(&self, area: Area) -> Option<GradientTile<'a, T>> {
+        let residual = match self.residual {
+            Some(residual) => Some(residual.plain(area)?),
+            None => None,
+        };
+        Some(GradientTile { x: self.x.plain(area)?, dy: self.dy.plain(area)?, residual, relu: self.relu })
     }
 
     #[inline(always)]
@@ -174,9 +196,9 @@ impl<'a> GradientOf<'a> {
     }
 }
 
-impl<'a> GradientTile<'a> {
+impl<'a, T> GradientTile<'a, T> {
     #[inline(always)]
-    pub fn row(&self, k: usize) -> Gradient<'a> {
+    pub fn row(&self, k: usize) -> Gradient<'a, T> {
         let residual = self.residual.as_ref().map(|r| r.row(k));
         Gradient { x: self.x.row(k), dy: self.dy.row(k), relu: self.relu, residual }
     }
@@ -194,20 +216,28 @@ fn rows_of(grid: &Grid, area: Area) -> [Row; TALL] {
 }
 
 impl SumsOf<'_> {
-    /// As [`Source::rows`], for weights and a mask that are known.
+    /// Of rows that are at hand.
     #[inline(always)]
-    pub fn rows_of_mask<S: Simd, O: Owner, const MASK: u8>(
+    fn sums<S: Simd, T: Number>(&self, simd: S, gradient: GradientTile<T>, areas: (Area, Option<Area>)) -> Sums<S> {
+        with_mask!(self.gradient, MASK => if self.gradient.grid.by_column {
+            self.sums_of_mask::<S, T, OfColumn, MASK>(simd, gradient, areas, ())
+        } else {
+            self.sums_of_mask::<S, T, OfRow, MASK>(simd, gradient, areas, ())
+        })
+    }
+
+    /// The same for weights and a mask that are known.
+    #[inline(always)]
+    pub fn sums_of_mask<S: Simd, T: Number, O: Owner, const MASK: u8>(
         &self,
         simd: S,
+        gradient: GradientTile<T>,
         (area, next): (Area, Option<Area>),
         meanwhile: impl Meanwhile<S>,
-        scratch: &mut Scratch,
     ) -> Sums<S> {
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
-        let Scratch { x, dy, residual, .. } = scratch;
-        let gradient = of.tile(simd, area, (x, dy, residual));
         let all = rows_of(of.grid, area);
-        leaf::sums_of_rows::<S, MASK, _, _>(
+        leaf::sums_of_rows::<S, T, MASK, _, _>(
             simd,
             rows,
             len,
@@ -224,18 +254,14 @@ impl Source for SumsOf<'_> {
     type Kind = SumPairs;
 
     #[inline(always)]
-    fn rows<S: Simd>(
-        &self,
-        simd: S,
-        areas: (Area, Option<Area>),
-        meanwhile: impl Meanwhile<S>,
-        scratch: &mut Scratch,
-    ) -> Sums<S> {
-        with_mask!(self.gradient, MASK => if self.gradient.grid.by_column {
-            self.rows_of_mask::<S, OfColumn, MASK>(simd, areas, meanwhile, scratch)
-        } else {
-            self.rows_of_mask::<S, OfRow, MASK>(simd, areas, meanwhile, scratch)
-        })
+    fn rows<S: Simd>(&self, simd: S, areas: (Area, Option<Area>), scratch: &mut Scratch) -> Sums<S> {
+        let Scratch { x, dy, residual, .. } = scratch;
+        self.sums(simd, self.gradient.tile(simd, areas.0, (x, dy, residual)), areas)
+    }
+
+    #[inline(always)]
+    fn rows_of_halves<S: Simd, T: Number>(&self, simd: S, areas: (Area, Option<Area>)) -> Option<Sums<S>> {
+        Some(self.sums(simd, self.gradient.plain::<T>(areas.0)?, areas))
     }
 
     #[inline(always)]

@@ -1,10 +1,10 @@
 //! Writing around the caches, and asking for memory before it is needed.
 
-use super::half::to_half;
-use super::lanes::{LANES, Span, TURNS, V};
+use super::lanes::{LANES, Number, Span, TURNS, V};
 use crate::tensor::DType;
 use bytemuck::{Pod, Zeroable};
 use fearless_simd::{Level, Simd, SimdBase};
+use half::{bf16, f16};
 
 /// Memory that will be read next, of up to two tensors. Asking for a line of it with each line that is worked on keeps
 /// memory busy all the time, in both directions.
@@ -95,8 +95,8 @@ impl Ahead {
 pub(crate) enum Sink<'a> {
     Plain(&'a mut [f32]),
     Stream(Stream<'a>),
-    F16(Half<'a, true>),
-    Bf16(Half<'a, false>),
+    F16(Half<'a, f16>),
+    Bf16(Half<'a, bf16>),
 }
 
 impl<'a> Sink<'a> {
@@ -104,12 +104,11 @@ impl<'a> Sink<'a> {
     /// bytes.
     #[inline(always)]
     pub fn new(dtype: DType, to: &'a mut [u8], way: Way, ahead: Ahead) -> Sink<'a> {
-        let around = way == Way::Direct && is_aligned(to.as_ptr()) && to.len().is_multiple_of(QUAD);
         match dtype {
-            DType::F32 if around => Sink::Stream(Stream { to: bytemuck::cast_slice_mut(to), ahead }),
+            DType::F32 if way.is_around(to) => Sink::Stream(Stream { to: bytemuck::cast_slice_mut(to), ahead }),
             DType::F32 => Sink::Plain(bytemuck::cast_slice_mut(to)),
-            DType::F16 => Sink::F16(Half { to: bytemuck::cast_slice_mut(to), around, ahead }),
-            DType::BF16 => Sink::Bf16(Half { to: bytemuck::cast_slice_mut(to), around, ahead }),
+            DType::F16 => Sink::F16(Half::new(to, way, ahead)),
+            DType::BF16 => Sink::Bf16(Half::new(to, way, ahead)),
         }
     }
 
@@ -118,7 +117,8 @@ impl<'a> Sink<'a> {
         match self {
             Sink::Plain(to) => to.len(),
             Sink::Stream(stream) => stream.len(),
-            Sink::F16(Half { to, .. }) | Sink::Bf16(Half { to, .. }) => to.len(),
+            Sink::F16(half) => half.len(),
+            Sink::Bf16(half) => half.len(),
         }
     }
 
@@ -140,19 +140,19 @@ macro_rules! with_sink {
         match $to {
             Sink::Plain(to) => {
                 // The compiler needs to see that all slices have one length.
-                let mut $to = &mut to[..$len];
+                let $to = &mut to[..$len];
                 $body
             }
             Sink::Stream(stream) => {
-                let mut $to = stream.of_len($len);
+                let $to = stream.of_len($len);
                 $body
             }
             Sink::F16(half) => {
-                let mut $to = half.of_len($len);
+                let $to = half.of_len($len);
                 $body
             }
             Sink::Bf16(half) => {
-                let mut $to = half.of_len($len);
+                let $to = half.of_len($len);
                 $body
             }
         }
@@ -207,6 +207,12 @@ impl Way {
         let possible = is_aligned(to.as_ptr()) && cfg!(all(target_arch = "x86_64", not(miri)));
         let waits = |from| !steady || (1..PENDING).contains(&behind(from));
         if possible && !(from.any(waits) && compares_twelve_bits()) { Way::Direct } else { Way::Staged }
+    }
+
+    /// Whether a row is to go around the caches from registers, and begins and ends at multiples of [`QUAD`] bytes.
+    #[inline(always)]
+    fn is_around(self, row: &[u8]) -> bool {
+        self == Way::Direct && is_aligned(row.as_ptr()) && row.len().is_multiple_of(QUAD)
     }
 }
 
@@ -340,24 +346,34 @@ impl Store for Stream<'_> {
     }
 }
 
-/// A row of halves, binary16 or bfloat16. If they go `around` the caches, see [`Stream`].
-pub(crate) struct Half<'a, const F16: bool> {
-    to: &'a mut [u16],
+/// A row of halves. If they go `around` the caches, see [`Stream`].
+pub(crate) struct Half<'a, T> {
+    to: &'a mut [T],
     around: bool,
     ahead: Ahead,
 }
 
-impl<'a, const F16: bool> Half<'a, F16> {
+impl<'a, T: Number> Half<'a, T> {
+    #[inline(always)]
+    pub fn new(to: &'a mut [u8], way: Way, ahead: Ahead) -> Self {
+        Half { around: way.is_around(to), to: bytemuck::cast_slice_mut(to), ahead }
+    }
+
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.to.len()
+    }
+
     #[inline(always)]
     pub fn of_len(self, len: usize) -> Self {
         Half { to: &mut self.to[..len], ..self }
     }
 }
 
-impl<const F16: bool> Store for Half<'_, F16> {
+impl<T: Number> Store for Half<'_, T> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
-        let value = to_half::<S, F16>(value.simd, value);
+        let value = T::of_vector(value);
         if !self.around {
             return match span.of_mut(self.to) {
                 Ok(all) => *all = value,

@@ -79,9 +79,20 @@ struct Case {
     fusion: Fusion,
     running: bool,
     offset: f64,
+    /// Inputs are numbers of this type, whatever they are stored as.
+    numbers: DType,
 }
 
 impl Case {
+    fn noise(&self, seed: u64, offset: f64) -> Vec<f64> {
+        let numbers = noise(seed, self.shape.iter().product()).into_iter().map(|v| v + offset);
+        match self.numbers {
+            DType::F32 => numbers.collect(),
+            DType::F16 => floats(&elements::<f16>(numbers)),
+            DType::BF16 => floats(&elements::<bf16>(numbers)),
+        }
+    }
+
     fn descriptor(&self) -> NormDescriptor {
         let [_, c, s] = self.shape;
         match self.kind {
@@ -239,8 +250,8 @@ fn run_with_gaps<I: Element, O: Element>(case: &Case, level: Level, check: bool,
         running.running_var = vector(4, 0.1, 1.5);
     }
     let naive = case.naive(layer.state());
-    let x: Vec<I> = elements(noise(5, len).iter().map(|v| v + case.offset));
-    let residual: Vec<I> = elements(noise(6, len));
+    let x: Vec<I> = elements(case.noise(5, case.offset));
+    let residual: Vec<I> = elements(case.noise(6, 0.0));
     let (before, after) = (fusion.residual == Residual::Before, fusion.residual == Residual::After);
     let mut sum: Option<Vec<I>> = before.then(|| vec![I::from_f32(0.0); len]);
     let expected_sum: Vec<I> = elements(x.iter().zip(&residual).map(|(x, r)| (x.to_f32() + r.to_f32()).into()));
@@ -257,7 +268,7 @@ fn run_with_gaps<I: Element, O: Element>(case: &Case, level: Level, check: bool,
         expected.iter_mut().zip(&residual).for_each(|(y, r)| *y += f64::from(r.to_f32()));
     }
     // Where a rounding error decides whether the ReLU lets something through, nothing comes back.
-    let mut dy: Vec<O> = elements(noise(7, len));
+    let mut dy: Vec<O> = elements(case.noise(7, 0.0));
     let edge = |y: &f64| fusion.relu && y.abs() < 1e-5;
     dy.iter_mut().zip(&expected).filter(|(_, y)| edge(y)).for_each(|(d, _)| *d = O::from_f32(0.0));
     let open: Vec<bool> = expected.iter().map(|&y| !fusion.relu || y > 0.0).collect();
@@ -295,7 +306,7 @@ fn run_with_gaps<I: Element, O: Element>(case: &Case, level: Level, check: bool,
     // Expected, backward.
     let g: Vec<f64> = floats(&dy).iter().zip(&open).map(|(&d, &open)| if open { d } else { 0.0 }).collect();
     let [mut expected_dx, expected_dweight, expected_dbias] = naive.backward(&xhat, &stats.1, &g, !case.running);
-    let dsum: Vec<I> = elements(noise(8, len));
+    let dsum: Vec<I> = elements(case.noise(8, 0.0));
     if before {
         expected_dx.iter_mut().zip(&dsum).for_each(|(dx, d)| *dx += f64::from(d.to_f32()));
     }
@@ -417,7 +428,7 @@ fn cases() -> Vec<Case> {
                     let fits = !(rows && format == Format::ChannelsLast) && divides && (tracks || !running);
                     if fits && (count > 1 || !tracks || running) {
                         let fusion = FUSIONS[cases.len() % 6];
-                        let case = Case { kind, shape, format, fusion, running, offset: 0.0 };
+                        let case = Case { kind, shape, format, fusion, running, offset: 0.0, numbers: DType::F32 };
                         cases.push(case);
                         let offset = if kind == Kind::Rms { 3.0 } else { 1e6 };
                         cases.push(Case { offset, fusion: FUSIONS[(cases.len() + 2) % 6], ..case });
@@ -462,6 +473,24 @@ fn every_instruction_set_gives_the_same_bits() {
 }
 
 #[test]
+fn halves_give_the_bits_of_f32() {
+    fn check<T: Element>() {
+        // A sum that is written is rounded, and goes on so.
+        let cases = cases().into_iter().filter(|case| case.fusion.residual != Residual::Before && case.offset < 10.0);
+        for case in cases.map(|case| Case { numbers: T::DTYPE, ..case }) {
+            for level in levels() {
+                let (halves, wide) = (run::<T, T>(&case, level, false), run::<f32, f32>(&case, level, false));
+                let rounded = |values: Vec<f64>| floats(&elements::<T>(values));
+                let (y, dx, dresidual) = (rounded(wide.y), rounded(wide.dx), wide.dresidual.map(rounded));
+                assert_eq!(halves, Results { y, dx, dresidual, ..wide }, "{level:?} {case:?}");
+            }
+        }
+    }
+    check::<f16>();
+    check::<bf16>();
+}
+
+#[test]
 fn any_pitch_gives_the_same_bits() {
     for case in &cases() {
         let (dense, level) = (run::<f32, f32>(case, Level::new(), false), Level::new());
@@ -469,6 +498,8 @@ fn any_pitch_gives_the_same_bits() {
         if case.offset < 10.0 {
             let dense = run::<f16, bf16>(case, level, false);
             assert_eq!(run_with_gaps::<f16, bf16>(case, level, false, 1), dense, "{case:?}");
+            let dense = run::<f16, f16>(case, level, false);
+            assert_eq!(run_with_gaps::<f16, f16>(case, level, false, 8), dense, "{case:?}");
         }
     }
 }
@@ -488,7 +519,8 @@ fn any_number_of_threads_gives_the_same_bits() {
                 {
                     continue;
                 }
-                let case = Case { kind, shape, format, fusion: FUSIONS[i], running: false, offset: 1.0 };
+                let (fusion, numbers) = (FUSIONS[i], DType::F32);
+                let case = Case { kind, shape, format, fusion, running: false, offset: 1.0, numbers };
                 let results = pools.each_ref().map(|p| p.install(|| run::<f32, f32>(&case, Level::new(), true)));
                 assert_eq!(results[0], results[1], "{case:?}");
                 assert_eq!(results[0], results[2], "{case:?}");
