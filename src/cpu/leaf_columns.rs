@@ -1,7 +1,7 @@
 //! Leaves of columns: moments and sums over a few rows, each column a lane.
 
 use super::formula::{Gradient, Made, Param, Same, Stats, Weights, low, with_mask};
-use super::lanes::{LANES, Span, TURNS, V, for_spans, for_strides};
+use super::lanes::{LANES, Number, Span, TURNS, V, for_spans, for_strides};
 use super::memory::TILE;
 use super::partial::{Mean, Partial, Sums, two_sum};
 use super::stream::Ahead;
@@ -16,12 +16,12 @@ pub(crate) const TALL: usize = TILE / WIDE;
 
 /// Moments of columns over a few rows: one of `to` a span.
 #[inline(always)]
-pub(crate) fn moments_of_columns<'a, S: Simd>(
+pub(crate) fn moments_of_columns<'a, S: Simd, T: Number>(
     simd: S,
     leaves: Leaves,
     len: usize,
     centred: bool,
-    row: impl Fn(usize) -> &'a [f32],
+    row: impl Fn(usize) -> &'a [T],
     ahead: Ahead,
     to: &mut [Mean<S>],
 ) {
@@ -51,11 +51,11 @@ pub(crate) fn moments_of_columns<'a, S: Simd>(
 
 /// Two leaves of one row each, merged: what [`Partial::merge`] makes of means without error and of no deviation.
 #[inline(always)]
-fn moments_of_two<'a, S: Simd>(
+fn moments_of_two<'a, S: Simd, T: Number>(
     simd: S,
     first: usize,
     span: Span,
-    row: &impl Fn(usize) -> &'a [f32],
+    row: &impl Fn(usize) -> &'a [T],
     ahead: Ahead,
 ) -> Mean<S> {
     ahead.row(first).ask(span.index());
@@ -68,12 +68,12 @@ fn moments_of_two<'a, S: Simd>(
 
 /// Moments of a leaf's rows and a few spans.
 #[inline(always)]
-fn moments_of_spans<'a, S: Simd, const N: usize>(
+fn moments_of_spans<'a, S: Simd, T: Number, const N: usize>(
     simd: S,
     rows: Range<usize>,
     spans: [Span; N],
     centred: bool,
-    row: &impl Fn(usize) -> &'a [f32],
+    row: &impl Fn(usize) -> &'a [T],
     ahead: Ahead,
 ) -> [Mean<S>; N] {
     let zero = V::splat(simd, 0.0);
@@ -120,12 +120,12 @@ fn moments_of_spans<'a, S: Simd, const N: usize>(
 
 /// Sums of g and of g times the normalised input, of columns over a few rows. `alike`: all rows have the same statistics.
 #[inline(always)]
-pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
+pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
     simd: S,
     leaves: Leaves,
     len: usize,
     alike: bool,
-    row: impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
+    row: impl Fn(usize) -> (Gradient<'a, T>, Stats<P>, Weights<Q>),
     ahead: Ahead,
     to: &mut [Sums<S>],
 ) {
@@ -145,7 +145,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
                 &mut waiting,
                 &mut to[i..],
                 #[inline(always)]
-                |rows| sums_of_spans::<S, Same<S>, Same<S>, MASK, 1>(simd, rows, [span], true, &of, ahead),
+                |rows| sums_of_spans::<S, T, Same<S>, Same<S>, MASK, 1>(simd, rows, [span], true, &of, ahead),
             );
         }));
     }
@@ -155,19 +155,19 @@ pub(crate) fn sums_of_columns<'a, S: Simd, P: Param<S>, Q: Param<S>>(
             &mut waiting,
             &mut to[i..],
             #[inline(always)]
-            |rows| sums_of_spans::<S, P, Q, MASK, _>(simd, rows, spans, alike, &row, ahead),
+            |rows| sums_of_spans::<S, T, P, Q, MASK, _>(simd, rows, spans, alike, &row, ahead),
         );
     }));
 }
 
 /// Sums of a leaf's rows and a few spans.
 #[inline(always)]
-fn sums_of_spans<'a, S: Simd, P: Param<S>, Q: Param<S>, const MASK: u8, const N: usize>(
+fn sums_of_spans<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>, const MASK: u8, const N: usize>(
     simd: S,
     rows: Range<usize>,
     spans: [Span; N],
     alike: bool,
-    row: &impl Fn(usize) -> (Gradient<'a>, Stats<P>, Weights<Q>),
+    row: &impl Fn(usize) -> (Gradient<'a, T>, Stats<P>, Weights<Q>),
     ahead: Ahead,
 ) -> [Sums<S>; N] {
     let all = row(rows.start).1;

@@ -302,9 +302,28 @@ fn leaves_of_columns<S: Simd, K: Source>(
     to: &mut [PartialOf<K::Kind, S>],
     scratch: &mut Scratch,
 ) {
+    if leaves_of_columns_of_halves::<S, K, f16>(simd, source, areas, leaf, to)
+        || leaves_of_columns_of_halves::<S, K, bf16>(simd, source, areas, leaf, to)
+    {
+        return;
+    }
     simd.vectorize(
         #[inline(always)]
         || source.columns(simd, areas, leaf, to, scratch),
+    )
+}
+
+#[inline(never)]
+fn leaves_of_columns_of_halves<S: Simd, K: Source, T: Number>(
+    simd: S,
+    source: &K,
+    areas: (Area, Option<Area>),
+    leaf: usize,
+    to: &mut [PartialOf<K::Kind, S>],
+) -> bool {
+    simd.vectorize(
+        #[inline(always)]
+        || source.columns_of_halves::<S, T>(simd, areas, leaf, to),
     )
 }
 

@@ -55,6 +55,15 @@ pub(crate) trait Source: Sync {
         to: &mut [PartialOf<Self::Kind, S>],
         scratch: &mut Scratch,
     );
+
+    /// The same of halves, as [`Source::rows_of_halves`]; whether it was done.
+    fn columns_of_halves<S: Simd, T: Number>(
+        &self,
+        simd: S,
+        areas: (Area, Option<Area>),
+        leaf: usize,
+        to: &mut [PartialOf<Self::Kind, S>],
+    ) -> bool;
 }
 
 /// Moments of x.
@@ -91,6 +100,28 @@ impl MomentsOf<'_> {
             meanwhile,
         )
     }
+
+    /// As [`Self::moments`], each column a lane.
+    #[inline(always)]
+    fn moments_of_columns<S: Simd, T: Number>(
+        &self,
+        simd: S,
+        tile: Tile<T>,
+        (area, next): (Area, Option<Area>),
+        leaf: usize,
+        to: &mut [Mean<S>],
+    ) {
+        leaf_columns::moments_of_columns(
+            simd,
+            Leaves { rows: area.rows, leaf },
+            area.len,
+            self.centred,
+            #[inline(always)]
+            |k| tile.row(k),
+            self.ahead(next),
+            to,
+        )
+    }
 }
 
 impl Source for MomentsOf<'_> {
@@ -110,22 +141,25 @@ impl Source for MomentsOf<'_> {
     fn columns<S: Simd>(
         &self,
         simd: S,
-        (area, next): (Area, Option<Area>),
+        areas: (Area, Option<Area>),
         leaf: usize,
         to: &mut [Mean<S>],
         scratch: &mut Scratch,
     ) {
-        let tile = self.x.tile(simd, area, &mut scratch.x);
-        leaf_columns::moments_of_columns(
-            simd,
-            Leaves { rows: area.rows, leaf },
-            area.len,
-            self.centred,
-            #[inline(always)]
-            |k| tile.row(k),
-            self.ahead(next),
-            to,
-        )
+        self.moments_of_columns(simd, self.x.tile(simd, areas.0, &mut scratch.x), areas, leaf, to);
+    }
+
+    #[inline(always)]
+    fn columns_of_halves<S: Simd, T: Number>(
+        &self,
+        simd: S,
+        areas: (Area, Option<Area>),
+        leaf: usize,
+        to: &mut [Mean<S>],
+    ) -> bool {
+        let Some(tile) = self.x.plain::<T>(areas.0) else { return false };
+        self.moments_of_columns(simd, tile, areas, leaf, to);
+        true
     }
 }
 
@@ -248,34 +282,18 @@ impl SumsOf<'_> {
             meanwhile,
         )
     }
-}
 
-impl Source for SumsOf<'_> {
-    type Kind = SumPairs;
-
+    /// As [`Self::sums`], each column a lane.
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, areas: (Area, Option<Area>), scratch: &mut Scratch) -> Sums<S> {
-        let Scratch { x, dy, residual, .. } = scratch;
-        self.sums(simd, self.gradient.tile(simd, areas.0, (x, dy, residual)), areas)
-    }
-
-    #[inline(always)]
-    fn rows_of_halves<S: Simd, T: Number>(&self, simd: S, areas: (Area, Option<Area>)) -> Option<Sums<S>> {
-        Some(self.sums(simd, self.gradient.plain::<T>(areas.0)?, areas))
-    }
-
-    #[inline(always)]
-    fn columns<S: Simd>(
+    fn sums_of_columns<S: Simd, T: Number>(
         &self,
         simd: S,
+        gradient: GradientTile<T>,
         (area, next): (Area, Option<Area>),
         leaf: usize,
         to: &mut [Sums<S>],
-        scratch: &mut Scratch,
     ) {
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
-        let Scratch { x, dy, residual, .. } = scratch;
-        let gradient = of.tile(simd, area, (x, dy, residual));
         let (weights, ahead) = (of.affine.each(at, len), of.ahead(next));
         if of.grid.columns {
             // Of one sample, or of samples whose statistics are joined.
@@ -307,5 +325,46 @@ impl Source for SumsOf<'_> {
                 to,
             )
         }
+    }
+}
+
+impl Source for SumsOf<'_> {
+    type Kind = SumPairs;
+
+    #[inline(always)]
+    fn rows<S: Simd>(&self, simd: S, areas: (Area, Option<Area>), scratch: &mut Scratch) -> Sums<S> {
+        let Scratch { x, dy, residual, .. } = scratch;
+        self.sums(simd, self.gradient.tile(simd, areas.0, (x, dy, residual)), areas)
+    }
+
+    #[inline(always)]
+    fn rows_of_halves<S: Simd, T: Number>(&self, simd: S, areas: (Area, Option<Area>)) -> Option<Sums<S>> {
+        Some(self.sums(simd, self.gradient.plain::<T>(areas.0)?, areas))
+    }
+
+    #[inline(always)]
+    fn columns<S: Simd>(
+        &self,
+        simd: S,
+        areas: (Area, Option<Area>),
+        leaf: usize,
+        to: &mut [Sums<S>],
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { x, dy, residual, .. } = scratch;
+        self.sums_of_columns(simd, self.gradient.tile(simd, areas.0, (x, dy, residual)), areas, leaf, to);
+    }
+
+    #[inline(always)]
+    fn columns_of_halves<S: Simd, T: Number>(
+        &self,
+        simd: S,
+        areas: (Area, Option<Area>),
+        leaf: usize,
+        to: &mut [Sums<S>],
+    ) -> bool {
+        let Some(gradient) = self.gradient.plain::<T>(areas.0) else { return false };
+        self.sums_of_columns(simd, gradient, areas, leaf, to);
+        true
     }
 }
