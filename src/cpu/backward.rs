@@ -63,7 +63,7 @@ impl Pass<'_> {
         }
         let (stats, affine) = self.sums();
         let projection: Vec<[f32; 2]> = stats.into_iter().map(|sums| self.projection(sums)).collect();
-        let [g, gx] = [0, 1].map(|k| spread(self.grid, projection.iter().map(|p| p[k])));
+        let [g, gx] = [0, 1].map(|k| spread(self.grid, projection.iter().map(|p| p[k]).collect()));
         self.write([&g, &gx]);
         affine
     }

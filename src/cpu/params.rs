@@ -15,7 +15,10 @@ pub(crate) struct StatVectors([Vec<f32>; 3]);
 impl StatVectors {
     /// One a statistic; in grids of columns one a cell.
     pub fn new(grid: &Grid, stats: &[Stat]) -> StatVectors {
-        StatVectors([|s: &Stat| s.hi, |s: &Stat| s.lo, |s: &Stat| s.rstd].map(|of| spread(grid, stats.iter().map(of))))
+        // Not an array of closures: these would be called by pointers, number by number.
+        let hi = spread(grid, stats.iter().map(|s| s.hi).collect());
+        let lo = spread(grid, stats.iter().map(|s| s.lo).collect());
+        StatVectors([hi, lo, spread(grid, stats.iter().map(|s| s.rstd).collect())])
     }
 
     pub fn slices(&self) -> StatSlices<'_> {
@@ -25,21 +28,30 @@ impl StatVectors {
 }
 
 /// One number a statistic; in grids of columns one a cell.
-pub(crate) fn spread(grid: &Grid, numbers: impl ExactSizeIterator<Item = f32>) -> Vec<f32> {
+pub(crate) fn spread(grid: &Grid, numbers: Vec<f32>) -> Vec<f32> {
     match grid.join {
-        Join::Channels(size) if grid.columns && size > 1 => repeated(numbers, size),
-        _ => numbers.collect(),
+        Join::Channels(size) if grid.columns => repeated(numbers, size),
+        _ => numbers,
     }
 }
 
 /// Every number so many times.
-fn repeated(numbers: impl Iterator<Item = f32>, times: usize) -> Vec<f32> {
+fn repeated(numbers: Vec<f32>, times: usize) -> Vec<f32> {
     if times == 1 {
-        return numbers.collect();
+        return numbers;
     }
-    let mut all = Vec::with_capacity(numbers.size_hint().0 * times);
+    let mut all = Vec::with_capacity(numbers.len() * times);
     // Not flat_map, which would go number by number.
-    numbers.for_each(|number| all.extend(std::iter::repeat_n(number, times)));
+    numbers.into_iter().for_each(|number| all.extend(std::iter::repeat_n(number, times)));
+    all
+}
+
+/// Numbers of one sample's cells for so many cells.
+fn cycled(numbers: &[f32], len: usize) -> Vec<f32> {
+    let mut all = Vec::with_capacity(len);
+    while all.len() < len {
+        all.extend_from_slice(&numbers[..numbers.len().min(len - all.len())]);
+    }
     all
 }
 
@@ -78,6 +90,14 @@ impl<'a> StatSlices<'a> {
     #[inline(always)]
     pub fn same<S: Simd>(&self, simd: S, row: Row) -> Stats<Same<S>> {
         Stats::same(simd, self.numbers(row))
+    }
+
+    /// The same of each of them.
+    fn projections(&self) -> [Cow<'a, [f32]>; 2] {
+        [self.of[3], self.of[4]].map(|part| match part {
+            [] => Cow::Owned(vec![0.0; self.of[0].len()]),
+            _ => Cow::Borrowed(part),
+        })
     }
 
     /// What is taken out of the gradient of the i-th of them; 0 where nothing is.
@@ -257,36 +277,42 @@ pub(crate) struct DxColumns {
     rstd: Vec<f32>,
 }
 
+/// Scale and shift of each cell. Cells of several samples have the weights of one.
+fn scales_and_shifts(stats: StatSlices, weight: &[f32], bias: &[f32]) -> [Vec<f32>; 2] {
+    let [_, lo, rstd, ..] = stats.of;
+    let [mut scales, mut shifts] = [(); 2].map(|()| vec![0.0; lo.len()]);
+    let sample = weight.len();
+    let stats = lo.chunks(sample).zip(rstd.chunks(sample));
+    for ((lo, rstd), (scale, shift)) in stats.zip(scales.chunks_mut(sample).zip(shifts.chunks_mut(sample))) {
+        let numbers = lo.iter().zip(rstd).zip(weight.iter().zip(bias));
+        for ((scale, shift), ((&lo, &rstd), (&weight, &bias))) in scale.iter_mut().zip(shift).zip(numbers) {
+            [*scale, *shift] = scale_and_shift(lo, rstd, weight, bias);
+        }
+    }
+    [scales, shifts]
+}
+
 impl ColumnParams for YColumns {
     fn repeated(stats: StatSlices, affine: &Affine, channel: usize, times: usize) -> Self {
-        let [hi, lo, rstd, ..] = stats.of;
-        // Cells of several samples have the weights of one.
-        let weights = affine.weight[channel..].iter().zip(&affine.bias[channel..]).cycle();
-        let y = |((&lo, &rstd), (&weight, &bias))| scale_and_shift(lo, rstd, weight, bias).into();
-        let (scale, shift): (Vec<f32>, Vec<f32>) = lo.iter().zip(rstd).zip(weights).map(y).unzip();
+        let [scale, shift] = scales_and_shifts(stats, &affine.weight[channel..], &affine.bias[channel..]);
         YColumns {
-            hi: repeated(hi.iter().copied(), times),
-            scale: repeated(scale.into_iter(), times),
-            shift: repeated(shift.into_iter(), times),
+            hi: repeated(stats.of[0].to_vec(), times),
+            scale: repeated(scale, times),
+            shift: repeated(shift, times),
         }
     }
 }
 
 impl ColumnParams for DxColumns {
     fn repeated(stats: StatSlices, affine: &Affine, channel: usize, times: usize) -> Self {
-        let [_, lo, rstd, ..] = stats.of;
-        let weight = affine.weight[channel..].iter().copied().cycle().take(rstd.len());
-        let taken = |(i, (&lo, &rstd))| {
-            let [g, gx] = stats.projection(i);
-            scale_and_shift(lo, rstd, gx, g).into()
-        };
-        let (scale, shift): (Vec<f32>, Vec<f32>) = lo.iter().zip(rstd).enumerate().map(taken).unzip();
+        let [g, gx] = stats.projections();
+        let [scale, shift] = scales_and_shifts(stats, &gx, &g);
         DxColumns {
             y: YColumns::repeated(stats, affine, channel, times),
-            scale: repeated(scale.into_iter(), times),
-            shift: repeated(shift.into_iter(), times),
-            weight: repeated(weight, times),
-            rstd: repeated(rstd.iter().copied(), times),
+            scale: repeated(scale, times),
+            shift: repeated(shift, times),
+            weight: repeated(cycled(&affine.weight[channel..], stats.of[0].len()), times),
+            rstd: repeated(stats.of[2].to_vec(), times),
         }
     }
 }
