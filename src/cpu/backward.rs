@@ -6,6 +6,7 @@ use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::forward::{areas, rows_of_area};
 use super::grid::{Cursor, Grid, Join};
+use super::half::in_registers;
 use super::lanes::{LANES, Number};
 use super::leaf_columns::TALL;
 use super::memory::{Area, Input, Output, Scratch};
@@ -217,6 +218,9 @@ impl Pass<'_> {
     /// dx of an area of halves in training, if nothing else is wanted and all of them lie in memory as they are needed.
     #[inline(never)]
     fn write_halves<S: Simd, T: Number>(&self, simd: S, params: &Params<DxColumns>, area: Area, next: usize) -> bool {
+        if const { !in_registers::<S>() } {
+            return false;
+        }
         let (Some(dx), None, None, true) = (self.dx, self.dsum, self.dresidual, self.projects) else { return false };
         let mut dx = dx.area(area, &mut [], self.gradient.ahead(area.further(next)));
         let gradient = self.gradient.plain::<T>(area);

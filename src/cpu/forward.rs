@@ -5,6 +5,7 @@ use super::beside::ForwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
+use super::half::in_registers;
 use super::lanes::{LANES, Number};
 use super::memory::{Area, Destination, Output, Place, Scratch, TILE};
 use super::params::{
@@ -171,6 +172,9 @@ impl Pass<'_> {
         area: Area,
         y: &mut Destination,
     ) -> bool {
+        if const { !in_registers::<S>() } {
+            return false;
+        }
         let x = self.x.plain::<T>(area);
         let Some(x) = x.filter(|_| self.residual.is_none() && y.takes::<T>()) else { return false };
         let Area { first, at, len, .. } = area;

@@ -9,6 +9,12 @@ use crate::tensor::DType;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
 use half::{bf16, f16};
 
+/// Whether halves are read where they are needed, or widened before. With registers of four numbers (SSE2) there is not
+/// much to be won, and each loop is compiled once more for each type: as a constant it spares that.
+pub(crate) const fn in_registers<S: Simd>() -> bool {
+    cfg!(not(target_arch = "x86_64")) || <S::f32s as SimdBase<S>>::LEN > 4
+}
+
 /// Elements as `f32`, as many as there are in `to`. Out of line: it is called from everywhere.
 #[inline(never)]
 pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32]) {

@@ -2,6 +2,7 @@
 
 use super::exec::{Exec, dispatch};
 use super::grid::Grid;
+use super::half::in_registers;
 use super::lanes::{LANES, Number, Span, for_spans};
 use super::leaf_columns::{TALL, WIDE};
 use super::memory::{Area, Scratch, TILE};
@@ -118,6 +119,9 @@ fn leaf_of_halves<S: Simd, K: Source, T: Number>(
     source: &K,
     areas: (Area, Option<Area>),
 ) -> Option<PartialOf<K::Kind, S>> {
+    if const { !in_registers::<S>() } {
+        return None;
+    }
     simd.vectorize(
         #[inline(always)]
         || source.rows_of_halves::<S, T>(simd, areas),
@@ -321,6 +325,9 @@ fn leaves_of_columns_of_halves<S: Simd, K: Source, T: Number>(
     leaf: usize,
     to: &mut [PartialOf<K::Kind, S>],
 ) -> bool {
+    if const { !in_registers::<S>() } {
+        return false;
+    }
     simd.vectorize(
         #[inline(always)]
         || source.columns_of_halves::<S, T>(simd, areas, leaf, to),
