@@ -1,12 +1,13 @@
 //! The backward pass: sums, gradients of weight and bias, dx.
 
+use super::ahead::Ahead;
 use super::apply::{backward_row, masked_row, plain_backward_row};
 use super::beside::BackwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::forward::{areas, rows_of_area};
 use super::grid::{Cursor, Grid, Join};
-use super::half::in_registers;
+use super::half::{first_half, in_registers};
 use super::lanes::{LANES, Number};
 use super::leaf_columns::TALL;
 use super::memory::{Area, Input, Output, Scratch};
@@ -18,9 +19,7 @@ use super::pass::{self, Pass as _};
 use super::reduce::{self, Columns, Down, Parts, Table};
 use super::relay::Block;
 use super::source::{GradientOf, Source, SumPairs, SumsOf};
-use super::stream::Ahead;
 use fearless_simd::Simd;
-use half::{bf16, f16};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -217,14 +216,19 @@ impl Pass<'_> {
 
     /// dx of an area of halves in training, if nothing else is wanted and all of them lie in memory as they are needed.
     #[inline(never)]
-    fn write_halves<S: Simd, T: Number>(&self, simd: S, params: &Params<DxColumns>, area: Area, next: usize) -> bool {
+    fn write_halves<S: Simd, T: Number>(
+        &self,
+        simd: S,
+        params: &Params<DxColumns>,
+        area: Area,
+        next: usize,
+    ) -> Option<()> {
         if const { !in_registers::<S>() } {
-            return false;
+            return None;
         }
-        let (Some(dx), None, None, true) = (self.dx, self.dsum, self.dresidual, self.projects) else { return false };
+        let (Some(dx), None, None, true) = (self.dx, self.dsum, self.dresidual, self.projects) else { return None };
         let mut dx = dx.area(area, &mut [], self.gradient.ahead(area.further(next)));
-        let gradient = self.gradient.plain::<T>(area);
-        let Some(gradient) = gradient.filter(|_| dx.takes::<T>()) else { return false };
+        let gradient = self.gradient.plain::<T>(area).filter(|_| dx.takes::<T>())?;
         let Area { first, at, len, .. } = area;
         simd.vectorize(
             #[inline(always)]
@@ -239,7 +243,7 @@ impl Pass<'_> {
                 }
             },
         );
-        true
+        Some(())
     }
 
     /// What is taken out of the gradient of a few statistics, of the sums of g times weight and of that times the
@@ -336,9 +340,7 @@ impl pass::Pass for Pass<'_> {
             let area = params.area(grid, area);
             let Area { first, at, len, .. } = area;
             let Scratch { x, dy, residual, dsum, out } = scratch;
-            if self.write_halves::<S, f16>(simd, params, area, next)
-                || self.write_halves::<S, bf16>(simd, params, area, next)
-            {
+            if first_half!(T => self.write_halves::<S, T>(simd, params, area, next)).is_some() {
                 continue;
             }
             let gradient = of.tile(simd, area, (x, dy, residual));

@@ -1,11 +1,12 @@
 //! The forward pass: moments, statistics, y.
 
+use super::ahead::Ahead;
 use super::apply::{add_row, forward_row, plain_forward_row};
 use super::beside::ForwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
-use super::half::in_registers;
+use super::half::{first_half, in_registers};
 use super::lanes::{LANES, Number};
 use super::memory::{Area, Destination, Output, Place, Scratch, TILE};
 use super::params::{
@@ -16,11 +17,9 @@ use super::pass::{self, Pass as _};
 use super::reduce;
 use super::relay::Block;
 use super::source::{Means, MomentsOf, Source};
-use super::stream::Ahead;
 use super::strip;
 use crate::moments::Moments;
 use fearless_simd::Simd;
-use half::{bf16, f16};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -171,12 +170,11 @@ impl Pass<'_> {
         params: &Params<YColumns>,
         area: Area,
         y: &mut Destination,
-    ) -> bool {
+    ) -> Option<()> {
         if const { !in_registers::<S>() } {
-            return false;
+            return None;
         }
-        let x = self.x.plain::<T>(area);
-        let Some(x) = x.filter(|_| self.residual.is_none() && y.takes::<T>()) else { return false };
+        let x = self.x.plain::<T>(area).filter(|_| self.residual.is_none() && y.takes::<T>())?;
         let Area { first, at, len, .. } = area;
         simd.vectorize(
             #[inline(always)]
@@ -191,7 +189,7 @@ impl Pass<'_> {
                 }
             },
         );
-        true
+        Some(())
     }
 
     #[inline(always)]
@@ -289,9 +287,7 @@ impl pass::Pass for Pass<'_> {
             let Area { first, at, len, .. } = area;
             let Scratch { x, residual, out, .. } = scratch;
             let mut y = y.area(area, out, self.source().ahead(area.further(next)));
-            if self.write_halves::<S, f16>(simd, params, area, &mut y)
-                || self.write_halves::<S, bf16>(simd, params, area, &mut y)
-            {
+            if first_half!(T => self.write_halves::<S, T>(simd, params, area, &mut y)).is_some() {
                 continue;
             }
             let x = self.x.tile(simd, area, x);

@@ -1,10 +1,11 @@
 //! Elements of any type to `f32` and back. Halves by integer arithmetic, so that no instruction set needs a feature
 //! for them; binary16 by the processor's own conversions where it has them.
 
+use super::ahead::Ahead;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::f16c;
 use super::lanes::{LANES, Number, Span, V, for_spans};
-use super::stream::{Ahead, Sink, Store, Way, with_sink};
+use super::stream::{Sink, Store, Way, with_sink};
 use crate::tensor::DType;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
 use half::{bf16, f16};
@@ -14,6 +15,23 @@ use half::{bf16, f16};
 pub(crate) const fn in_registers<S: Simd>() -> bool {
     cfg!(not(target_arch = "x86_64")) || <S::f32s as SimdBase<S>>::LEN > 4
 }
+
+/// Runs code that gives an `Option`, with `$t` as each type of halves until there is something.
+macro_rules! first_half {
+    ($t:ident => $run:expr) => {{
+        let first = {
+            type $t = half::f16;
+            $run
+        };
+        if first.is_some() {
+            first
+        } else {
+            type $t = half::bf16;
+            $run
+        }
+    }};
+}
+pub(crate) use first_half;
 
 /// Elements as `f32`, as many as there are in `to`. Out of line: it is called from everywhere.
 #[inline(never)]

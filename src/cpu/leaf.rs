@@ -1,9 +1,9 @@
 //! Leaves of rows: moments and sums of short runs, each a lane.
 
+use super::ahead::Ahead;
 use super::formula::{Gradient, Made, Param, Stats, Weights, low};
 use super::lanes::{LANES, Number, Span, V, fold, sum_row};
 use super::partial::{Mean, Sums, two_sum};
-use super::stream::Ahead;
 use fearless_simd::{Simd, SimdBase, SimdMask};
 
 /// What is done with other rows of the same length while rows are reduced, so that arithmetic and memory are busy at the

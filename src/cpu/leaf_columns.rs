@@ -1,10 +1,10 @@
 //! Leaves of columns: moments and sums over a few rows, each column a lane.
 
+use super::ahead::Ahead;
 use super::formula::{Gradient, Made, Param, Same, Stats, Weights, low, with_mask};
 use super::lanes::{LANES, Number, Span, TURNS, V, for_spans, for_strides};
 use super::memory::TILE;
 use super::partial::{Mean, Partial, Sums, two_sum};
-use super::stream::Ahead;
 use fearless_simd::{Simd, SimdBase};
 use std::ops::Range;
 

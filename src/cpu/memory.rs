@@ -1,9 +1,10 @@
 //! Tensors in memory, of any element type and pitch, as tiles of `f32`.
 
+use super::ahead::{Ahead, Rest};
 use super::grid::{Grid, Rows};
 use super::half::{narrow, widen};
 use super::lanes::{LANES, Number};
-use super::stream::{Ahead, Half, QUAD, Rest, Sink, Way, stream};
+use super::stream::{Half, QUAD, Sink, Way, stream};
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use std::marker::PhantomData;

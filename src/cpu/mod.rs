@@ -10,6 +10,7 @@
 //! over elements, `formula` what they do to one, all of it in `f32` by `lanes`; `memory` brings tiles of tensors of
 //! any type and pitch in and out, `stream` past the caches; `exec` deals tasks out to threads and instruction sets.
 
+mod ahead;
 mod apply;
 mod backward;
 mod beside;

@@ -2,7 +2,7 @@
 
 use super::exec::{Exec, dispatch};
 use super::grid::Grid;
-use super::half::in_registers;
+use super::half::{first_half, in_registers};
 use super::lanes::{LANES, Number, Span, for_spans};
 use super::leaf_columns::{TALL, WIDE};
 use super::memory::{Area, Scratch, TILE};
@@ -10,7 +10,6 @@ use super::partial::{Partial, Stack};
 use super::source::{Kind, PartialOf, Source};
 use crate::moments::Moments;
 use fearless_simd::Simd;
-use half::{bf16, f16};
 use std::ops::Range;
 
 /// Partial results: `entries` rows of one number a channel, for each part of a partial result.
@@ -99,16 +98,9 @@ pub(crate) fn leaf_of_rows<S: Simd, K: Source>(
 ) -> PartialOf<K::Kind, S> {
     simd.vectorize(
         #[inline(always)]
-        || {
-            leaf_of_halves::<S, K, f16>(simd, source, areas)
-                .or_else(
-                    #[inline(always)]
-                    || leaf_of_halves::<S, K, bf16>(simd, source, areas),
-                )
-                .unwrap_or_else(
-                    #[inline(always)]
-                    || source.rows(simd, areas, scratch),
-                )
+        || match first_half!(T => leaf_of_halves::<S, K, T>(simd, source, areas)) {
+            Some(leaf) => leaf,
+            None => source.rows(simd, areas, scratch),
         },
     )
 }
@@ -306,9 +298,7 @@ fn leaves_of_columns<S: Simd, K: Source>(
     to: &mut [PartialOf<K::Kind, S>],
     scratch: &mut Scratch,
 ) {
-    if leaves_of_columns_of_halves::<S, K, f16>(simd, source, areas, leaf, to)
-        || leaves_of_columns_of_halves::<S, K, bf16>(simd, source, areas, leaf, to)
-    {
+    if first_half!(T => leaves_of_columns_of_halves::<S, K, T>(simd, source, areas, leaf, to)).is_some() {
         return;
     }
     simd.vectorize(
@@ -324,9 +314,9 @@ fn leaves_of_columns_of_halves<S: Simd, K: Source, T: Number>(
     areas: (Area, Option<Area>),
     leaf: usize,
     to: &mut [PartialOf<K::Kind, S>],
-) -> bool {
+) -> Option<()> {
     if const { !in_registers::<S>() } {
-        return false;
+        return None;
     }
     simd.vectorize(
         #[inline(always)]

@@ -1,5 +1,6 @@
 //! What is summed up: moments of x, or sums of the gradient.
 
+use super::ahead::{Ahead, Rest};
 use super::formula::{Gradient, Stats, with_mask};
 use super::grid::{Cursor, Grid, Row};
 use super::lanes::Number;
@@ -8,7 +9,6 @@ use super::leaf_columns::{self, Leaves, TALL};
 use super::memory::{Area, Input, Place, Scratch, Tile};
 use super::params::{Affine, OfColumn, OfRow, Owner, StatSlices};
 use super::partial::{Mean, Partial, Sums};
-use super::stream::{Ahead, Rest};
 use fearless_simd::Simd;
 
 /// Which partial results, whatever the instruction set.
@@ -56,14 +56,14 @@ pub(crate) trait Source: Sync {
         scratch: &mut Scratch,
     );
 
-    /// The same of halves, as [`Source::rows_of_halves`]; whether it was done.
+    /// The same of halves, as [`Source::rows_of_halves`].
     fn columns_of_halves<S: Simd, T: Number>(
         &self,
         simd: S,
         areas: (Area, Option<Area>),
         leaf: usize,
         to: &mut [PartialOf<Self::Kind, S>],
-    ) -> bool;
+    ) -> Option<()>;
 }
 
 /// Moments of x.
@@ -156,10 +156,9 @@ impl Source for MomentsOf<'_> {
         areas: (Area, Option<Area>),
         leaf: usize,
         to: &mut [Mean<S>],
-    ) -> bool {
-        let Some(tile) = self.x.plain::<T>(areas.0) else { return false };
-        self.moments_of_columns(simd, tile, areas, leaf, to);
-        true
+    ) -> Option<()> {
+        self.moments_of_columns(simd, self.x.plain::<T>(areas.0)?, areas, leaf, to);
+        Some(())
     }
 }
 
@@ -362,9 +361,8 @@ impl Source for SumsOf<'_> {
         areas: (Area, Option<Area>),
         leaf: usize,
         to: &mut [Sums<S>],
-    ) -> bool {
-        let Some(gradient) = self.gradient.plain::<T>(areas.0) else { return false };
-        self.sums_of_columns(simd, gradient, areas, leaf, to);
-        true
+    ) -> Option<()> {
+        self.sums_of_columns(simd, self.gradient.plain::<T>(areas.0)?, areas, leaf, to);
+        Some(())
     }
 }

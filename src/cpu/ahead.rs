@@ -1,0 +1,104 @@
+//! Asking for memory before it is needed.
+
+use super::lanes::LANES;
+
+/// Bytes of a cache line: sixteen numbers.
+pub(super) const LINE: usize = LANES * size_of::<f32>();
+
+/// Memory that will be read next, of up to two tensors. Asking for a line of it with each line that is worked on keeps
+/// memory busy all the time, in both directions.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Ahead(pub [Rest; 2]);
+
+/// Rows of one tensor; an address alone, as asking for one is safe whatever is there.
+#[derive(Clone, Copy)]
+pub(crate) struct Rest {
+    start: *const u8,
+    /// Bytes of all rows, from the first on; 0 if there is nothing to ask for.
+    len: usize,
+    /// Bytes from one row to the next.
+    pitch: usize,
+    /// Bytes of sixteen elements: a line, or half of one.
+    vector: usize,
+}
+
+impl Default for Rest {
+    fn default() -> Rest {
+        Rest::new(&[], 0, 0)
+    }
+}
+
+impl Rest {
+    #[inline(always)]
+    pub fn new(bytes: &[u8], pitch: usize, vector: usize) -> Rest {
+        Rest { start: bytes.as_ptr(), len: bytes.len(), pitch, vector }
+    }
+
+    #[inline(always)]
+    fn from(self, at: usize) -> Rest {
+        Rest { start: self.start.wrapping_add(at), ..self }
+    }
+
+    /// Inner loops ask, so it is not asked whether there is anything at that very place.
+    #[inline(always)]
+    fn ask(self, at: usize) {
+        if self.len > 0 {
+            prefetch_line(self.start.wrapping_add(at));
+        }
+    }
+}
+
+impl Ahead {
+    /// From a byte of each tensor on.
+    #[inline(always)]
+    pub fn from(self, at: usize) -> Self {
+        Ahead(self.0.map(|rest| rest.from(at)))
+    }
+
+    /// From row k on.
+    #[inline(always)]
+    pub fn row(self, k: usize) -> Self {
+        Ahead(self.0.map(|rest| rest.from(k * rest.pitch)))
+    }
+
+    /// Asks for the line of vector i.
+    #[inline(always)]
+    pub fn ask(self, i: usize) {
+        self.0.into_iter().for_each(|rest| rest.ask(rest.vector * i));
+    }
+
+    /// Asks for the lines of several vectors.
+    #[inline(always)]
+    pub fn ask_vectors<const N: usize>(self, vectors: [usize; N]) {
+        for rest in self.0 {
+            if rest.len > 0 {
+                vectors.into_iter().for_each(|i| prefetch_line(rest.start.wrapping_add(rest.vector * i)));
+            }
+        }
+    }
+
+    /// Asks for line i.
+    #[inline(always)]
+    pub fn ask_line(self, i: usize) {
+        self.0.into_iter().for_each(|rest| rest.ask(LINE * i));
+    }
+
+    /// Asks for all of it.
+    #[inline(always)]
+    pub fn ask_all(self) {
+        self.0.into_iter().for_each(|rest| (0..rest.len).step_by(LINE).for_each(|at| rest.ask(at)));
+    }
+}
+
+/// Asks for the cache line of an address.
+#[inline(always)]
+fn prefetch_line(address: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: asking for an address does not fault, whatever it is.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
+}
