@@ -315,7 +315,7 @@ impl pass::Pass for Pass<'_> {
         scratch: &mut Scratch,
     ) -> Sums<S> {
         let source = self.source();
-        let Some(dx) = self.dx else { return source.rows(simd, areas, scratch) };
+        let Some(dx) = self.dx else { return source.rows(simd, source.tile(simd, areas.0, scratch), areas) };
         let area = Area { first: areas.0.first - back, ..areas.0 };
         // They need no scratch memory.
         let gradient = self.gradient.tile(simd, area, (&mut [], &mut [], &mut []));
@@ -323,7 +323,7 @@ impl pass::Pass for Pass<'_> {
         let dx = dx.area(area, &mut [], Ahead::default());
         let cursor = Cursor::new(self.grid, area.first);
         let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: area.at, owner: PhantomData };
-        source.sums_of_mask::<S, f32, O, MASK>(simd, reduced, areas, rows)
+        source.rows_beside::<S, f32, O, MASK>(simd, reduced, areas, rows)
     }
 
     #[inline(always)]

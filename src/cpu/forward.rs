@@ -263,13 +263,14 @@ impl pass::Pass for Pass<'_> {
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
     ) -> Mean<S> {
-        let Some(y) = self.y else { return self.source().rows(simd, areas, scratch) };
+        let source = self.source();
+        let Some(y) = self.y else { return source.rows(simd, source.tile(simd, areas.0, scratch), areas) };
         let area = Area { first: areas.0.first - back, ..areas.0 };
         // They need no scratch memory.
         let (x, y) = (self.x.tile(simd, area, &mut []), y.area(area, &mut [], Ahead::default()));
         let cursor = Cursor::new(self.grid, area.first);
         let rows = ForwardRows::<O, MASK> { x, y, params, cursor, at: area.at, owner: PhantomData };
-        self.source().moments(simd, self.x.tile(simd, areas.0, &mut []), areas, rows)
+        source.rows_beside(simd, self.x.tile(simd, areas.0, &mut []), areas, rows)
     }
 
     #[inline(always)]

@@ -100,11 +100,12 @@ pub(crate) fn leaf_of_rows<S: Simd, K: Source>(
         #[inline(always)]
         || match first_half!(T => leaf_of_halves::<S, K, T>(simd, source, areas)) {
             Some(leaf) => leaf,
-            None => source.rows(simd, areas, scratch),
+            None => source.rows(simd, source.tile(simd, areas.0, scratch), areas),
         },
     )
 }
 
+/// The same of halves, read in registers, if all of them lie in memory as they are needed.
 #[inline(never)]
 fn leaf_of_halves<S: Simd, K: Source, T: Number>(
     simd: S,
@@ -116,7 +117,7 @@ fn leaf_of_halves<S: Simd, K: Source, T: Number>(
     }
     simd.vectorize(
         #[inline(always)]
-        || source.rows_of_halves::<S, T>(simd, areas),
+        || Some(source.rows(simd, source.plain::<T>(areas.0)?, areas)),
     )
 }
 
@@ -303,10 +304,11 @@ fn leaves_of_columns<S: Simd, K: Source>(
     }
     simd.vectorize(
         #[inline(always)]
-        || source.columns(simd, areas, leaf, to, scratch),
+        || source.columns(simd, source.tile(simd, areas.0, scratch), areas, leaf, to),
     )
 }
 
+/// As [`leaf_of_halves`].
 #[inline(never)]
 fn leaves_of_columns_of_halves<S: Simd, K: Source, T: Number>(
     simd: S,
@@ -320,7 +322,10 @@ fn leaves_of_columns_of_halves<S: Simd, K: Source, T: Number>(
     }
     simd.vectorize(
         #[inline(always)]
-        || source.columns_of_halves::<S, T>(simd, areas, leaf, to),
+        || {
+            source.columns(simd, source.plain::<T>(areas.0)?, areas, leaf, to);
+            Some(())
+        },
     )
 }
 

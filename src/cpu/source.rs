@@ -34,36 +34,33 @@ pub(crate) type PartialOf<K, S> = <K as Kind>::Partial<S>;
 /// Leaves of a reduction over a tensor's rows.
 pub(crate) trait Source: Sync {
     type Kind: Kind;
+    /// An area of all tensors that are read.
+    type Tile<'a, T: Number>;
+
+    /// An area in place, if all tensors have such elements and neighbours lie side by side.
+    fn plain<T: Number>(&self, area: Area) -> Option<Self::Tile<'_, T>>;
+
+    /// An area: in place where it lies in memory as `f32`, otherwise in `scratch`.
+    fn tile<'a, S: Simd>(&'a self, simd: S, area: Area, scratch: &'a mut Scratch) -> Self::Tile<'a, f32>;
 
     /// Of an area of up to sixteen rows, each row a lane. The second area is asked for meanwhile.
-    fn rows<S: Simd>(&self, simd: S, areas: (Area, Option<Area>), scratch: &mut Scratch) -> PartialOf<Self::Kind, S>;
-
-    /// The same of halves, read in registers, if all of them lie in memory as they are needed.
-    fn rows_of_halves<S: Simd, T: Number>(
+    fn rows<S: Simd, T: Number>(
         &self,
         simd: S,
+        tile: Self::Tile<'_, T>,
         areas: (Area, Option<Area>),
-    ) -> Option<PartialOf<Self::Kind, S>>;
+    ) -> PartialOf<Self::Kind, S>;
 
     /// Of an area of up to [`WIDE`] columns and [`TALL`] rows, each column a lane: one of `to` a span. Leaves have so
     /// many rows each. The second area is asked for meanwhile.
-    fn columns<S: Simd>(
+    fn columns<S: Simd, T: Number>(
         &self,
         simd: S,
+        tile: Self::Tile<'_, T>,
         areas: (Area, Option<Area>),
         leaf: usize,
         to: &mut [PartialOf<Self::Kind, S>],
-        scratch: &mut Scratch,
     );
-
-    /// The same of halves, as [`Source::rows_of_halves`].
-    fn columns_of_halves<S: Simd, T: Number>(
-        &self,
-        simd: S,
-        areas: (Area, Option<Area>),
-        leaf: usize,
-        to: &mut [PartialOf<Self::Kind, S>],
-    ) -> Option<()>;
 }
 
 /// Moments of x.
@@ -80,9 +77,9 @@ impl MomentsOf<'_> {
         Ahead([self.x.ahead(next), Rest::default()])
     }
 
-    /// Of rows that are at hand.
+    /// As [`Source::rows`], and meanwhile something else is done.
     #[inline(always)]
-    pub fn moments<S: Simd, T: Number>(
+    pub fn rows_beside<S: Simd, T: Number>(
         &self,
         simd: S,
         tile: Tile<T>,
@@ -100,10 +97,29 @@ impl MomentsOf<'_> {
             meanwhile,
         )
     }
+}
 
-    /// As [`Self::moments`], each column a lane.
+impl Source for MomentsOf<'_> {
+    type Kind = Means;
+    type Tile<'a, T: Number> = Tile<'a, T>;
+
     #[inline(always)]
-    fn moments_of_columns<S: Simd, T: Number>(
+    fn plain<T: Number>(&self, area: Area) -> Option<Tile<'_, T>> {
+        self.x.plain(area)
+    }
+
+    #[inline(always)]
+    fn tile<'a, S: Simd>(&'a self, simd: S, area: Area, scratch: &'a mut Scratch) -> Tile<'a> {
+        self.x.tile(simd, area, &mut scratch.x)
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd, T: Number>(&self, simd: S, tile: Tile<T>, areas: (Area, Option<Area>)) -> Mean<S> {
+        self.rows_beside(simd, tile, areas, ())
+    }
+
+    #[inline(always)]
+    fn columns<S: Simd, T: Number>(
         &self,
         simd: S,
         tile: Tile<T>,
@@ -121,44 +137,6 @@ impl MomentsOf<'_> {
             self.ahead(next),
             to,
         )
-    }
-}
-
-impl Source for MomentsOf<'_> {
-    type Kind = Means;
-
-    #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, areas: (Area, Option<Area>), scratch: &mut Scratch) -> Mean<S> {
-        self.moments(simd, self.x.tile(simd, areas.0, &mut scratch.x), areas, ())
-    }
-
-    #[inline(always)]
-    fn rows_of_halves<S: Simd, T: Number>(&self, simd: S, areas: (Area, Option<Area>)) -> Option<Mean<S>> {
-        Some(self.moments(simd, self.x.plain::<T>(areas.0)?, areas, ()))
-    }
-
-    #[inline(always)]
-    fn columns<S: Simd>(
-        &self,
-        simd: S,
-        areas: (Area, Option<Area>),
-        leaf: usize,
-        to: &mut [Mean<S>],
-        scratch: &mut Scratch,
-    ) {
-        self.moments_of_columns(simd, self.x.tile(simd, areas.0, &mut scratch.x), areas, leaf, to);
-    }
-
-    #[inline(always)]
-    fn columns_of_halves<S: Simd, T: Number>(
-        &self,
-        simd: S,
-        areas: (Area, Option<Area>),
-        leaf: usize,
-        to: &mut [Mean<S>],
-    ) -> Option<()> {
-        self.moments_of_columns(simd, self.x.plain::<T>(areas.0)?, areas, leaf, to);
-        Some(())
     }
 }
 
@@ -249,19 +227,9 @@ fn rows_of(grid: &Grid, area: Area) -> [Row; TALL] {
 }
 
 impl SumsOf<'_> {
-    /// Of rows that are at hand.
+    /// As [`Source::rows`], for weights and a mask that are known, and meanwhile something else is done.
     #[inline(always)]
-    fn sums<S: Simd, T: Number>(&self, simd: S, gradient: GradientTile<T>, areas: (Area, Option<Area>)) -> Sums<S> {
-        with_mask!(self.gradient, MASK => if self.gradient.grid.by_column {
-            self.sums_of_mask::<S, T, OfColumn, MASK>(simd, gradient, areas, ())
-        } else {
-            self.sums_of_mask::<S, T, OfRow, MASK>(simd, gradient, areas, ())
-        })
-    }
-
-    /// The same for weights and a mask that are known.
-    #[inline(always)]
-    pub fn sums_of_mask<S: Simd, T: Number, O: Owner, const MASK: u8>(
+    pub fn rows_beside<S: Simd, T: Number, O: Owner, const MASK: u8>(
         &self,
         simd: S,
         gradient: GradientTile<T>,
@@ -281,10 +249,34 @@ impl SumsOf<'_> {
             meanwhile,
         )
     }
+}
 
-    /// As [`Self::sums`], each column a lane.
+impl Source for SumsOf<'_> {
+    type Kind = SumPairs;
+    type Tile<'a, T: Number> = GradientTile<'a, T>;
+
     #[inline(always)]
-    fn sums_of_columns<S: Simd, T: Number>(
+    fn plain<T: Number>(&self, area: Area) -> Option<GradientTile<'_, T>> {
+        self.gradient.plain(area)
+    }
+
+    #[inline(always)]
+    fn tile<'a, S: Simd>(&'a self, simd: S, area: Area, scratch: &'a mut Scratch) -> GradientTile<'a> {
+        let Scratch { x, dy, residual, .. } = scratch;
+        self.gradient.tile(simd, area, (x, dy, residual))
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd, T: Number>(&self, simd: S, tile: GradientTile<T>, areas: (Area, Option<Area>)) -> Sums<S> {
+        with_mask!(self.gradient, MASK => if self.gradient.grid.by_column {
+            self.rows_beside::<S, T, OfColumn, MASK>(simd, tile, areas, ())
+        } else {
+            self.rows_beside::<S, T, OfRow, MASK>(simd, tile, areas, ())
+        })
+    }
+
+    #[inline(always)]
+    fn columns<S: Simd, T: Number>(
         &self,
         simd: S,
         gradient: GradientTile<T>,
@@ -324,45 +316,5 @@ impl SumsOf<'_> {
                 to,
             )
         }
-    }
-}
-
-impl Source for SumsOf<'_> {
-    type Kind = SumPairs;
-
-    #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, areas: (Area, Option<Area>), scratch: &mut Scratch) -> Sums<S> {
-        let Scratch { x, dy, residual, .. } = scratch;
-        self.sums(simd, self.gradient.tile(simd, areas.0, (x, dy, residual)), areas)
-    }
-
-    #[inline(always)]
-    fn rows_of_halves<S: Simd, T: Number>(&self, simd: S, areas: (Area, Option<Area>)) -> Option<Sums<S>> {
-        Some(self.sums(simd, self.gradient.plain::<T>(areas.0)?, areas))
-    }
-
-    #[inline(always)]
-    fn columns<S: Simd>(
-        &self,
-        simd: S,
-        areas: (Area, Option<Area>),
-        leaf: usize,
-        to: &mut [Sums<S>],
-        scratch: &mut Scratch,
-    ) {
-        let Scratch { x, dy, residual, .. } = scratch;
-        self.sums_of_columns(simd, self.gradient.tile(simd, areas.0, (x, dy, residual)), areas, leaf, to);
-    }
-
-    #[inline(always)]
-    fn columns_of_halves<S: Simd, T: Number>(
-        &self,
-        simd: S,
-        areas: (Area, Option<Area>),
-        leaf: usize,
-        to: &mut [Sums<S>],
-    ) -> Option<()> {
-        self.sums_of_columns(simd, self.gradient.plain::<T>(areas.0)?, areas, leaf, to);
-        Some(())
     }
 }
