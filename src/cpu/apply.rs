@@ -9,21 +9,18 @@ use fearless_simd::Simd;
 #[inline(always)]
 pub(crate) fn forward_row<S: Simd>(simd: S, x: &[f32], residual: Option<&[f32]>, y: Sink, relu: bool, of: impl OfY<S>) {
     let len = y.len();
-    let Some(residual) = residual else {
-        return with_sink!(y, len => plain_forward_row(simd, x, y, len, relu, of));
-    };
-    let (mut y, x, residual, line) = (y.of_len(len), &x[..len], &residual[..len], of.y());
-    for_spans!(len, span => {
-        let v = line.at(simd, span.load(simd, x), span) + span.load(simd, residual);
-        y.store(span, if relu { clamp(simd, v) } else { v });
-    });
+    match residual {
+        None => with_sink!(y, len => forward_row_to(simd, x, None, y, len, relu, of)),
+        residual => forward_row_to(simd, x, residual, y.of_len(len), len, relu, of),
+    }
 }
 
-/// The same without a second input, of elements of any type to what takes `len` of them.
+/// The same of elements of any type, to what takes `len` of them.
 #[inline(always)]
-pub(crate) fn plain_forward_row<S: Simd, T: Number>(
+pub(crate) fn forward_row_to<S: Simd, T: Number>(
     simd: S,
     x: &[T],
+    residual: Option<&[T]>,
     mut y: impl Store,
     len: usize,
     relu: bool,
@@ -31,10 +28,15 @@ pub(crate) fn plain_forward_row<S: Simd, T: Number>(
 ) {
     // What does not change within a row is decided before it.
     let (x, line) = (&x[..len], of.y());
-    if relu {
-        for_spans!(len, span => { y.store(span, clamp(simd, line.at(simd, span.load(simd, x), span))); });
-    } else {
-        for_spans!(len, span => { y.store(span, line.at(simd, span.load(simd, x), span)); });
+    match (residual.map(|r| &r[..len]), relu) {
+        (None, false) => for_spans!(len, span => { y.store(span, line.at(simd, span.load(simd, x), span)); }),
+        (None, true) => {
+            for_spans!(len, span => { y.store(span, clamp(simd, line.at(simd, span.load(simd, x), span))); });
+        }
+        (Some(residual), relu) => for_spans!(len, span => {
+            let v = line.at(simd, span.load(simd, x), span) + span.load(simd, residual);
+            y.store(span, if relu { clamp(simd, v) } else { v });
+        }),
     }
 }
 
@@ -72,7 +74,7 @@ pub(crate) fn backward_row<S: Simd>(
 ) {
     let len = dx.len();
     if projects && dsum.is_none() {
-        return with_sink!(dx, len => plain_backward_row(simd, gradient, dx, len, of));
+        return with_sink!(dx, len => backward_row_to(simd, gradient, dx, len, of));
     }
     let gradient = gradient.of_len(len);
     with_mask!(gradient, MASK => for_spans!(len, span => {
@@ -89,9 +91,9 @@ pub(crate) fn backward_row<S: Simd>(
     }));
 }
 
-/// The same in training without a second input, of elements of any type to what takes `len` of them.
+/// The same in training without a second input, of elements of any type, to what takes `len` of them.
 #[inline(always)]
-pub(crate) fn plain_backward_row<S: Simd, T: Number>(
+pub(crate) fn backward_row_to<S: Simd, T: Number>(
     simd: S,
     gradient: Gradient<T>,
     mut dx: impl Store,

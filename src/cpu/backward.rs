@@ -1,7 +1,7 @@
 //! The backward pass: sums, gradients of weight and bias, dx.
 
 use super::ahead::Ahead;
-use super::apply::{backward_row, masked_row, plain_backward_row};
+use super::apply::{backward_row, backward_row_to, masked_row};
 use super::beside::BackwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
@@ -238,7 +238,7 @@ impl Pass<'_> {
                     let (row, gradient) = (cursor.next(), gradient.row(k));
                     let dx = dx.halves::<T>(k).of_len(len);
                     with_params!(simd, self.grid, params, (row, at, len), of => {
-                        plain_backward_row(simd, gradient, dx, len, of);
+                        backward_row_to(simd, gradient, dx, len, of);
                     });
                 }
             },

@@ -1,7 +1,7 @@
 //! The forward pass: moments, statistics, y.
 
 use super::ahead::Ahead;
-use super::apply::{add_row, forward_row, plain_forward_row};
+use super::apply::{add_row, forward_row, forward_row_to};
 use super::beside::ForwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
@@ -162,7 +162,7 @@ impl Pass<'_> {
         moments
     }
 
-    /// y of an area of halves, if none but x is read and all of them lie in memory as they are needed.
+    /// y of an area of halves, if all of them lie in memory as they are needed.
     #[inline(never)]
     fn write_halves<S: Simd, T: Number>(
         &self,
@@ -174,17 +174,21 @@ impl Pass<'_> {
         if const { !in_registers::<S>() } {
             return None;
         }
-        let x = self.x.plain::<T>(area).filter(|_| self.residual.is_none() && y.takes::<T>())?;
+        let x = self.x.plain::<T>(area).filter(|_| y.takes::<T>())?;
+        let residual = match self.residual {
+            Some(residual) => Some(residual.plain::<T>(area)?),
+            None => None,
+        };
         let Area { first, at, len, .. } = area;
         simd.vectorize(
             #[inline(always)]
             || {
                 let mut cursor = Cursor::new(self.grid, first);
                 for k in 0..area.rows {
-                    let (row, x) = (cursor.next(), x.row(k));
+                    let (row, x, residual) = (cursor.next(), x.row(k), residual.as_ref().map(|r| r.row(k)));
                     let y = y.halves::<T>(k).of_len(len);
                     with_params!(simd, self.grid, params, (row, at, len), of => {
-                        plain_forward_row(simd, x, y, len, self.relu, of);
+                        forward_row_to(simd, x, residual, y, len, self.relu, of);
                     });
                 }
             },
