@@ -226,9 +226,12 @@ impl Pass<'_> {
         if const { !in_registers::<S>() } {
             return None;
         }
+        let gradient = self.gradient.plain::<T>(area)?;
         let (Some(dx), None, None, true) = (self.dx, self.dsum, self.dresidual, self.projects) else { return None };
         let mut dx = dx.area(area, &mut [], self.gradient.ahead(area.further(next)));
-        let gradient = self.gradient.plain::<T>(area).filter(|_| dx.takes::<T>())?;
+        if !dx.takes::<T>() {
+            return None;
+        }
         let Area { first, at, len, .. } = area;
         simd.vectorize(
             #[inline(always)]

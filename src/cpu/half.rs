@@ -10,10 +10,10 @@ use crate::tensor::DType;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
 use half::{bf16, f16};
 
-/// Whether halves are read where they are needed, or widened before. With registers of four numbers (SSE2) there is not
-/// much to be won, and each loop is compiled once more for each type: as a constant it spares that.
+/// Whether halves are read where they are needed, or widened before. Each loop is compiled once more for each type, which
+/// this as a constant spares SSE2, where there is not much to be won, and other processors, where it was not measured.
 pub(crate) const fn in_registers<S: Simd>() -> bool {
-    cfg!(not(target_arch = "x86_64")) || <S::f32s as SimdBase<S>>::LEN > 4
+    cfg!(target_arch = "x86_64") && <S::f32s as SimdBase<S>>::LEN > 4
 }
 
 /// Runs code that gives an `Option`, with `$t` as each type of halves until there is something.
@@ -120,8 +120,9 @@ fn store_bits<S: Simd>(simd: S, bits: u32x16<S>) -> [u16; LANES] {
     *simd.narrow_u32x8(low, high).as_array()
 }
 
-/// Out of line, as the next: they are wherever halves are read and written, and take dozens of instructions.
-#[inline(never)]
+/// Out of line where the processor's own conversions are the rule, as the next: it takes dozens of instructions.
+#[cfg_attr(target_arch = "x86_64", inline(never))]
+#[cfg_attr(not(target_arch = "x86_64"), inline(always))]
 fn of_f16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
     simd.vectorize(
         #[inline(always)]
@@ -138,7 +139,8 @@ fn of_f16<S: Simd>(simd: S, from: &[u16; LANES]) -> V<S> {
     )
 }
 
-#[inline(never)]
+#[cfg_attr(target_arch = "x86_64", inline(never))]
+#[cfg_attr(not(target_arch = "x86_64"), inline(always))]
 fn to_f16<S: Simd>(value: V<S>) -> [u16; LANES] {
     value.simd.vectorize(
         #[inline(always)]

@@ -181,11 +181,12 @@ impl<'a> GradientOf<'a> {
     /// See [`Input::plain`].
     #[inline(always)]
     pub fn plain<T: Number>(&self, area: Area) -> Option<GradientTile<'a, T>> {
+        let (x, dy) = (self.x.plain(area)?, self.dy.plain(area)?);
         let residual = match self.residual {
             Some(residual) => Some(residual.plain(area)?),
             None => None,
         };
-        Some(GradientTile { x: self.x.plain(area)?, dy: self.dy.plain(area)?, residual, relu: self.relu })
+        Some(GradientTile { x, dy, residual, relu: self.relu })
     }
 
     #[inline(always)]
