@@ -4,7 +4,7 @@ use super::ahead::{Ahead, LINE};
 use super::lanes::{LANES, Number, Span, TURNS, V};
 use crate::tensor::DType;
 use bytemuck::{Pod, Zeroable};
-use fearless_simd::{Level, Simd, SimdBase};
+use fearless_simd::{Simd, SimdBase};
 use half::{bf16, f16};
 
 /// A row that is written, span by span.
@@ -182,6 +182,7 @@ impl Line {
     fn stream<S: Simd>(&mut self, simd: S, value: V<S>) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
+            use fearless_simd::Level;
             use std::arch::x86_64::{_mm256_loadu_ps, _mm256_stream_ps, _mm512_loadu_ps, _mm512_stream_ps};
             #[target_feature(enable = "avx512f")]
             fn wide(to: &mut Line, value: &[f32; LANES]) {
