@@ -2,7 +2,7 @@
 
 use super::lanes::LANES;
 
-/// Bytes of a cache line: sixteen numbers.
+/// Bytes of a cache line: sixteen `f32`.
 pub(super) const LINE: usize = LANES * size_of::<f32>();
 
 /// Memory that will be read next, of up to two tensors. Asking for a line of it with each line that is worked on keeps

@@ -7,7 +7,7 @@ use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::forward::{areas, rows_of_area};
 use super::grid::{Cursor, Grid, Join};
-use super::half::{first_half, in_registers};
+use super::half::first_half;
 use super::lanes::{LANES, Number};
 use super::leaf_columns::TALL;
 use super::memory::{Area, Input, Output, Scratch};
@@ -223,9 +223,6 @@ impl Pass<'_> {
         area: Area,
         next: usize,
     ) -> Option<()> {
-        if const { !in_registers::<S>() } {
-            return None;
-        }
         let gradient = self.gradient.plain::<T>(area)?;
         let (Some(dx), None, None, true) = (self.dx, self.dsum, self.dresidual, self.projects) else { return None };
         let mut dx = dx.area(area, &mut [], self.gradient.ahead(area.further(next)));
@@ -287,7 +284,7 @@ impl pass::Pass for Pass<'_> {
 
     fn can_write_beside(&self) -> bool {
         let (grid, of) = (self.grid, &self.gradient);
-        [of.x, of.dy].iter().all(|input| input.is_plain(grid))
+        [of.x, of.dy].iter().all(|input| input.is_plain_f32(grid))
             && of.residual.is_none()
             && !(grid.by_column && of.relu)
             && self.dsum.is_none()
@@ -343,7 +340,7 @@ impl pass::Pass for Pass<'_> {
             let area = params.area(grid, area);
             let Area { first, at, len, .. } = area;
             let Scratch { x, dy, residual, dsum, out } = scratch;
-            if first_half!(T => self.write_halves::<S, T>(simd, params, area, next)).is_some() {
+            if first_half!(S, T => self.write_halves::<S, T>(simd, params, area, next)).is_some() {
                 continue;
             }
             let gradient = of.tile(simd, area, (x, dy, residual));

@@ -6,7 +6,7 @@ use super::beside::ForwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
-use super::half::{first_half, in_registers};
+use super::half::first_half;
 use super::lanes::{LANES, Number};
 use super::memory::{Area, Destination, Output, Place, Scratch, TILE};
 use super::params::{
@@ -171,9 +171,6 @@ impl Pass<'_> {
         area: Area,
         y: &mut Destination,
     ) -> Option<()> {
-        if const { !in_registers::<S>() } {
-            return None;
-        }
         let x = self.x.plain::<T>(area).filter(|_| y.takes::<T>())?;
         let residual = match self.residual {
             Some(residual) => Some(residual.plain::<T>(area)?),
@@ -234,7 +231,7 @@ impl pass::Pass for Pass<'_> {
 
     fn can_write_beside(&self) -> bool {
         let piece = self.grid.tree.leaf_len() as usize;
-        matches!(self.x, Place::In(x) if x.is_plain(self.grid))
+        matches!(self.x, Place::In(x) if x.is_plain_f32(self.grid))
             && self.residual.is_none()
             && !(self.grid.by_column && self.relu)
             && self.y.is_some_and(|y| y.is_direct(self.grid, piece))
@@ -292,7 +289,7 @@ impl pass::Pass for Pass<'_> {
             let Area { first, at, len, .. } = area;
             let Scratch { x, residual, out, .. } = scratch;
             let mut y = y.area(area, out, self.source().ahead(area.further(next)));
-            if first_half!(T => self.write_halves::<S, T>(simd, params, area, &mut y)).is_some() {
+            if first_half!(S, T => self.write_halves::<S, T>(simd, params, area, &mut y)).is_some() {
                 continue;
             }
             let x = self.x.tile(simd, area, x);

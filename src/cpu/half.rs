@@ -16,37 +16,36 @@ pub(crate) const fn in_registers<S: Simd>() -> bool {
     cfg!(target_arch = "x86_64") && <S::f32s as SimdBase<S>>::LEN > 4
 }
 
-/// Runs code that gives an `Option`, with `$t` as each type of halves until there is something.
+/// Runs code that gives an `Option`, with `$t` as each type of halves until there is something; see [`in_registers`].
 macro_rules! first_half {
-    ($t:ident => $run:expr) => {{
-        let first = {
-            type $t = half::f16;
-            $run
-        };
-        if first.is_some() {
-            first
+    ($s:ident, $t:ident => $run:expr) => {
+        if const { $crate::cpu::half::in_registers::<$s>() } {
+            let first = {
+                type $t = ::half::f16;
+                $run
+            };
+            if first.is_some() {
+                first
+            } else {
+                type $t = ::half::bf16;
+                $run
+            }
         } else {
-            type $t = half::bf16;
-            $run
+            None
         }
-    }};
+    };
 }
 pub(crate) use first_half;
 
 /// Elements as `f32`, as many as there are in `to`. Out of line: it is called from everywhere.
 #[inline(never)]
 pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32]) {
-    if dtype == DType::F32 {
-        return to.copy_from_slice(bytemuck::cast_slice(from));
-    }
     simd.vectorize(
         #[inline(always)]
-        || {
-            if dtype == DType::F16 {
-                widen_halves::<S, f16>(simd, bytemuck::cast_slice(from), to)
-            } else {
-                widen_halves::<S, bf16>(simd, bytemuck::cast_slice(from), to)
-            }
+        || match dtype {
+            DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
+            DType::F16 => widen_halves::<S, f16>(simd, bytemuck::cast_slice(from), to),
+            DType::BF16 => widen_halves::<S, bf16>(simd, bytemuck::cast_slice(from), to),
         },
     )
 }

@@ -1,4 +1,4 @@
-//! Tensors in memory, of any element type and pitch, as tiles of `f32`.
+//! Tensors in memory, of any element type and pitch, as tiles of their own elements or of `f32`.
 
 use super::ahead::{Ahead, Rest};
 use super::grid::{Grid, Rows};
@@ -105,8 +105,8 @@ impl<'a> Input<'a> {
         Tile { values: &scratch[..rows * len], pitch: len, len }
     }
 
-    /// Whether every area of a grid lies in memory as it is needed.
-    pub fn is_plain(&self, grid: &Grid) -> bool {
+    /// Whether every area of a grid lies in memory as `f32`.
+    pub fn is_plain_f32(&self, grid: &Grid) -> bool {
         self.dtype == DType::F32 && self.rows.pitch(0, grid.all_rows()).is_some()
     }
 
@@ -290,7 +290,7 @@ impl Destination<'_> {
         Sink::new(dtype, self.row_in_place(k), way, ahead)
     }
 
-    /// Whether rows of these halves are written where they belong.
+    /// Whether rows of these halves are written where they belong, which leaves nothing to finish.
     #[inline(always)]
     pub fn takes<T: Number>(&self) -> bool {
         self.in_place && self.to.dtype == T::DTYPE
@@ -299,6 +299,7 @@ impl Destination<'_> {
     /// Where row k goes, for [`Destination::takes`].
     #[inline(always)]
     pub fn halves<T: Number>(&mut self, k: usize) -> Half<'_, T> {
+        debug_assert!(self.takes::<T>(), "rows of another type, or by way of scratch memory");
         let (way, ahead) = (self.to.way, self.ahead.row(k));
         Half::new(self.row_in_place(k), way, ahead)
     }

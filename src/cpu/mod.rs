@@ -7,8 +7,9 @@
 //! common, go over the tensor, by `blocks` that fit the caches (one is written while the next is reduced: `relay`,
 //! `beside`) or twice as a whole, in the terms of `grid`, with the `params` of rows and columns (short rows as one:
 //! `strip`); `reduce` walks the tree over the leaves of `source`; `leaf`, `leaf_columns` and `apply` are the loops
-//! over elements, `formula` what they do to one, all of it in `f32` by `lanes`; `memory` brings tiles of tensors of
-//! any type and pitch in and out, `stream` past the caches; `exec` deals tasks out to threads and instruction sets.
+//! over elements, `formula` what they do to one, all of it in `f32` by `lanes` (`half`: other types in and out);
+//! `memory` brings tiles of tensors of any type and pitch in and out, `stream` past the caches, `ahead` before they are
+//! needed; `exec` deals tasks out to threads and instruction sets.
 
 mod ahead;
 mod apply;

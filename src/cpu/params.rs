@@ -92,19 +92,19 @@ impl<'a> StatSlices<'a> {
         Stats::same(simd, self.numbers(row))
     }
 
-    /// The same of each of them.
-    fn projections(&self) -> [Cow<'a, [f32]>; 2] {
-        [self.of[3], self.of[4]].map(|part| match part {
-            [] => Cow::Owned(vec![0.0; self.of[0].len()]),
-            _ => Cow::Borrowed(part),
-        })
-    }
-
     /// What is taken out of the gradient of the i-th of them; 0 where nothing is.
     #[inline(always)]
     fn projection(&self, i: usize) -> [f32; 2] {
         let part = |k: usize| self.of[k].get(i).copied().unwrap_or(0.0);
         [part(3), part(4)]
+    }
+
+    /// The same of all of them.
+    fn projections(&self) -> [Cow<'a, [f32]>; 2] {
+        [self.of[3], self.of[4]].map(|part| match part {
+            [] => Cow::Owned(vec![0.0; self.of[0].len()]),
+            _ => Cow::Borrowed(part),
+        })
     }
 
     /// Those of a row's columns `at..at + len`.
@@ -277,7 +277,7 @@ pub(crate) struct DxColumns {
     rstd: Vec<f32>,
 }
 
-/// Scale and shift of each cell. Cells of several samples have the weights of one.
+/// Scale and shift of each cell, with a weight for each, or with those of one sample's cells for all samples.
 fn scales_and_shifts(stats: StatSlices, weight: &[f32], bias: &[f32]) -> [Vec<f32>; 2] {
     let [_, lo, rstd, ..] = stats.of;
     let [mut scales, mut shifts] = [(); 2].map(|()| vec![0.0; lo.len()]);

@@ -2,7 +2,7 @@
 
 use super::exec::{Exec, dispatch};
 use super::grid::Grid;
-use super::half::{first_half, in_registers};
+use super::half::first_half;
 use super::lanes::{LANES, Number, Span, for_spans};
 use super::leaf_columns::{TALL, WIDE};
 use super::memory::{Area, Scratch, TILE};
@@ -98,7 +98,7 @@ pub(crate) fn leaf_of_rows<S: Simd, K: Source>(
 ) -> PartialOf<K::Kind, S> {
     simd.vectorize(
         #[inline(always)]
-        || match first_half!(T => leaf_of_halves::<S, K, T>(simd, source, areas)) {
+        || match first_half!(S, T => leaf_of_halves::<S, K, T>(simd, source, areas)) {
             Some(leaf) => leaf,
             None => source.rows(simd, source.tile(simd, areas.0, scratch), areas),
         },
@@ -112,9 +112,6 @@ fn leaf_of_halves<S: Simd, K: Source, T: Number>(
     source: &K,
     areas: (Area, Option<Area>),
 ) -> Option<PartialOf<K::Kind, S>> {
-    if const { !in_registers::<S>() } {
-        return None;
-    }
     simd.vectorize(
         #[inline(always)]
         || Some(source.rows(simd, source.plain::<T>(areas.0)?, areas)),
@@ -299,7 +296,7 @@ fn leaves_of_columns<S: Simd, K: Source>(
     to: &mut [PartialOf<K::Kind, S>],
     scratch: &mut Scratch,
 ) {
-    if first_half!(T => leaves_of_columns_of_halves::<S, K, T>(simd, source, areas, leaf, to)).is_some() {
+    if first_half!(S, T => leaves_of_columns_of_halves::<S, K, T>(simd, source, areas, leaf, to)).is_some() {
         return;
     }
     simd.vectorize(
@@ -317,9 +314,6 @@ fn leaves_of_columns_of_halves<S: Simd, K: Source, T: Number>(
     leaf: usize,
     to: &mut [PartialOf<K::Kind, S>],
 ) -> Option<()> {
-    if const { !in_registers::<S>() } {
-        return None;
-    }
     simd.vectorize(
         #[inline(always)]
         || {

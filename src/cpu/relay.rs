@@ -237,7 +237,7 @@ mod tests {
         }
     }
 
-    /// The same of rows and groups, and of a type that is not written beside anything.
+    /// The same of rows and groups, and of types that are not written beside anything.
     #[test]
     fn rows_have_the_bits_of_small_calls() {
         fn check<I: Element + PartialEq, O: Element>(norm: &NormDescriptor, shape: &[usize], relu: bool) {
@@ -256,6 +256,8 @@ mod tests {
             check::<f32, f32>(&LayerNormDescriptor::new(&[520]).into(), &[4120, 520], relu);
             check::<f32, f32>(&RmsNormDescriptor::new(&[2052]).into(), &[1048, 2052], relu);
             check::<f32, f32>(&GroupNormDescriptor::new(2, 6).into(), &[352, 6, 1028], relu);
+            check::<half::f16, half::f16>(&LayerNormDescriptor::new(&[520]).into(), &[8120, 520], relu);
+            check::<half::bf16, half::bf16>(&LayerNormDescriptor::new(&[520]).into(), &[8120, 520], relu);
             check::<half::f16, f32>(&LayerNormDescriptor::new(&[520]).into(), &[5600, 520], relu);
             check::<f32, half::f16>(&LayerNormDescriptor::new(&[520]).into(), &[5600, 520], relu);
         }

@@ -167,6 +167,7 @@ impl<'a> Stream<'a> {
 
     #[inline(always)]
     pub fn of_len(self, len: usize) -> Stream<'a> {
+        debug_assert_eq!(len, self.len(), "rows that go around the caches are written whole");
         Stream { to: &mut self.to[..len], ..self }
     }
 }
@@ -258,7 +259,7 @@ pub(crate) fn by_strides<S: Simd, V1: Fn(Span) -> V<S>>(
 impl Store for Stream<'_> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
-        // SAFETY: as the struct says, the row begins at a multiple of `QUAD` bytes.
+        // SAFETY: as the struct says, the row begins at a multiple of `QUAD` bytes, and is one long.
         unsafe { stream_span(self.to, span, value.as_array(), self.ahead) };
     }
 }
@@ -283,6 +284,7 @@ impl<'a, T: Number> Half<'a, T> {
 
     #[inline(always)]
     pub fn of_len(self, len: usize) -> Self {
+        debug_assert!(!self.around || len == self.len(), "rows that go around the caches are written whole");
         Half { to: &mut self.to[..len], ..self }
     }
 }
@@ -297,7 +299,7 @@ impl<T: Number> Store for Half<'_, T> {
                 Err(short) => short.copy_from_slice(&value[..short.len()]),
             };
         }
-        // SAFETY: a row that goes around the caches begins at a multiple of `QUAD` bytes.
+        // SAFETY: a row that goes around the caches begins at a multiple of `QUAD` bytes, and is one long.
         unsafe { stream_span(self.to, span, &value, self.ahead) };
     }
 }
