@@ -104,9 +104,15 @@ impl Span {
     /// Stores the span of a row.
     #[inline(always)]
     pub fn store<S: Simd>(self, value: V<S>, row: &mut [f32]) {
+        self.put(value.as_array(), row);
+    }
+
+    /// Puts elements where the span of a row is.
+    #[inline(always)]
+    pub fn put<T: Copy>(self, elements: &[T; LANES], row: &mut [T]) {
         match self.of_mut(row) {
-            Ok(all) => value.store_slice(all),
-            Err(short) => short.copy_from_slice(&value.as_array()[..short.len()]),
+            Ok(all) => *all = *elements,
+            Err(short) => short.copy_from_slice(&elements[..short.len()]),
         }
     }
 }

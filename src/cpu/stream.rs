@@ -294,10 +294,7 @@ impl<T: Number> Store for Half<'_, T> {
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
         let value = T::of_vector(value);
         if !self.around {
-            return match span.of_mut(self.to) {
-                Ok(all) => *all = value,
-                Err(short) => short.copy_from_slice(&value[..short.len()]),
-            };
+            return span.put(&value, self.to);
         }
         // SAFETY: a row that goes around the caches begins at a multiple of `QUAD` bytes, and is one long.
         unsafe { stream_span(self.to, span, &value, self.ahead) };
