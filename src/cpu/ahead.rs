@@ -14,7 +14,7 @@ pub(crate) struct Ahead(pub [Rest; 2]);
 #[derive(Clone, Copy)]
 pub(crate) struct Rest {
     start: *const u8,
-    /// Bytes of all rows, from the first on; 0 if there is nothing to ask for.
+    /// Bytes of all rows, from the first on.
     len: usize,
     /// Bytes from one row to the next.
     pitch: usize,
@@ -22,16 +22,22 @@ pub(crate) struct Rest {
     vector: usize,
 }
 
+/// Nothing: the same line again and again, which costs less than to test in inner loops whether there is anything.
 impl Default for Rest {
+    #[inline(always)]
     fn default() -> Rest {
-        Rest::new(&[], 0, 0)
+        static NOTHING: u8 = 0;
+        Rest { start: &raw const NOTHING, len: 0, pitch: 0, vector: 0 }
     }
 }
 
 impl Rest {
     #[inline(always)]
     pub fn new(bytes: &[u8], pitch: usize, vector: usize) -> Rest {
-        Rest { start: bytes.as_ptr(), len: bytes.len(), pitch, vector }
+        match bytes.len() {
+            0 => Rest::default(),
+            len => Rest { start: bytes.as_ptr(), len, pitch, vector },
+        }
     }
 
     #[inline(always)]
@@ -39,12 +45,9 @@ impl Rest {
         Rest { start: self.start.wrapping_add(at), ..self }
     }
 
-    /// Inner loops ask, so it is not asked whether there is anything at that very place.
     #[inline(always)]
     fn ask(self, at: usize) {
-        if self.len > 0 {
-            prefetch_line(self.start.wrapping_add(at));
-        }
+        prefetch_line(self.start.wrapping_add(at));
     }
 }
 
@@ -71,16 +74,14 @@ impl Ahead {
     #[inline(always)]
     pub fn ask_vectors<const N: usize>(self, vectors: [usize; N]) {
         for rest in self.0 {
-            if rest.len > 0 {
-                vectors.into_iter().for_each(|i| prefetch_line(rest.start.wrapping_add(rest.vector * i)));
-            }
+            vectors.into_iter().for_each(|i| rest.ask(rest.vector * i));
         }
     }
 
     /// Asks for line i.
     #[inline(always)]
     pub fn ask_line(self, i: usize) {
-        self.0.into_iter().for_each(|rest| rest.ask(LINE * i));
+        self.0.into_iter().filter(|rest| rest.len > 0).for_each(|rest| rest.ask(LINE * i));
     }
 
     /// Asks for all of it.

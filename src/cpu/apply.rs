@@ -1,9 +1,58 @@
 //! Rows element by element: y from x, dx from dy.
 
-use super::formula::{Gradient, Line, OfDx, OfY, Param, clamp, projected, with_mask};
-use super::lanes::{LANES, Number, Span, for_spans};
-use super::stream::{Sink, Store, with_sink};
+use super::formula::{Gradient, Line, OfDx, OfY, Param, clamp, mask, projected, with_mask};
+use super::lanes::{LANES, Number, Span, V, for_spans};
+use super::stream::{Sink, Store, Values, with_sink};
 use fearless_simd::Simd;
+
+/// y of a row's elements. `MASK` as for its gradient, but that a residual may be there without a ReLU.
+#[derive(Clone, Copy)]
+pub(crate) struct Y<'a, T, O, const MASK: u8> {
+    pub x: &'a [T],
+    pub residual: Option<&'a [T]>,
+    pub relu: bool,
+    pub of: O,
+}
+
+impl<S: Simd, T: Number, O: OfY<S>, const MASK: u8> Values<S> for Y<'_, T, O, MASK> {
+    #[inline(always)]
+    fn at(self, simd: S, span: Span) -> V<S> {
+        let y = self.of.y().at(simd, span.load(simd, self.x), span);
+        match MASK {
+            mask::NONE => y,
+            mask::RELU => clamp(simd, y),
+            _ => {
+                let y = y + span.load(simd, self.residual.unwrap_or_default());
+                if self.relu { clamp(simd, y) } else { y }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        let residual = self.residual.map(|r| &r[at..][..len]);
+        Y { x: &self.x[at..][..len], residual, of: self.of.part(at, len), ..self }
+    }
+}
+
+/// dx of a row's elements, where a projection is taken out.
+#[derive(Clone, Copy)]
+pub(crate) struct Dx<'a, T, O, const MASK: u8> {
+    pub gradient: Gradient<'a, T>,
+    pub of: O,
+}
+
+impl<S: Simd, T: Number, O: OfDx<S>, const MASK: u8> Values<S> for Dx<'_, T, O, MASK> {
+    #[inline(always)]
+    fn at(self, simd: S, span: Span) -> V<S> {
+        projected::<S, T, MASK>(simd, self.gradient, span, self.of)
+    }
+
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        Dx { gradient: self.gradient.part(at, len), of: self.of.part(at, len) }
+    }
+}
 
 /// y of one row.
 #[inline(always)]
@@ -21,22 +70,16 @@ pub(crate) fn forward_row_to<S: Simd, T: Number>(
     simd: S,
     x: &[T],
     residual: Option<&[T]>,
-    mut y: impl Store,
+    y: impl Store,
     len: usize,
     relu: bool,
     of: impl OfY<S>,
 ) {
     // What does not change within a row is decided before it.
-    let (x, line) = (&x[..len], of.y());
-    match (residual.map(|r| &r[..len]), relu) {
-        (None, false) => for_spans!(len, span => { y.store(span, line.at(simd, span.load(simd, x), span)); }),
-        (None, true) => {
-            for_spans!(len, span => { y.store(span, clamp(simd, line.at(simd, span.load(simd, x), span))); });
-        }
-        (Some(residual), relu) => for_spans!(len, span => {
-            let v = line.at(simd, span.load(simd, x), span) + span.load(simd, residual);
-            y.store(span, if relu { clamp(simd, v) } else { v });
-        }),
+    match (residual, relu) {
+        (None, false) => y.write(simd, len, Y::<_, _, { mask::NONE }> { x, residual, relu, of }),
+        (None, true) => y.write(simd, len, Y::<_, _, { mask::RELU }> { x, residual, relu, of }),
+        (Some(_), _) => y.write(simd, len, Y::<_, _, { mask::RESIDUAL }> { x, residual, relu, of }),
     }
 }
 
@@ -96,12 +139,9 @@ pub(crate) fn backward_row<S: Simd>(
 pub(crate) fn backward_row_to<S: Simd, T: Number>(
     simd: S,
     gradient: Gradient<T>,
-    mut dx: impl Store,
+    dx: impl Store,
     len: usize,
     of: impl OfDx<S>,
 ) {
-    let gradient = gradient.of_len(len);
-    with_mask!(gradient, MASK => for_spans!(len, span => {
-        dx.store(span, projected::<S, T, MASK>(simd, gradient, span, of));
-    }));
+    with_mask!(gradient, MASK => dx.write(simd, len, Dx::<_, _, MASK> { gradient, of }));
 }

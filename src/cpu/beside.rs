@@ -1,8 +1,8 @@
 //! Rows that are written while others are reduced: see [`Meanwhile`].
 
-use super::formula::{Gradient, Line, OfY, clamp, mask, projected};
+use super::apply::{Dx, Y};
+use super::formula::mask;
 use super::grid::Cursor;
-use super::lanes::Span;
 use super::leaf::Meanwhile;
 use super::memory::{Destination, Tile};
 use super::params::{Owner, RowParams};
@@ -26,22 +26,11 @@ impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for ForwardRows<'_, O, MASK
     fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
         let row = self.cursor.next();
         let Sink::Stream(y) = self.y.row(k) else { unreachable!("asked for rows that go around the caches") };
-        let (x, at, params) = (self.x.row(k), self.at, self.params);
-        let of_stats = params.of_stats(simd, row);
-        by_strides(
-            simd,
-            y,
-            #[inline(always)]
-            move |from, len| {
-                let x = &x[from..][..len];
-                let of = of_stats.with(O::weights(simd, params.affine, row, at + from, len));
-                #[inline(always)]
-                move |span: Span| {
-                    let v = of.y().at(simd, span.load(simd, x), span);
-                    if MASK == mask::RELU { clamp(simd, v) } else { v }
-                }
-            },
-        )
+        let (x, params) = (self.x.row(k), self.params);
+        let weights = O::weights(simd, params.affine, row, self.at, x.len());
+        let of = params.of_stats(simd, row).with(weights);
+        let relu = MASK == mask::RELU;
+        by_strides(simd, y, Y::<_, _, MASK> { x, residual: None, relu, of })
     }
 }
 
@@ -60,18 +49,9 @@ impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for BackwardRows<'_, O, MAS
     fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
         let row = self.cursor.next();
         let Sink::Stream(dx) = self.dx.row(k) else { unreachable!("asked for rows that go around the caches") };
-        let (gradient, at, params) = (self.gradient.row(k), self.at, self.params);
-        let of_stats = params.of_stats(simd, row);
-        by_strides(
-            simd,
-            dx,
-            #[inline(always)]
-            move |from, len| {
-                let gradient = Gradient { x: &gradient.x[from..], dy: &gradient.dy[from..], ..gradient }.of_len(len);
-                let of = of_stats.with(O::weights(simd, params.affine, row, at + from, len));
-                #[inline(always)]
-                move |span: Span| projected::<S, _, MASK>(simd, gradient, span, of)
-            },
-        )
+        let (gradient, params) = (self.gradient.row(k), self.params);
+        let weights = O::weights(simd, params.affine, row, self.at, gradient.x.len());
+        let of = params.of_stats(simd, row).with(weights);
+        by_strides(simd, dx, Dx::<_, _, MASK> { gradient, of })
     }
 }

@@ -7,6 +7,9 @@ use std::ops::{Mul, Sub};
 /// A number that goes with elements: the same for a whole row, or one a column.
 pub(crate) trait Param<S: Simd>: Copy {
     fn at(self, simd: S, span: Span) -> V<S>;
+
+    /// For elements `at..at + len` of the row.
+    fn part(self, at: usize, len: usize) -> Self;
 }
 
 /// The same for a whole row.
@@ -22,12 +25,30 @@ impl<S: Simd> Param<S> for Same<S> {
     fn at(self, _: S, _: Span) -> V<S> {
         self.0
     }
+
+    #[inline(always)]
+    fn part(self, _: usize, _: usize) -> Self {
+        self
+    }
 }
 
 impl<S: Simd> Param<S> for Each<'_> {
     #[inline(always)]
     fn at(self, simd: S, span: Span) -> V<S> {
         span.load(simd, self.0)
+    }
+
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        Each::part(self, at, len)
+    }
+}
+
+impl Each<'_> {
+    /// Of elements `at..at + len`.
+    #[inline(always)]
+    pub fn part(self, at: usize, len: usize) -> Self {
+        Each(&self.0[at..][..len])
     }
 }
 
@@ -52,6 +73,17 @@ impl<S: Simd> Stats<Same<S>> {
 pub(crate) struct Weights<P> {
     pub weight: P,
     pub bias: P,
+}
+
+impl<P> Weights<P> {
+    /// For elements `at..at + len` of the row.
+    #[inline(always)]
+    pub fn part<S: Simd>(self, at: usize, len: usize) -> Self
+    where
+        P: Param<S>,
+    {
+        Weights { weight: self.weight.part(at, len), bias: self.bias.part(at, len) }
+    }
 }
 
 /// A normalised input times a weight and with a bias, the same operations wherever it is needed, so that all ways to
@@ -99,6 +131,15 @@ pub(crate) struct Ready<'a> {
     pub hi: Each<'a>,
     pub scale: Each<'a>,
     pub shift: Each<'a>,
+}
+
+impl Ready<'_> {
+    /// Of elements `at..at + len`.
+    #[inline(always)]
+    pub fn part(self, at: usize, len: usize) -> Self {
+        let Ready { hi, scale, shift } = self;
+        Ready { hi: hi.part(at, len), scale: scale.part(at, len), shift: shift.part(at, len) }
+    }
 }
 
 impl<S: Simd> Line<S> for Ready<'_> {
@@ -156,7 +197,14 @@ impl<T: Number> Gradient<'_, T> {
     /// Of so many elements: the compiler needs to see that all slices have them.
     #[inline(always)]
     pub fn of_len(self, len: usize) -> Self {
-        Gradient { x: &self.x[..len], dy: &self.dy[..len], residual: self.residual.map(|r| &r[..len]), ..self }
+        self.part(0, len)
+    }
+
+    /// Of elements `at..at + len`.
+    #[inline(always)]
+    pub fn part(self, at: usize, len: usize) -> Self {
+        let residual = self.residual.map(|r| &r[at..][..len]);
+        Gradient { x: &self.x[at..][..len], dy: &self.dy[at..][..len], residual, ..self }
     }
 
     /// dy behind the mask.
@@ -191,6 +239,9 @@ pub(crate) fn low<S: Simd>(simd: S, span: Span, stats: Stats<impl Param<S>>) -> 
 pub(crate) trait OfY<S: Simd>: Copy {
     /// y, without residual and ReLU.
     fn y(self) -> impl Line<S>;
+
+    /// For elements `at..at + len` of the row.
+    fn part(self, at: usize, len: usize) -> Self;
 }
 
 impl<S: Simd, P: Param<S>, Q: Param<S>> OfY<S> for Made<P, Q> {
@@ -198,12 +249,24 @@ impl<S: Simd, P: Param<S>, Q: Param<S>> OfY<S> for Made<P, Q> {
     fn y(self) -> impl Line<S> {
         self
     }
+
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        let Made { stats: Stats { hi, lo, rstd }, weights } = self;
+        let stats = Stats { hi: hi.part(at, len), lo: lo.part(at, len), rstd: rstd.part(at, len) };
+        Made { stats, weights: weights.part(at, len) }
+    }
 }
 
 impl<S: Simd> OfY<S> for Ready<'_> {
     #[inline(always)]
     fn y(self) -> impl Line<S> {
         self
+    }
+
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        Ready::part(self, at, len)
     }
 }
 

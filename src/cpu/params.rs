@@ -231,6 +231,11 @@ impl<S: Simd, Q: Param<S>> OfY<S> for Weighted<S, Q> {
     fn y(self) -> impl Line<S> {
         Made { stats: self.of.stats, weights: self.weights }
     }
+
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        Weighted { weights: self.weights.part(at, len), ..self }
+    }
 }
 
 impl<S: Simd, Q: Param<S>> OfDx<S> for Weighted<S, Q> {
@@ -362,6 +367,13 @@ impl<S: Simd> OfY<S> for ReadyDx<'_> {
     #[inline(always)]
     fn y(self) -> impl Line<S> {
         self.y
+    }
+
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        let ReadyDx { y, taken, weight, rstd } = self;
+        let (y, taken) = (y.part(at, len), taken.part(at, len));
+        ReadyDx { y, taken, weight: weight.part(at, len), rstd: rstd.part(at, len) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where rows are written, and how: through the caches or around them.
 
 use super::ahead::{Ahead, LINE};
-use super::lanes::{LANES, Number, Span, TURNS, V};
+use super::lanes::{LANES, Number, Span, TURNS, V, for_spans};
 use crate::tensor::DType;
 use bytemuck::{Pod, Zeroable};
 use fearless_simd::{Simd, SimdBase};
@@ -76,9 +76,24 @@ macro_rules! with_sink {
 }
 pub(crate) use with_sink;
 
-/// Where spans of a row go.
-pub(crate) trait Store {
+/// What a row's elements are to be.
+pub(crate) trait Values<S: Simd>: Copy {
+    fn at(self, simd: S, span: Span) -> V<S>;
+
+    /// Of elements `at..at + len` of the row.
+    fn part(self, at: usize, len: usize) -> Self;
+}
+
+/// Where a row goes.
+pub(crate) trait Store: Sized {
     fn store<S: Simd>(&mut self, span: Span, value: V<S>);
+
+    /// The whole row, of so many elements.
+    #[inline(always)]
+    fn write<S: Simd>(mut self, simd: S, len: usize, values: impl Values<S>) {
+        let values = values.part(0, len);
+        for_spans!(len, span => { self.store(span, values.at(simd, span)); });
+    }
 }
 
 /// One copy of a loop for all forms, which asks with each span which it is: for loops that are rarer.
@@ -214,45 +229,71 @@ impl Line {
     }
 }
 
+/// A row that goes around the caches: what is before its first line and behind its last, and its lines.
+struct Lined<'a> {
+    head: &'a mut [f32],
+    lines: &'a mut [Line],
+    tail: &'a mut [f32],
+    len: usize,
+}
+
+impl<'a> Lined<'a> {
+    #[inline(always)]
+    fn new(row: Stream<'a>) -> Self {
+        let len = row.len();
+        let (head, lines, tail) = bytemuck::pod_align_to_mut(row.to);
+        Lined { head, lines, tail, len }
+    }
+
+    /// Writes what is before the first line.
+    #[inline(always)]
+    fn head<S: Simd>(&mut self, simd: S, values: impl Values<S>) {
+        if !self.head.is_empty() {
+            let first = values.part(0, self.len).at(simd, Span::at(0, self.len)).to_array();
+            let (from, to) = (&first[..self.head.len()], &mut *self.head);
+            // SAFETY: the row begins at a multiple of `QUAD` bytes and is a multiple of it long, and so are its ends.
+            unsafe { stream_quads(bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to)) };
+        }
+    }
+
+    /// Writes what is behind the last line.
+    #[inline(always)]
+    fn tail<S: Simd>(&mut self, simd: S, values: impl Values<S>) {
+        if !self.tail.is_empty() {
+            let last = values.part(0, self.len).at(simd, Span::last(self.len)).to_array();
+            let end = self.len.min(LANES);
+            let (from, to) = (&last[end - self.tail.len()..end], &mut *self.tail);
+            // SAFETY: as above.
+            unsafe { stream_quads(bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to)) };
+        }
+    }
+}
+
 /// Writes a row around the caches, a stride at a time, in the order of memory: what ends within a line is then joined by
 /// what begins there. It is called with the number of each stride that a row of this length has, and once more.
-/// `values(at, len)` gives what spans of elements `at..at + len` are to be.
 #[inline(always)]
-pub(crate) fn by_strides<S: Simd, V1: Fn(Span) -> V<S>>(
-    simd: S,
-    row: Stream,
-    values: impl Fn(usize, usize) -> V1,
-) -> impl FnMut(usize) {
-    let len = row.len();
-    // From a line's beginning on.
-    let (head, lines, tail) = bytemuck::pod_align_to_mut::<f32, Line>(row.to);
-    let (strides, rest) = lines.as_chunks_mut::<TURNS>();
-    let in_strides = strides.len() * TURNS * LANES;
-    if !head.is_empty() {
-        let first = values(0, len)(Span::at(0, len)).to_array();
-        // SAFETY: the row begins at a multiple of `QUAD` bytes and is a multiple of it long, and so are its ends.
-        unsafe { stream_quads(bytemuck::cast_slice(&first[..head.len()]), bytemuck::cast_slice_mut(head)) };
-    }
-    let (from, of_strides) = (head.len(), values(head.len(), in_strides));
+pub(crate) fn by_strides<S: Simd>(simd: S, row: Stream, values: impl Values<S>) -> impl FnMut(usize) {
+    let mut row = Lined::new(row);
+    row.head(simd, values);
+    let whole = row.lines.len() / TURNS;
+    let (from, in_strides) = (row.head.len(), whole * TURNS * LANES);
+    let of_strides = values.part(from, in_strides);
     #[inline(always)]
     move |i| {
+        let (strides, rest) = row.lines.as_chunks_mut::<TURNS>();
         if let Some(lines) = strides.get_mut(i) {
             for (u, line) in lines.iter_mut().enumerate() {
-                line.stream(simd, of_strides(Span::InTurn(i, u)));
+                line.stream(simd, of_strides.at(simd, Span::InTurn(i, u)));
             }
         }
-        if i < len / (TURNS * LANES) {
+        if i < row.len / (TURNS * LANES) {
             return;
         }
-        let of_rest = values(from + in_strides, rest.len() * LANES);
+        let of_rest = values.part(from + in_strides, rest.len() * LANES);
         for (i, line) in rest.iter_mut().enumerate() {
-            line.stream(simd, of_rest(Span::Whole(i)));
+            line.stream(simd, of_rest.at(simd, Span::Whole(i)));
         }
-        if !tail.is_empty() {
-            let (last, end) = (values(0, len)(Span::last(len)).to_array(), len.min(LANES));
-            // SAFETY: as above.
-            unsafe { stream_quads(bytemuck::cast_slice(&last[end - tail.len()..end]), bytemuck::cast_slice_mut(tail)) };
-        }
+        row.tail(simd, values);
     }
 }
 
@@ -261,6 +302,19 @@ impl Store for Stream<'_> {
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
         // SAFETY: as the struct says, the row begins at a multiple of `QUAD` bytes, and is one long.
         unsafe { stream_span(self.to, span, value.as_array(), self.ahead) };
+    }
+
+    #[inline(always)]
+    fn write<S: Simd>(self, simd: S, len: usize, values: impl Values<S>) {
+        let ahead = self.ahead;
+        let mut row = Lined::new(self.of_len(len));
+        row.head(simd, values);
+        let of_lines = values.part(row.head.len(), row.lines.len() * LANES);
+        for (i, line) in row.lines.iter_mut().enumerate() {
+            ahead.ask(i);
+            line.stream(simd, of_lines.at(simd, Span::Whole(i)));
+        }
+        row.tail(simd, values);
     }
 }
 
