@@ -82,8 +82,8 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number>(
     Mean { hi, lo, m2 }
 }
 
-/// In its sum over lanes a number near the mean of a run: that of four spans of it, or one of a short run's elements. A
-/// constant run's is its constant.
+/// In its sum over lanes a number near the mean of a run: that of four spans of it, of the first if it has no more than
+/// three, or one of a run's elements that has none. A constant run's is its constant.
 #[inline(always)]
 fn sample<S: Simd, T: Number>(simd: S, run: &[T]) -> V<S> {
     let full = run.len() / LANES;
@@ -91,6 +91,9 @@ fn sample<S: Simd, T: Number>(simd: S, run: &[T]) -> V<S> {
         let mut one = [0.0; LANES];
         one[0] = run[0].to_f32();
         return V::from_slice(simd, &one);
+    }
+    if full < 4 {
+        return Span::Whole(0).load(simd, run) * (1.0 / LANES as f32);
     }
     let part = {
         #[inline(always)]
