@@ -78,7 +78,7 @@ impl Ahead {
         }
     }
 
-    /// Asks for line i.
+    /// Asks for line i, if there is anything to ask for: nothing is a single line.
     #[inline(always)]
     pub fn ask_line(self, i: usize) {
         self.0.into_iter().filter(|rest| rest.len > 0).for_each(|rest| rest.ask(LINE * i));

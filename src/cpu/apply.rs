@@ -10,6 +10,7 @@ use fearless_simd::Simd;
 pub(crate) struct Y<'a, T, O, const MASK: u8> {
     pub x: &'a [T],
     pub residual: Option<&'a [T]>,
+    /// Whether there is a ReLU behind the residual; without a residual `MASK` says it.
     pub relu: bool,
     pub of: O,
 }

@@ -1,7 +1,6 @@
 //! Rows that are written while others are reduced: see [`Meanwhile`].
 
 use super::apply::{Dx, Y};
-use super::formula::mask;
 use super::grid::Cursor;
 use super::leaf::Meanwhile;
 use super::memory::{Destination, Tile};
@@ -29,8 +28,7 @@ impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for ForwardRows<'_, O, MASK
         let (x, params) = (self.x.row(k), self.params);
         let weights = O::weights(simd, params.affine, row, self.at, x.len());
         let of = params.of_stats(simd, row).with(weights);
-        let relu = MASK == mask::RELU;
-        by_strides(simd, y, Y::<_, _, MASK> { x, residual: None, relu, of })
+        by_strides(simd, y, Y::<_, _, MASK> { x, residual: None, relu: false, of })
     }
 }
 

@@ -325,7 +325,7 @@ impl ColumnParams for DxColumns {
 /// Cells of a row.
 #[inline(always)]
 fn each(of: &[f32], cells: Range<usize>) -> Each<'_> {
-    Each(&of[cells.start..][..cells.len()])
+    Each(of).part(cells.start, cells.len())
 }
 
 impl YColumns {
