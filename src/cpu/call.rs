@@ -69,16 +69,9 @@ impl Call {
         unsafe { Output::new(self.plan.dtype(tensor), bytes, rows, way) }
     }
 
-    /// How an output that will not be read again in this call is written, next to these inputs.
-    fn way(&self, tensor: Tensor, to: &[u8], from: &[Option<Input>]) -> Way {
-        if self.plan.bytes() < STREAM {
-            return Way::Cached;
-        }
-        let rows = self.grid.rows_of(self.plan.problem.memory(tensor));
-        let from = || from.iter().flatten();
-        // Where gaps differ, so does the distance from one row to the next.
-        let steady = from().all(|input| input.rows == rows);
-        Way::around(to, from().map(|input| input.bytes), steady)
+    /// How an output that will not be read again in this call is written.
+    fn way(&self) -> Way {
+        if self.plan.bytes() < STREAM { Way::Cached } else { Way::LARGE }
     }
 }
 
@@ -223,7 +216,7 @@ impl Norm {
             Source::InPlace => None,
         };
         let inputs = [read(io.x, Tensor::Input), io.residual.and_then(|source| read(source, Tensor::Residual))];
-        let way = if in_place { Way::Cached } else { call.way(Tensor::Output, io.y, &inputs) };
+        let way = if in_place { Way::Cached } else { call.way() };
         // SAFETY: `Pass` has tasks with rows of their own.
         let y = unsafe { call.output(Tensor::Output, io.y, way) };
         // SAFETY: as above.
@@ -269,17 +262,11 @@ impl Norm {
         let Backward { x, dy, residual, dsum, dx, dresidual, .. } = io;
         let (x, dy) = (call.input(Tensor::Input, x), call.input(Tensor::Gradient, dy));
         let [residual, dsum] = [residual, dsum].map(|bytes| Some(call.input(Tensor::Residual, bytes?)));
-        let inputs = [Some(x), Some(dy), residual, dsum];
-        let dx = dx.map(|bytes| {
-            let way = call.way(Tensor::Output, bytes, &inputs);
-            // SAFETY: `Pass` has tasks with rows of their own.
-            unsafe { call.output(Tensor::Output, bytes, way) }
-        });
-        let dresidual = dresidual.map(|bytes| {
-            let way = call.way(Tensor::SecondOutput, bytes, &inputs);
-            // SAFETY: as above.
-            unsafe { call.output(Tensor::SecondOutput, bytes, way) }
-        });
+        let way = call.way();
+        // SAFETY: `Pass` has tasks with rows of their own.
+        let dx = dx.map(|bytes| unsafe { call.output(Tensor::Output, bytes, way) });
+        // SAFETY: as above.
+        let dresidual = dresidual.map(|bytes| unsafe { call.output(Tensor::SecondOutput, bytes, way) });
         let vectors = StatVectors::new(grid, &saved.stats);
         let weights = self.affine(grid);
         let pass = backward::Pass {

@@ -121,46 +121,20 @@ impl Store for &mut [f32] {
 pub(crate) enum Way {
     /// Through the caches, as it may soon be read.
     Cached,
-    /// Around them, so that it is not read first; an area at a time by way of a buffer that the caches hold.
-    Staged,
-    /// Around them, number by number, where rows begin and end at multiples of [`QUAD`] bytes.
-    Direct,
+    /// Around them, so that it is not read first: from registers where rows begin and end at multiples of [`QUAD`]
+    /// bytes, otherwise an area at a time by way of a buffer that the caches hold.
+    Around,
 }
 
 impl Way {
-    /// Around the caches. Intel's processors tell a load from the stores that are still on their way by the last twelve
-    /// bits of their addresses: results that lie just behind what is read, page by page, have to go by a buffer there.
-    /// `steady`: whether they lie as far behind in each row.
-    pub fn around<'a>(to: &[u8], mut from: impl Iterator<Item = &'a [u8]>, steady: bool) -> Way {
-        const PAGE: usize = 4096;
-        const PENDING: usize = 1024;
-        let behind = |from: &[u8]| (to.as_ptr() as usize).wrapping_sub(from.as_ptr() as usize) % PAGE;
-        let possible = is_aligned(to.as_ptr()) && cfg!(all(target_arch = "x86_64", not(miri)));
-        let waits = |from| !steady || (1..PENDING).contains(&behind(from));
-        if possible && !(from.any(waits) && compares_twelve_bits()) { Way::Direct } else { Way::Staged }
-    }
+    /// For what the caches could not hold: around them, where there are instructions for it.
+    pub const LARGE: Way = if cfg!(target_arch = "x86_64") { Way::Around } else { Way::Cached };
 
-    /// Whether a row is to go around the caches from registers, and begins and ends at multiples of [`QUAD`] bytes.
+    /// Whether a row goes around the caches from registers.
     #[inline(always)]
     fn is_around(self, row: &[u8]) -> bool {
-        self == Way::Direct && is_aligned(row.as_ptr()) && row.len().is_multiple_of(QUAD)
+        self == Way::Around && is_aligned(row.as_ptr()) && row.len().is_multiple_of(QUAD)
     }
-}
-
-/// Whether the processor is Intel's. AMD's (Zen 3) hardly wait: going by a buffer made them slower, by up to 1.8.
-fn compares_twelve_bits() -> bool {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        static INTEL: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
-            // SAFETY: every x86-64 processor has the instruction.
-            #[allow(unused_unsafe, reason = "safe since Rust 1.94")]
-            let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
-            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
-        });
-        *INTEL
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    true
 }
 
 #[inline(always)]
