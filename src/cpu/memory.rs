@@ -4,7 +4,7 @@ use super::ahead::{Ahead, Rest};
 use super::grid::{Grid, Rows};
 use super::half::{narrow, widen};
 use super::lanes::{LANES, Number};
-use super::stream::{Half, QUAD, Sink, Way, stream};
+use super::stream::{Half, QUAD, Sink, Way, is_aligned, stream};
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -192,7 +192,7 @@ impl<'a> Output<'a> {
     /// Whether rows that begin at, and end after, multiples of so many elements do so at multiples of [`QUAD`] bytes.
     #[inline(always)]
     fn in_quads(&self, elements: usize) -> bool {
-        (self.start as usize | elements * self.dtype.size() as usize).is_multiple_of(QUAD)
+        is_aligned(self.start) && (elements * self.dtype.size() as usize).is_multiple_of(QUAD)
     }
 
     /// Where an area is to be written: in place if it can be, otherwise by way of `scratch`. `ahead` is asked for

@@ -138,7 +138,7 @@ impl Way {
 }
 
 #[inline(always)]
-fn is_aligned<T>(to: *const T) -> bool {
+pub(super) fn is_aligned<T>(to: *const T) -> bool {
     (to as usize).is_multiple_of(QUAD)
 }
 
