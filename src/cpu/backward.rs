@@ -5,14 +5,14 @@ use super::apply::{backward_row, backward_row_to, masked_row};
 use super::beside::BackwardRows;
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
-use super::forward::{areas, rows_of_area};
+use super::forward::areas;
 use super::grid::{Cursor, Grid, Join};
 use super::half::first_half;
 use super::lanes::{LANES, Number};
 use super::leaf_columns::TALL;
 use super::memory::{Area, Input, Output, Scratch};
 use super::params::{
-    ColumnParams, DxColumns, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, spread, with_params,
+    DxColumns, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, spread, with_params,
 };
 use super::partial::{Sums, merge_all};
 use super::pass::{self, Pass as _};
@@ -127,12 +127,7 @@ impl Pass<'_> {
         if self.dx.is_none() && self.dresidual.is_none() {
             return;
         }
-        let (grid, rows) = (self.grid, self.row_params(self.stats.slices().with_projection(projection)));
-        let columns = DxColumns::of_grid(grid, &rows);
-        let (params, next) = (Params::new(&rows, columns.as_ref()), rows_of_area(grid.width));
-        self.exec.each_rows(grid, |rows, scratch| {
-            dispatch!(self.exec.level, simd => self.write_rows(simd, &params, rows, next, scratch));
-        });
+        self.write_all(self.exec, &self.row_params(self.stats.slices().with_projection(projection)));
     }
 
     /// Block by block: what has been read for the sums is still in the cache when dx is made of it.

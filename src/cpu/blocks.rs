@@ -2,7 +2,9 @@
 
 use super::exec::Exec;
 use super::grid::{Grid, Join};
+use super::lanes::LANES;
 use super::reduce::rows_at_once;
+use super::strip;
 
 /// Bytes of `f32` that a block's inputs may have: they are read again after they have been reduced.
 const BLOCK: usize = 1 << 19;
@@ -12,6 +14,9 @@ const CACHE: usize = 1 << 20;
 
 /// Bytes of neighbouring rows that are worth having together.
 const RUN: usize = 1 << 14;
+
+/// Elements of rows so short that a block's samples would have too few for what each costs.
+const TINY: usize = 32;
 
 /// Bytes of a block of rows, which are looked at a few at a time.
 const LONG: usize = 1 << 21;
@@ -26,7 +31,8 @@ pub(crate) enum Blocks {
 }
 
 impl Blocks {
-    /// For so many inputs. None where statistics are too large or too few: then the tensor is read twice as a whole.
+    /// For so many inputs. None where statistics are too large or too few, or short rows of fewer channels than it takes
+    /// to end where a line does: then the tensor is read twice as a whole.
     pub fn new(grid: &Grid, inputs: usize, exec: Exec) -> Option<Blocks> {
         if grid.columns {
             return None;
@@ -35,6 +41,9 @@ impl Blocks {
         match grid.join {
             Join::Samples => {
                 let run = RUN.div_ceil(row).min(block / (row * grid.samples));
+                if strip::pays(grid) && (grid.width < TINY || run < LANES) {
+                    return None;
+                }
                 let channels = run.clamp(1, rows_at_once(grid));
                 exec.enough(grid.rows.div_ceil(channels)).then_some(Blocks::Channels(channels))
             }

@@ -103,6 +103,11 @@ impl Exec {
         if self.serial { rows.max(1) } else { (TASK / width.max(1)).next_multiple_of(16).clamp(16, rows.max(16)) }
     }
 
+    /// Threads that share the work.
+    pub fn threads(&self) -> usize {
+        if self.serial { 1 } else { rayon::current_num_threads() }
+    }
+
     /// Whether so many tasks of one size keep all threads busy.
     pub fn enough(&self, tasks: usize) -> bool {
         self.serial || tasks >= 4 * rayon::current_num_threads()

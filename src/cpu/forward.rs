@@ -10,14 +10,13 @@ use super::half::first_half;
 use super::lanes::{LANES, Number};
 use super::memory::{Area, Destination, Output, Place, Scratch, TILE};
 use super::params::{
-    Affine, ColumnParams, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, YColumns, with_params,
+    Affine, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, YColumns, with_params,
 };
 use super::partial::{Mean, merge_all};
 use super::pass::{self, Pass as _};
 use super::reduce;
 use super::relay::Block;
 use super::source::{Means, MomentsOf, Source};
-use super::strip;
 use crate::moments::Moments;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -99,29 +98,8 @@ impl Pass<'_> {
 
     /// y of the whole tensor.
     pub fn write(&self, stats: &[Stat]) {
-        let (grid, exec) = (self.grid, self.exec);
-        let vectors = StatVectors::new(grid, stats);
-        let params = self.row_params(vectors.slices());
-        if let Some(Blocks::Channels(len)) = Blocks::new(grid, self.inputs(), exec)
-            && strip::pays(grid)
-        {
-            return exec.each((0..grid.rows).step_by(len), |first, scratch| {
-                let channels = first..(first + len).min(grid.rows);
-                let strip = strip::params(grid, &params, channels.clone());
-                let params = Params::new(&params, strip.as_ref());
-                dispatch!(exec.level, simd => for n in 0..grid.samples {
-                    let rows = n * grid.rows + channels.start..n * grid.rows + channels.end;
-                    let next = if n + 1 < grid.samples { grid.rows } else { 0 };
-                    self.write_rows(simd, &params, rows, next, scratch);
-                });
-            });
-        }
-        let next = rows_of_area(grid.width);
-        let columns = YColumns::of_grid(grid, &params);
-        let params = Params::new(&params, columns.as_ref());
-        exec.each_rows(grid, |rows, scratch| {
-            dispatch!(exec.level, simd => self.write_rows(simd, &params, rows, next, scratch));
-        });
+        let vectors = StatVectors::new(self.grid, stats);
+        self.write_all(self.exec, &self.row_params(vectors.slices()));
     }
 
     /// Block by block: what has been read for the moments is still in the cache when y is made of it.

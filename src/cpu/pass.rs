@@ -2,7 +2,9 @@
 //! these, those of a block while those of the next are reduced.
 
 use super::blocks::Blocks;
+use super::exec::{Exec, dispatch};
 use super::formula::mask;
+use super::forward::rows_of_area;
 use super::grid::Grid;
 use super::lanes::LANES;
 use super::memory::{Area, Scratch};
@@ -23,7 +25,7 @@ pub(crate) trait Pass: Sync {
     where
         Self: 'a;
     /// What columns are written with.
-    type Columns: ColumnParams;
+    type Columns: ColumnParams + Sync;
     /// What a few statistics' rows are written with, in the registers' order.
     type Finished;
 
@@ -97,6 +99,28 @@ pub(crate) trait Pass: Sync {
                 (false, true) => self.write_beside_inline::<S, OfRow, RELU>(simd, params, back, areas, scratch),
             },
         )
+    }
+
+    /// All rows, with parameters that are known.
+    fn write_all(&self, exec: Exec, rows: &RowParams) {
+        let grid = self.grid();
+        if strip::pays(grid) {
+            return exec.each(strip::pieces(grid), |(channels, samples), scratch| {
+                let strip = strip::params(grid, rows, channels.clone());
+                let params = Params::new(rows, strip.as_ref());
+                dispatch!(exec.level, simd => for n in samples.clone() {
+                    let rows = n * grid.rows + channels.start..n * grid.rows + channels.end;
+                    let next = if n + 1 < samples.end { grid.rows } else { 0 };
+                    self.write_rows(simd, &params, rows, next, scratch);
+                });
+            });
+        }
+        let next = rows_of_area(grid.width);
+        let columns = Self::Columns::of_grid(grid, rows);
+        let params = Params::new(rows, columns.as_ref());
+        exec.each_rows(grid, |rows, scratch| {
+            dispatch!(exec.level, simd => self.write_rows(simd, &params, rows, next, scratch));
+        });
     }
 
     /// Blocks of up to `len` channels. `finish` gets what each has given, with the numbers of

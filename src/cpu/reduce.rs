@@ -1,7 +1,7 @@
 //! From leaves to cells, and from cells to statistics: the tree, whoever computes which part of it.
 
 use super::exec::{Exec, dispatch};
-use super::grid::Grid;
+use super::grid::{Grid, Join};
 use super::half::first_half;
 use super::lanes::{LANES, Number, Span, for_spans};
 use super::leaf_columns::{TALL, WIDE};
@@ -33,6 +33,14 @@ impl Table {
     pub fn pieces(&mut self, len: usize) -> impl ExactSizeIterator<Item = Parts<'_>> {
         let [a, b, c] = &mut self.parts;
         a.chunks_mut(len).zip(b.chunks_mut(len)).zip(c.chunks_mut(len)).map(|((a, b), c)| [a, b, c])
+    }
+
+    /// In pieces of `len` numbers, each of one entry; the last of each entry may be shorter.
+    fn pieces_of_entries(&mut self, len: usize) -> impl Iterator<Item = Parts<'_>> {
+        let channels = self.channels;
+        let [a, b, c] =
+            self.parts.each_mut().map(|part| part.chunks_mut(channels).flat_map(move |entry| entry.chunks_mut(len)));
+        a.zip(b).zip(c).map(|((a, b), c)| [a, b, c])
     }
 
     #[inline(always)]
@@ -152,6 +160,56 @@ pub(crate) fn cells_of_rows<K: Source>(exec: Exec, grid: &Grid, source: &K) -> T
     table
 }
 
+/// Every row a cell, for statistics of all samples: one entry for as many samples as a power of two.
+fn cells_of_channels<K: Source>(exec: Exec, grid: &Grid, source: &K) -> Table {
+    let sample = grid.rows * grid.width;
+    let samples = (entry(exec, grid.samples * sample) / sample).max(1).next_power_of_two();
+    let runs = (0..grid.samples).step_by(samples).map(|first| first..(first + samples).min(grid.samples));
+    let mut table = Table::new(grid.rows, runs.clone().map(|run| (run.len() * grid.width) as u32).collect());
+    let step = exec.rows_of_task(grid.width * samples, grid.rows).min(SIDE_BY_SIDE);
+    let tasks = runs.flat_map(|run| (0..grid.rows).step_by(step).map(move |first| (run.clone(), first)));
+    exec.each(table.pieces_of_entries(step).zip(tasks), |(to, (run, first)), scratch| {
+        dispatch!(exec.level, simd => fill_channels(simd, grid, source, (run, first), to, scratch));
+    });
+    table
+}
+
+/// Rows that are reduced side by side, over some samples.
+const SIDE_BY_SIDE: usize = 512;
+
+/// Some channels of an entry.
+#[inline(always)]
+fn fill_channels<S: Simd, K: Source>(
+    simd: S,
+    grid: &Grid,
+    source: &K,
+    (samples, first): (Range<usize>, usize),
+    mut to: Parts,
+    scratch: &mut Scratch,
+) {
+    let (len, once) = (to[0].len(), rows_at_once(grid));
+    let mut merged = vec![PartialOf::<K::Kind, S>::empty(simd); len.div_ceil(once)];
+    let mut stack = Stack::new(simd, merged.len(), samples.len());
+    for n in samples {
+        for (i, merged) in merged.iter_mut().enumerate() {
+            let of = (n * grid.rows + first + i * once, once.min(len - i * once));
+            *merged = rows(
+                simd,
+                grid,
+                of,
+                once,
+                #[inline(always)]
+                |areas| leaf_of_rows(simd, source, areas, scratch),
+            );
+        }
+        stack.push(0, &mut merged, grid.width as u32);
+    }
+    for i in 0..merged.len() {
+        let span = Span::Part { at: i * once, len: once.min(len - i * once) };
+        store(simd, stack.finish(simd, i), span, &mut to);
+    }
+}
+
 /// How the rows of a grid of columns are cut into entries: by samples, or samples by leaves.
 struct Cut {
     /// Whole samples of an entry.
@@ -165,6 +223,14 @@ struct Cut {
 /// Elements that an entry has at least, unless its sample has fewer.
 const ENTRY: usize = 1 << 16;
 
+/// Entries that a thread has, if they are longer than that: the fewer there are, the less memory is asked for.
+const ENTRIES: usize = 8;
+
+/// Elements of an entry, of so many in all. The tree is the same for any number of threads: an entry is a branch of it.
+fn entry(exec: Exec, elements: usize) -> usize {
+    (elements / (ENTRIES * exec.threads())).max(ENTRY)
+}
+
 /// A tree over columns, as [`crate::plan::Tree`] of a walk with so many rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Down {
@@ -177,12 +243,12 @@ pub(crate) struct Down {
 }
 
 impl Down {
-    fn cut(&self) -> Cut {
+    fn cut(&self, entry: usize) -> Cut {
         if self.rows <= self.leaf && self.joins_samples {
-            let samples = (ENTRY / (self.rows * self.width)).max(1).next_power_of_two();
+            let samples = (entry / (self.rows * self.width)).max(1).next_power_of_two();
             return Cut { samples, chunks: 1, rows: self.rows };
         }
-        let leaves = (ENTRY / (self.leaf * self.width)).max(1).next_power_of_two();
+        let leaves = (entry / (self.leaf * self.width)).max(1).next_power_of_two();
         let rows = self.rows.min(leaves * self.leaf);
         Cut { samples: 1, chunks: self.rows.div_ceil(rows), rows }
     }
@@ -190,7 +256,7 @@ impl Down {
 
 /// Every column of a sample a cell. Entries are samples, or runs of them that merge anyway.
 pub(crate) fn cells_of_columns<K: Source>(exec: Exec, down: Down, source: &K) -> Table {
-    let cut = down.cut();
+    let cut = down.cut(entry(exec, down.samples * down.rows * down.width));
     let entries = down.samples.div_ceil(cut.samples) * cut.chunks;
     let counts = (0..entries).map(|e| {
         let samples = cut.samples.min(down.samples - e / cut.chunks * cut.samples);
@@ -363,10 +429,12 @@ pub(crate) fn join_samples<K: Kind>(exec: Exec, table: Table) -> Table {
 /// Cells of a tensor: rows, or columns of samples. One entry a sample, unless samples are merged anyway.
 pub(crate) fn cells<K: Source>(exec: Exec, grid: &Grid, source: &K) -> Table {
     if grid.columns {
-        let joins_samples = grid.join == super::grid::Join::Samples;
+        let joins_samples = grid.join == Join::Samples;
         let Grid { samples, rows, width, tree, .. } = *grid;
         let down = Down { samples, rows, width, leaf: tree.leaf_len() as usize, joins_samples };
         cells_of_columns(exec, down, source)
+    } else if grid.join == Join::Samples {
+        cells_of_channels(exec, grid, source)
     } else {
         cells_of_rows(exec, grid, source)
     }

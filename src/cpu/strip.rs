@@ -18,12 +18,27 @@ const SAMPLES: usize = 8;
 
 /// Whether it is worth it.
 pub(crate) fn pays(grid: &Grid) -> bool {
-    !grid.columns && grid.width < LONG && grid.samples >= SAMPLES
+    grid.join == Join::Samples && !grid.columns && grid.width < LONG && grid.samples >= SAMPLES
+}
+
+/// Elements of a strip for many samples: what belongs to them stays in the first-level cache.
+const STRIP: usize = TILE / 2;
+
+/// Channels and samples that make up the tensor: strips, and as many samples as make up for the
+/// spreading.
+pub(crate) fn pieces(grid: &Grid) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let (rows, samples) = (grid.rows, grid.samples);
+    // Whole vectors, so that strips begin and end where lines do.
+    let channels = (STRIP / (grid.width * LANES) * LANES).min(rows);
+    let many = (STRIP * SAMPLES).div_ceil(channels * grid.width).max(4 * SAMPLES);
+    (0..rows).step_by(channels).flat_map(move |first| {
+        let channels = first..(first + channels).min(rows);
+        (0..samples).step_by(many).map(move |n| (channels.clone(), n..(n + many).min(samples)))
+    })
 }
 
 /// The parameters of a sample's rows of some channels, one number an element. None where it does not pay.
 pub(crate) fn params<C: ColumnParams>(grid: &Grid, rows: &RowParams, channels: Range<usize>) -> Option<C> {
-    debug_assert_eq!(grid.join, Join::Samples, "its columns have the same statistics in all samples");
     pays(grid).then(|| {
         let stats = rows.stats.range(channels.clone());
         C::repeated(stats, rows.affine, channels.start, grid.width)
