@@ -4,19 +4,19 @@ use super::ahead::Ahead;
 use super::apply::{backward_row, backward_row_to, masked_row};
 use super::beside::BackwardRows;
 use super::blocks::Blocks;
+use super::columns::{self, Columns, Down};
 use super::exec::{Exec, dispatch};
-use super::forward::areas;
 use super::grid::{Cursor, Grid, Join};
 use super::half::first_half;
 use super::lanes::{LANES, Number};
 use super::leaf_columns::TALL;
-use super::memory::{Area, Input, Output, Scratch};
+use super::memory::{Area, Input, Output, Scratch, areas};
 use super::params::{
     DxColumns, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, spread, with_params,
 };
 use super::partial::{Sums, merge_all};
 use super::pass::{self, Pass as _};
-use super::reduce::{self, Columns, Down, Parts, Table};
+use super::reduce::{self, Parts, Table};
 use super::relay::Block;
 use super::source::{GradientOf, Source, SumPairs, SumsOf};
 use fearless_simd::Simd;
@@ -98,8 +98,7 @@ impl Pass<'_> {
                 leaf: grid.leaf_down,
                 joins_samples: true,
             };
-            let sums =
-                if self.affine { reduce::cells_of_columns(exec, down, &source).parts } else { Default::default() };
+            let sums = if self.affine { columns::cells(exec, down, &source).parts } else { Default::default() };
             return (stats, affine(sums));
         }
         let cells = reduce::cells(exec, grid, &source);

@@ -8,7 +8,7 @@ use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
 use super::half::first_half;
 use super::lanes::{LANES, Number};
-use super::memory::{Area, Destination, Output, Place, Scratch, TILE};
+use super::memory::{Area, Destination, Output, Place, Scratch, areas};
 use super::params::{
     Affine, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, YColumns, with_params,
 };
@@ -308,21 +308,4 @@ impl BlockStats {
         let [hi, lo, rstd] = &self.0;
         StatSlices { first, of: [hi, lo, rstd, &[], &[]] }
     }
-}
-
-/// Rows of an area, if it has more than a part of one.
-#[inline(always)]
-pub(crate) fn rows_of_area(width: usize) -> usize {
-    (TILE / width).max(1)
-}
-
-/// Areas of rows: several rows each, or a part of one.
-#[inline(always)]
-pub(crate) fn areas(width: usize, rows: Range<usize>) -> impl Iterator<Item = Area> {
-    let (once, pieces) = (rows_of_area(width), width.div_ceil(TILE));
-    let first = rows.start;
-    (0..rows.len().div_ceil(once) * pieces).map(move |i| {
-        let (first, at) = (first + i / pieces * once, i % pieces * TILE);
-        Area { first, rows: once.min(rows.end - first), at, len: TILE.min(width - at) }
-    })
 }

@@ -8,6 +8,7 @@ use super::stream::{Half, QUAD, Sink, Way, is_aligned, stream};
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Most elements of a tile.
 pub(crate) const TILE: usize = 4096;
@@ -52,6 +53,23 @@ impl Area {
     pub fn flat(self) -> Area {
         Area { rows: 1, len: self.rows * self.len, ..self }
     }
+}
+
+/// Rows of an area, if it has more than a part of one.
+#[inline(always)]
+pub(crate) fn rows_of_area(width: usize) -> usize {
+    (TILE / width).max(1)
+}
+
+/// Areas of rows: several rows each, or a part of one.
+#[inline(always)]
+pub(crate) fn areas(width: usize, rows: Range<usize>) -> impl Iterator<Item = Area> {
+    let (once, pieces) = (rows_of_area(width), width.div_ceil(TILE));
+    let first = rows.start;
+    (0..rows.len().div_ceil(once) * pieces).map(move |i| {
+        let (first, at) = (first + i / pieces * once, i % pieces * TILE);
+        Area { first, rows: once.min(rows.end - first), at, len: TILE.min(width - at) }
+    })
 }
 
 /// An area's values.

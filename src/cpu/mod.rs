@@ -3,10 +3,10 @@
 //! Results do not depend on the number of threads or on the instruction set, to the bit: sums follow a fixed
 //! tree over leaves that the shape alone decides, sixteen virtual lanes wide on every machine.
 //!
-//! One chain of files: `norm`, `call`, `sync` and `io` are the calls; `forward` and `backward`, with `pass` in
-//! common, go over the tensor, by `blocks` that fit the caches (one is written while the next is reduced: `relay`,
-//! `beside`) or twice as a whole, in the terms of `grid`, with the `params` of rows and columns (short rows as one:
-//! `strip`); `reduce` walks the tree over the leaves of `source`; `leaf`, `leaf_columns` and `apply` are the loops
+//! One chain of files: `norm`, `call`, `sync` and `io` are the calls; `forward` and `backward`, with `pass` in common,
+//! go over the tensor, by `blocks` that fit the caches (one is written while the next is reduced: `relay`, `beside`) or
+//! twice as a whole, in the terms of `grid`, with the `params` of rows and columns (short rows as one: `strip`);
+//! `reduce` and `columns` walk the trees over the leaves of `source`; `leaf`, `leaf_columns` and `apply` are the loops
 //! over elements, `formula` what they do to one, all of it in `f32` by `lanes` (`half`: other types in and out);
 //! `memory` brings tiles of tensors of any type and pitch in and out, `stream` past the caches, `ahead` before they are
 //! needed; `exec` deals tasks out to threads and instruction sets.
@@ -17,6 +17,7 @@ mod backward;
 mod beside;
 mod blocks;
 mod call;
+mod columns;
 mod exec;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod f16c;

@@ -4,10 +4,9 @@
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::formula::mask;
-use super::forward::rows_of_area;
 use super::grid::Grid;
 use super::lanes::LANES;
-use super::memory::{Area, Scratch};
+use super::memory::{Area, Scratch, rows_of_area};
 use super::params::{ColumnParams, OfColumn, OfRow, Owner, Params, RowParams};
 use super::reduce::{fill_rows, leaf_of_rows};
 use super::relay::{Block, Relay};

@@ -24,8 +24,7 @@ pub(crate) fn pays(grid: &Grid) -> bool {
 /// Elements of a strip for many samples: what belongs to them stays in the first-level cache.
 const STRIP: usize = TILE / 2;
 
-/// Channels and samples that make up the tensor: strips, and as many samples as make up for the
-/// spreading.
+/// Channels and samples that make up the tensor: strips, and as many samples as make up for the spreading.
 pub(crate) fn pieces(grid: &Grid) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     let (rows, samples) = (grid.rows, grid.samples);
     // Whole vectors, so that strips begin and end where lines do.

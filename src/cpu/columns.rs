@@ -1,0 +1,180 @@
+//! Trees over columns, row by row as they lie in memory.
+
+use super::exec::{Exec, dispatch};
+use super::half::first_half;
+use super::lanes::{LANES, Number, Span};
+use super::leaf_columns::{TALL, WIDE};
+use super::memory::{Area, Scratch};
+use super::partial::{Partial, Stack};
+use super::reduce::{Parts, Table, entry, join, store};
+use super::source::{PartialOf, Source};
+use fearless_simd::Simd;
+use std::ops::Range;
+
+/// How the rows of a grid of columns are cut into entries: by samples, or samples by leaves.
+struct Cut {
+    /// Whole samples of an entry.
+    samples: usize,
+    /// Entries of a sample.
+    chunks: usize,
+    /// Rows of an entry of one sample.
+    rows: usize,
+}
+
+/// A tree over columns, as [`crate::plan::Tree`] of a walk with so many rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Down {
+    pub samples: usize,
+    pub rows: usize,
+    pub width: usize,
+    pub leaf: usize,
+    /// Whether samples may be merged.
+    pub joins_samples: bool,
+}
+
+impl Down {
+    fn cut(&self, entry: usize) -> Cut {
+        if self.rows <= self.leaf && self.joins_samples {
+            let samples = (entry / (self.rows * self.width)).max(1).next_power_of_two();
+            return Cut { samples, chunks: 1, rows: self.rows };
+        }
+        let leaves = (entry / (self.leaf * self.width)).max(1).next_power_of_two();
+        let rows = self.rows.min(leaves * self.leaf);
+        Cut { samples: 1, chunks: self.rows.div_ceil(rows), rows }
+    }
+}
+
+/// Every column of a sample a cell. Entries are samples, or runs of them that merge anyway.
+pub(crate) fn cells<K: Source>(exec: Exec, down: Down, source: &K) -> Table {
+    let cut = down.cut(entry(exec, down.samples * down.rows * down.width));
+    let entries = down.samples.div_ceil(cut.samples) * cut.chunks;
+    let counts = (0..entries).map(|e| {
+        let samples = cut.samples.min(down.samples - e / cut.chunks * cut.samples);
+        (samples * cut.rows.min(down.rows - e % cut.chunks * cut.rows)) as u32
+    });
+    let mut table = Table::new(down.width, counts.collect());
+    exec.each(table.pieces(down.width).enumerate(), |(e, to), scratch| {
+        let first = e / cut.chunks * cut.samples * down.rows + e % cut.chunks * cut.rows;
+        let rows = cut.rows.min(down.rows - e % cut.chunks * cut.rows);
+        let samples = cut.samples.min(down.samples - e / cut.chunks * cut.samples);
+        dispatch!(exec.level, simd => fill_columns(simd, down, source, first, (samples, rows), to, scratch));
+    });
+    if cut.chunks == 1 { table } else { join::<K::Kind>(exec, &table, cut.chunks) }
+}
+
+/// One entry: `rows` rows of each of some samples. If there are several samples, each is a leaf.
+#[inline(always)]
+pub(crate) fn fill_columns<S: Simd, K: Source>(
+    simd: S,
+    down: Down,
+    source: &K,
+    first: usize,
+    (samples, rows): (usize, usize),
+    to: Parts,
+    scratch: &mut Scratch,
+) {
+    let (all, leaf) = (samples * rows, if samples > 1 { rows } else { down.leaf.min(rows) });
+    let mut columns = Columns::<S, K>::new(simd, down.width, leaf, all.div_ceil(leaf));
+    columns.push(simd, source, first..first + all, scratch);
+    columns.store(simd, to);
+}
+
+/// The trees over all columns of some rows, row by row as they lie in memory.
+pub(crate) struct Columns<S: Simd, K: Source> {
+    width: usize,
+    /// Rows of a leaf.
+    leaf: usize,
+    stack: Stack<PartialOf<K::Kind, S>>,
+    /// One a span.
+    merged: Vec<PartialOf<K::Kind, S>>,
+}
+
+impl<S: Simd, K: Source> Columns<S, K> {
+    /// For so many leaves.
+    #[inline(always)]
+    pub fn new(simd: S, width: usize, leaf: usize, leaves: usize) -> Self {
+        let spans = width / WIDE * (WIDE / LANES) + (width % WIDE).div_ceil(LANES);
+        let merged = vec![PartialOf::<K::Kind, S>::empty(simd); spans];
+        Columns { width, leaf, stack: Stack::new(simd, spans, leaves), merged }
+    }
+
+    /// The next rows: whole leaves, but for the last rows of all.
+    #[inline(always)]
+    pub fn push(&mut self, simd: S, source: &K, rows: Range<usize>, scratch: &mut Scratch) {
+        let mut first = rows.start;
+        while first < rows.end {
+            // As many leaves as a tile holds, a power of two; or the last one, which may be shorter.
+            let full = ((rows.end - first) / self.leaf).min(TALL / self.leaf);
+            let level = full.max(1).ilog2() as usize;
+            let count = (self.leaf << level).min(rows.end - first);
+            for (at, len, spans) in panels(self.width) {
+                let area = Area { first, rows: count, at, len };
+                // Panels are not read in the order of memory, so it has to be told.
+                let behind = Area { at: at + len, len: WIDE.min(self.width - at - len), ..area };
+                let below = Area { first: first + count, at: 0, len: WIDE.min(self.width), ..area };
+                let next = if behind.len > 0 { behind } else { below };
+                // Who pushes a few rows has read them just now.
+                let next = (rows.len() > TALL && next.first < rows.end).then_some(next);
+                leaves_of_columns(simd, source, (area, next), self.leaf, &mut self.merged[spans], scratch);
+            }
+            self.stack.push(level, &mut self.merged, count as u32);
+            first += count;
+        }
+    }
+
+    #[inline(always)]
+    pub fn store(&self, simd: S, mut to: Parts) {
+        for (at, len, spans) in panels(self.width) {
+            let [a, b, c] = &mut to;
+            let mut to = [&mut a[at..at + len], &mut b[at..at + len], &mut c[at..at + len]];
+            for i in 0..spans.len() {
+                store(simd, self.stack.finish(simd, spans.start + i), Span::at(i, len), &mut to);
+            }
+        }
+    }
+}
+
+/// Columns that are reduced side by side: where they begin, how many they are, and their spans.
+fn panels(width: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    (0..width).step_by(WIDE).map(move |at| {
+        let (len, first) = (WIDE.min(width - at), at / LANES);
+        (at, len, first..first + len.div_ceil(LANES))
+    })
+}
+
+/// Leaves of every column of an area, merged: one partial result a span. Out of line, so that it is compiled once.
+#[inline(never)]
+fn leaves_of_columns<S: Simd, K: Source>(
+    simd: S,
+    source: &K,
+    areas: (Area, Option<Area>),
+    leaf: usize,
+    to: &mut [PartialOf<K::Kind, S>],
+    scratch: &mut Scratch,
+) {
+    if first_half!(S, T => leaves_of_columns_of_halves::<S, K, T>(simd, source, areas, leaf, to)).is_some() {
+        return;
+    }
+    simd.vectorize(
+        #[inline(always)]
+        || source.columns(simd, source.tile(simd, areas.0, scratch), areas, leaf, to),
+    )
+}
+
+/// As [`leaf_of_halves`].
+#[inline(never)]
+fn leaves_of_columns_of_halves<S: Simd, K: Source, T: Number>(
+    simd: S,
+    source: &K,
+    areas: (Area, Option<Area>),
+    leaf: usize,
+    to: &mut [PartialOf<K::Kind, S>],
+) -> Option<()> {
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            source.columns(simd, source.plain::<T>(areas.0)?, areas, leaf, to);
+            Some(())
+        },
+    )
+}
