@@ -6,7 +6,7 @@ use super::lanes::{LANES, Number, Span};
 use super::leaf_columns::{TALL, WIDE};
 use super::memory::{Area, Scratch};
 use super::partial::{Partial, Stack};
-use super::reduce::{Parts, Table, entry, join, store};
+use super::reduce::{Parts, Table, branches_of_entry, join, store};
 use super::source::{PartialOf, Source};
 use fearless_simd::Simd;
 use std::ops::Range;
@@ -33,20 +33,23 @@ pub(crate) struct Down {
 }
 
 impl Down {
-    fn cut(&self, entry: usize) -> Cut {
+    fn cut(&self, exec: Exec) -> Cut {
+        let branches = |rows: usize| {
+            let all = self.samples * self.rows * self.width;
+            branches_of_entry(exec, all, rows * self.width)
+        };
         if self.rows <= self.leaf && self.joins_samples {
-            let samples = (entry / (self.rows * self.width)).max(1).next_power_of_two();
+            let samples = branches(self.rows);
             return Cut { samples, chunks: 1, rows: self.rows };
         }
-        let leaves = (entry / (self.leaf * self.width)).max(1).next_power_of_two();
-        let rows = self.rows.min(leaves * self.leaf);
+        let rows = self.rows.min(branches(self.leaf) * self.leaf);
         Cut { samples: 1, chunks: self.rows.div_ceil(rows), rows }
     }
 }
 
 /// Every column of a sample a cell. Entries are samples, or runs of them that merge anyway.
 pub(crate) fn cells<K: Source>(exec: Exec, down: Down, source: &K) -> Table {
-    let cut = down.cut(entry(exec, down.samples * down.rows * down.width));
+    let cut = down.cut(exec);
     let entries = down.samples.div_ceil(cut.samples) * cut.chunks;
     let counts = (0..entries).map(|e| {
         let samples = cut.samples.min(down.samples - e / cut.chunks * cut.samples);

@@ -72,9 +72,11 @@ const ENTRY: usize = 1 << 16;
 /// Entries that a thread has, if they are longer than that: the fewer there are, the less memory is asked for.
 const ENTRIES: usize = 8;
 
-/// Elements of an entry, of so many in all. The tree is the same for any number of threads: an entry is a branch of it.
-pub(crate) fn entry(exec: Exec, elements: usize) -> usize {
-    (elements / (ENTRIES * exec.threads())).max(ENTRY)
+/// How many branches of a tree of so many elements, each of `branch`, an entry has: a power of two, so that it is a branch
+/// itself, and the tree is the same for any number of threads.
+pub(crate) fn branches_of_entry(exec: Exec, elements: usize, branch: usize) -> usize {
+    let entry = (elements / (ENTRIES * exec.threads())).max(ENTRY);
+    (entry / branch).max(1).next_power_of_two()
 }
 
 #[inline(always)]
@@ -175,7 +177,7 @@ pub(crate) fn cells_of_rows<K: Source>(exec: Exec, grid: &Grid, source: &K) -> T
 /// Every row a cell, for statistics of all samples: one entry for as many samples as a power of two.
 fn cells_of_channels<K: Source>(exec: Exec, grid: &Grid, source: &K) -> Table {
     let sample = grid.rows * grid.width;
-    let samples = (entry(exec, grid.samples * sample) / sample).max(1).next_power_of_two();
+    let samples = branches_of_entry(exec, grid.samples * sample, sample);
     let runs = (0..grid.samples).step_by(samples).map(|first| first..(first + samples).min(grid.samples));
     let mut table = Table::new(grid.rows, runs.clone().map(|run| (run.len() * grid.width) as u32).collect());
     let step = exec.rows_of_task(grid.width * samples, grid.rows).min(SIDE_BY_SIDE);
