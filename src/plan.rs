@@ -129,6 +129,11 @@ impl Problem {
         &self.memories[tensor as usize]
     }
 
+    /// Whether no tensor has gaps.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.memories.iter().all(|memory| *memory == self.layout.memory)
+    }
+
     /// Whether samples lie so near each other that the smallest binding has room for several, whatever their pitch.
     fn neighbours_fit(&self) -> bool {
         self.memories.iter().all(|memory| memory.sample_pitch <= geometry::MOST_SPAN / 8)

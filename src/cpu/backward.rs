@@ -331,7 +331,7 @@ impl pass::Pass for Pass<'_> {
     ) {
         let (grid, of) = (self.grid, &self.gradient);
         for area in areas(grid.width, rows) {
-            let area = params.area(grid, area);
+            let area = params.area(area);
             let Area { first, at, len, .. } = area;
             let Scratch { x, dy, residual, dsum, out } = scratch;
             if first_half!(S, T => self.write_halves::<S, T>(simd, params, area, next)).is_some() {

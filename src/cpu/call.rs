@@ -51,7 +51,7 @@ impl Call {
         }
         norm.state.check(&norm.descriptor)?;
         let exec = Exec::new(norm.level, elements as usize);
-        Ok(Call { plan: Plan::new(problem, &Profile::CPU)?, grid: Grid::new(&problem.layout), exec })
+        Ok(Call { plan: Plan::new(problem, &Profile::CPU)?, grid: Grid::new(&problem), exec })
     }
 
     pub fn input<'a>(&self, tensor: Tensor, bytes: &'a [u8]) -> Input<'a> {

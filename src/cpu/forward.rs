@@ -263,7 +263,7 @@ impl pass::Pass for Pass<'_> {
     ) {
         let (grid, Some(y)) = (self.grid, self.y) else { return };
         for area in areas(grid.width, rows) {
-            let area = params.area(grid, area);
+            let area = params.area(area);
             let Area { first, at, len, .. } = area;
             let Scratch { x, residual, out, .. } = scratch;
             let mut y = y.area(area, out, self.source().ahead(area.further(next)));

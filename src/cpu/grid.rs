@@ -1,8 +1,8 @@
 //! A layout as the CPU sees it: rows of neighbouring elements, and cells whose results make up a statistic.
 
 use super::leaf_columns::TALL;
-use crate::layout::{Layout, Memory, Walk};
-use crate::plan::Tree;
+use crate::layout::{Memory, Walk};
+use crate::plan::{Problem, Tree};
 use crate::profile::Profile;
 use std::ops::Range;
 
@@ -32,15 +32,24 @@ impl Rows {
     /// Where a row begins.
     #[inline(always)]
     pub fn offset(&self, row: usize) -> usize {
+        if self.is_uniform() {
+            return row * self.row;
+        }
         row / self.per_sample * self.sample + row % self.per_sample * self.row
+    }
+
+    /// Whether the last row of a sample and the first of the next are as far from each other as others are: it takes no
+    /// division to ask.
+    #[inline(always)]
+    fn is_uniform(&self) -> bool {
+        self.sample == self.per_sample * self.row
     }
 
     /// Distance of two of these rows, if it is the same for all of them and their elements are neighbours.
     #[inline(always)]
     pub fn pitch(&self, first: usize, rows: usize) -> Option<usize> {
-        let one_sample = first / self.per_sample == (first + rows - 1) / self.per_sample;
-        let uniform = one_sample || self.sample == self.per_sample * self.row;
-        (self.step == 1 && uniform).then_some(self.row)
+        let one_sample = || first / self.per_sample == (first + rows - 1) / self.per_sample;
+        (self.step == 1 && (self.is_uniform() || one_sample())).then_some(self.row)
     }
 }
 
@@ -108,11 +117,15 @@ pub(crate) struct Grid {
     pub tree: Tree,
     /// Rows of a leaf of the trees over columns, where weights belong to columns and cells do not; otherwise 1.
     pub leaf_down: usize,
+    /// Whether no tensor has gaps between rows.
+    pub is_dense: bool,
 }
 
 impl Grid {
     /// Sizes fit in memory: the caller has checked that a slice has `layout.elements` elements.
-    pub fn new(layout: &Layout) -> Grid {
+    pub fn new(problem: &Problem) -> Grid {
+        let layout = &problem.layout;
+        let is_dense = problem.is_dense();
         let (stats, channels) = (&layout.stats, layout.affine.targets());
         let tree = |walk: &Walk| Tree::new(walk, &Profile::CPU);
         let size = |n: u64| n as usize;
@@ -129,6 +142,7 @@ impl Grid {
                 join: Join::Channels(1),
                 tree: tree(stats),
                 leaf_down: (tree(&layout.affine).leaf_len() as usize).min(TALL),
+                is_dense,
             };
         }
         let affine = &layout.affine;
@@ -145,6 +159,7 @@ impl Grid {
             join,
             tree,
             leaf_down: 1,
+            is_dense,
         }
     }
 

@@ -30,29 +30,45 @@ impl StatVectors {
 /// One number a statistic; in grids of columns one a cell.
 pub(crate) fn spread(grid: &Grid, numbers: Vec<f32>) -> Vec<f32> {
     match grid.join {
-        Join::Channels(size) if grid.columns => repeated(numbers, size),
+        Join::Channels(size) if grid.columns => repeated(&numbers, size),
         _ => numbers,
     }
 }
 
 /// Every number so many times.
-fn repeated(numbers: Vec<f32>, times: usize) -> Vec<f32> {
-    if times == 1 {
-        return numbers;
-    }
+fn repeated(numbers: &[f32], times: usize) -> Vec<f32> {
     let mut all = Vec::with_capacity(numbers.len() * times);
     // Not flat_map, which would go number by number.
-    numbers.into_iter().for_each(|number| all.extend(std::iter::repeat_n(number, times)));
+    numbers.iter().for_each(|&number| all.extend(std::iter::repeat_n(number, times)));
     all
 }
 
 /// Numbers of one sample's cells for so many cells.
 fn cycled(numbers: &[f32], len: usize) -> Vec<f32> {
     let mut all = Vec::with_capacity(len);
+    all.extend_from_slice(&numbers[..numbers.len().min(len)]);
     while all.len() < len {
-        all.extend_from_slice(&numbers[..numbers.len().min(len - all.len())]);
+        all.extend_from_within(..all.len().min(len - all.len()));
     }
     all
+}
+
+/// How numbers of cells become a strip's.
+#[derive(Clone, Copy)]
+pub(crate) enum Repeat {
+    /// Every number so many times.
+    Each(usize),
+    /// All of them so many times.
+    All(usize),
+}
+
+impl Repeat {
+    fn of(self, numbers: &[f32]) -> Vec<f32> {
+        match self {
+            Repeat::Each(times) => repeated(numbers, times),
+            Repeat::All(times) => cycled(numbers, numbers.len() * times),
+        }
+    }
 }
 
 /// Numbers of statistics, one after the other from statistic `first`; in grids of columns one a cell.
@@ -257,13 +273,8 @@ impl<S: Simd, Q: Param<S>> OfDx<S> for Weighted<S, Q> {
 
 /// The parameters of columns, made ready once for all rows: one number a cell, in strips one an element.
 pub(crate) trait ColumnParams: Sized {
-    /// Those of some channels from `channel` on, each so many times.
-    fn repeated(stats: StatSlices, affine: &Affine, channel: usize, times: usize) -> Self;
-
-    /// Of a grid of columns; of others there are none.
-    fn of_grid(grid: &Grid, rows: &RowParams) -> Option<Self> {
-        grid.columns.then(|| Self::repeated(rows.stats, rows.affine, 0, 1))
-    }
+    /// Those of some channels from `channel` on.
+    fn new(stats: StatSlices, affine: &Affine, channel: usize, repeat: Repeat) -> Self;
 }
 
 /// For y.
@@ -298,26 +309,22 @@ fn scales_and_shifts(stats: StatSlices, weight: &[f32], bias: &[f32]) -> [Vec<f3
 }
 
 impl ColumnParams for YColumns {
-    fn repeated(stats: StatSlices, affine: &Affine, channel: usize, times: usize) -> Self {
+    fn new(stats: StatSlices, affine: &Affine, channel: usize, repeat: Repeat) -> Self {
         let [scale, shift] = scales_and_shifts(stats, &affine.weight[channel..], &affine.bias[channel..]);
-        YColumns {
-            hi: repeated(stats.of[0].to_vec(), times),
-            scale: repeated(scale, times),
-            shift: repeated(shift, times),
-        }
+        YColumns { hi: repeat.of(stats.of[0]), scale: repeat.of(&scale), shift: repeat.of(&shift) }
     }
 }
 
 impl ColumnParams for DxColumns {
-    fn repeated(stats: StatSlices, affine: &Affine, channel: usize, times: usize) -> Self {
+    fn new(stats: StatSlices, affine: &Affine, channel: usize, repeat: Repeat) -> Self {
         let [g, gx] = stats.projections();
         let [scale, shift] = scales_and_shifts(stats, &gx, &g);
         DxColumns {
-            y: YColumns::repeated(stats, affine, channel, times),
-            scale: repeated(scale, times),
-            shift: repeated(shift, times),
-            weight: repeated(cycled(&affine.weight[channel..], stats.of[0].len()), times),
-            rstd: repeated(stats.of[2].to_vec(), times),
+            y: YColumns::new(stats, affine, channel, repeat),
+            scale: repeat.of(&scale),
+            shift: repeat.of(&shift),
+            weight: repeat.of(&cycled(&affine.weight[channel..], stats.of[0].len())),
+            rstd: repeat.of(stats.of[2]),
         }
     }
 }
@@ -397,21 +404,23 @@ impl<S: Simd> OfDx<S> for ReadyDx<'_> {
 /// The parameters of a tensor's elements.
 pub(crate) enum Params<'a, C> {
     Rows(RowParams<'a>),
-    /// Those of a grid of columns, or of rows that are worked on as one (see [`super::strip`]).
+    /// Those of a grid of columns.
     Columns(&'a C),
+    /// Those of rows that are worked on as one (see [`super::strip`]).
+    Strip(&'a C),
 }
 
 impl<'a, C> Params<'a, C> {
-    /// Those of columns, where there are any.
-    pub fn new(rows: &RowParams<'a>, columns: Option<&'a C>) -> Self {
-        columns.map_or(Params::Rows(*rows), Params::Columns)
+    /// Those of a strip, where there is one.
+    pub fn new(rows: &RowParams<'a>, strip: Option<&'a C>) -> Self {
+        strip.map_or(Params::Rows(*rows), Params::Strip)
     }
 
     /// An area of a grid as the parameters see it.
     #[inline(always)]
-    pub fn area(&self, grid: &Grid, area: Area) -> Area {
+    pub fn area(&self, area: Area) -> Area {
         match self {
-            Params::Columns(_) if !grid.columns => area.flat(),
+            Params::Strip(_) => area.flat(),
             _ => area,
         }
     }
@@ -423,7 +432,7 @@ macro_rules! with_params {
     ($simd:ident, $grid:expr, $params:expr, ($row:expr, $at:expr, $len:expr), $of:ident => $body:expr) => {{
         let (row, at, len) = ($row, $at, $len);
         match $params {
-            Params::Columns(columns) => {
+            Params::Columns(columns) | Params::Strip(columns) => {
                 let $of = columns.cells($grid.cells(row, at, len));
                 $body
             }

@@ -7,7 +7,7 @@ use super::formula::mask;
 use super::grid::Grid;
 use super::lanes::LANES;
 use super::memory::{Area, Scratch, rows_of_area};
-use super::params::{ColumnParams, OfColumn, OfRow, Owner, Params, RowParams};
+use super::params::{ColumnParams, OfColumn, OfRow, Owner, Params, Repeat, RowParams};
 use super::reduce::{fill_rows, leaf_of_rows};
 use super::relay::{Block, Relay};
 use super::source::{Kind, PartialOf, Source};
@@ -114,11 +114,19 @@ pub(crate) trait Pass: Sync {
                 });
             });
         }
+        let strip = strip::rows_of_columns(grid);
+        let columns = grid.columns.then(|| Self::Columns::new(rows.stats, rows.affine, 0, Repeat::All(strip)));
+        let (params, once) = match &columns {
+            None => (Params::Rows(*rows), usize::MAX),
+            Some(columns) if strip == 1 => (Params::Columns(columns), usize::MAX),
+            Some(columns) => (Params::Strip(columns), strip),
+        };
         let next = rows_of_area(grid.width);
-        let columns = Self::Columns::of_grid(grid, rows);
-        let params = Params::new(rows, columns.as_ref());
         exec.each_rows(grid, |rows, scratch| {
-            dispatch!(exec.level, simd => self.write_rows(simd, &params, rows, next, scratch));
+            dispatch!(exec.level, simd => for first in rows.clone().step_by(once) {
+                let rows = first..rows.end.min(first.saturating_add(once));
+                self.write_rows(simd, &params, rows, next, scratch);
+            });
         });
     }
 

@@ -408,17 +408,20 @@ mod tests {
     /// Of large tensors results go around the caches, at once or by way of a buffer; of small ones they do not.
     #[test]
     fn large_tensors_get_the_bits_of_their_parts() {
+        use Format::{ChannelsFirst as First, ChannelsLast as Last};
         // Rows shorter than a span, of whole spans or not; results as far into a page as what is read, just behind it,
         // far behind it, between lines, between sixteens of bytes.
         let rows = [(1, 0), (1, 260), (64, 0), (64, 4), (64, 260), (64, 1), (4112, 260), (49, 0), (100, 260)];
-        check::<f32>(&rows);
+        check::<f32>(First, &rows);
+        check::<f32>(Last, &[(1, 0), (64, 4), (49, 1)]);
         let rows = [(1, 0), (8, 0), (64, 0), (64, 8), (64, 4), (64, 520), (4112, 520), (49, 0), (56, 520)];
-        check::<half::f16>(&rows);
-        check::<half::bf16>(&rows[..4]);
+        check::<half::f16>(First, &rows);
+        check::<half::bf16>(First, &rows[..4]);
+        check::<half::bf16>(Last, &[(64, 8), (49, 1)]);
     }
 
     /// Widths of rows, and how far into its memory what is written begins.
-    fn check<T: Element + PartialEq>(rows: &[(usize, usize)]) {
+    fn check<T: Element + PartialEq>(format: Format, rows: &[(usize, usize)]) {
         const CHANNELS: usize = 8;
         let numbers = |seed, len| elements::<f32>(noise(seed, len));
         let running = Running {
@@ -431,7 +434,7 @@ mod tests {
             State { weight: Some(numbers(2, CHANNELS)), bias: Some(numbers(3, CHANNELS)), running: Some(running) };
         let norm = Norm::with_state(BatchNormDescriptor::new(CHANNELS), state).unwrap();
         let pass = |shape: &[usize], x: &[T], dy: &[T], y: &mut [T], dx: &mut [T]| {
-            let tensor = TensorDescriptor { dtype: T::DTYPE, ..TensorDescriptor::new(shape) };
+            let tensor = TensorDescriptor { dtype: T::DTYPE, format, ..TensorDescriptor::new(shape) };
             let saved = norm.forward_frozen::<T, T>(&tensor, Fusion::default(), Forward::new(x, y)).unwrap();
             norm.backward::<T, T>(saved, Backward { dx: Some(dx), ..Backward::new(x, dy) }).unwrap();
         };
@@ -448,10 +451,13 @@ mod tests {
                 let (y, dx) = (&mut y_of_parts[part.clone()], &mut dx_of_parts[part.clone()]);
                 pass(&[samples / 4, CHANNELS, width], &x[part.clone()], &dy[part], y, dx);
             }
-            assert!(y[offset..] == y_of_parts && dx[offset..] == dx_of_parts, "width {width}, offset {offset}");
+            assert!(
+                y[offset..] == y_of_parts && dx[offset..] == dx_of_parts,
+                "{format:?}, width {width}, offset {offset}"
+            );
             assert!(
                 y.iter().chain(&dx).filter(|v| v.to_f32().is_nan()).count() == 2 * offset,
-                "width {width}, offset {offset}"
+                "{format:?}, width {width}, offset {offset}"
             );
         }
     }

@@ -1,10 +1,10 @@
-//! Short rows of neighbouring channels, worked on as one row: what belongs to a row is spread over its elements once,
-//! and then used for every sample.
+//! Short rows, worked on as one row: those of neighbouring channels, for which what belongs to a row is spread over its
+//! elements once, and then used for every sample; and those of columns, for which what belongs to a row is copied.
 
 use super::grid::{Grid, Join};
 use super::lanes::LANES;
 use super::memory::TILE;
-use super::params::{ColumnParams, RowParams};
+use super::params::{ColumnParams, Repeat, RowParams};
 use std::ops::Range;
 
 /// Rows of so many elements are long enough to be worked on one by one.
@@ -40,8 +40,19 @@ pub(crate) fn pieces(grid: &Grid) -> impl Iterator<Item = (Range<usize>, Range<u
 pub(crate) fn params<C: ColumnParams>(grid: &Grid, rows: &RowParams, channels: Range<usize>) -> Option<C> {
     pays(grid).then(|| {
         let stats = rows.stats.range(channels.clone());
-        C::repeated(stats, rows.affine, channels.start, grid.width)
+        C::new(stats, rows.affine, channels.start, Repeat::Each(grid.width))
     })
+}
+
+/// Strips of columns that are worth the copying.
+const COPIES: usize = 4;
+
+/// Rows of columns that are worked on as one: a power of two, so that strips end where lines do; 1 where it does not pay.
+pub(crate) fn rows_of_columns(grid: &Grid) -> usize {
+    if !(grid.columns && grid.join == Join::Samples && grid.is_dense) {
+        return 1;
+    }
+    1 << (STRIP / grid.width).min(grid.all_rows() / COPIES).max(1).ilog2()
 }
 
 #[cfg(test)]
@@ -51,7 +62,7 @@ mod tests {
     use crate::cpu::{Backward, Forward, Norm};
     use crate::*;
 
-    /// Samples that are enough for strips have the bits of those that are not.
+    /// Samples that are enough for strips have the bits of those that are not, or are enough for shorter ones.
     #[test]
     fn strips_have_the_bits_of_rows() {
         const CHANNELS: usize = 37;
@@ -65,22 +76,27 @@ mod tests {
         };
         let state = State { weight: Some(vector(3)), bias: Some(vector(4)), running: Some(running) };
         let norm = Norm::with_state(BatchNormDescriptor::new(CHANNELS), state).unwrap();
-        for (width, relu) in [(1, false), (7, true), (49, false), (49, true), (63, true)] {
+        let rows = [(1, false), (7, true), (49, false), (49, true), (63, true)];
+        let both = [Format::ChannelsFirst, Format::ChannelsLast].map(|format| rows.map(|row| (format, row)));
+        for (format, (width, relu)) in both.into_iter().flatten() {
             let len = 2 * few * CHANNELS * width;
             let (x, dy) = (elements::<f32>(noise(5, len)), elements::<f32>(noise(6, len)));
             let fusion = Fusion { relu, ..Fusion::default() };
             let pass = |samples: usize, x: &[f32], dy: &[f32]| {
                 let [mut y, mut dx] = [(); 2].map(|()| vec![f32::NAN; x.len()]);
                 let shape = [samples, CHANNELS, width];
-                let io = Forward::new(x, &mut y);
-                let saved = norm.forward_frozen::<f32, f32>(&TensorDescriptor::new(&shape), fusion, io).unwrap();
+                let tensor = TensorDescriptor { format, ..TensorDescriptor::new(&shape) };
+                let saved = norm.forward_frozen::<f32, f32>(&tensor, fusion, Forward::new(x, &mut y)).unwrap();
                 norm.backward::<f32, f32>(saved, Backward { dx: Some(&mut dx), ..Backward::new(x, dy) }).unwrap();
                 [y, dx]
             };
             let [first, last] = [0..len / 2, len / 2..len].map(|half| pass(few, &x[half.clone()], &dy[half]));
             let all = pass(2 * few, &x, &dy);
             for k in 0..2 {
-                assert!(all[k] == [&first[k][..], &last[k]].concat(), "width {width}, relu {relu}, result {k}");
+                assert!(
+                    all[k] == [&first[k][..], &last[k]].concat(),
+                    "{format:?}, width {width}, relu {relu}, result {k}"
+                );
             }
         }
     }

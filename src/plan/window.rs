@@ -129,8 +129,11 @@ impl Windows {
 
 /// Tiles small enough that a binding holds one; the same tree, so the same bits.
 pub(super) fn fitting(geometry: Geometry, over: Over, problem: &Problem, profile: &Profile) -> Result<Geometry, Error> {
-    let walk = &widest(problem, over);
     let limit = max_elements(problem, profile);
+    if problem.is_dense() && problem.layout.elements <= limit {
+        return Ok(geometry);
+    }
+    let walk = &widest(problem, over);
     let span = Tensor::ALL.into_iter().map(|t| problem.memory(t).span()).max().unwrap_or(0);
     let least = span.div_ceil(limit.max(1));
     let smaller = |g: &Geometry| (g.leaves > 1).then(|| g.with_leaves(walk, g.leaves / 2));
