@@ -67,11 +67,11 @@ impl Profile {
         ..Profile::GPU
     };
 
-    /// The CPU path: leaves of 1024 contiguous or 16 strided elements; a task takes whole targets if there are
+    /// The CPU path: leaves of 4096 contiguous or 16 strided elements; a task takes whole targets if there are
     /// enough of them.
     pub const CPU: Profile = Profile {
         workgroup: 1 << 6,
-        max_units: 256,
+        max_units: 1024,
         max_strided_units: 4,
         max_strided_element_units: 4,
         min_lanes: 1,
