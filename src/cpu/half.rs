@@ -85,8 +85,14 @@ impl Number for f16 {
     #[inline(always)]
     fn of_vector<S: Simd>(value: V<S>) -> [f16; LANES] {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        if let Some(avx2) = value.simd.level().as_avx2() {
-            return bytemuck::cast(f16c::narrow(avx2, value.as_array()));
+        {
+            let level = value.simd.level();
+            if let Some(avx512) = level.as_avx512() {
+                return bytemuck::cast(f16c::narrow_at_once(avx512, value.as_array()));
+            }
+            if let Some(avx2) = level.as_avx2() {
+                return bytemuck::cast(f16c::narrow(avx2, value.as_array()));
+            }
         }
         bytemuck::cast(to_f16(value))
     }

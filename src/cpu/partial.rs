@@ -2,6 +2,7 @@
 
 use super::lanes::V;
 use fearless_simd::{Simd, SimdBase};
+use smallvec::{SmallVec, smallvec};
 
 /// Partial results in lanes. Counts are the same for all lanes, so they are kept aside.
 pub(crate) trait Partial<S: Simd>: Copy {
@@ -85,11 +86,14 @@ impl<S: Simd> Partial<S> for Sums<S> {
     }
 }
 
+/// Levels of a tree that asks for no memory: there may be one for every row.
+const LEVELS: usize = 8;
+
 /// The binary tree over leaves that are pushed in order, for several spans side by side whose counts are the same.
 pub(crate) struct Stack<P> {
     /// For each level one partial result a span, of 2^level leaves.
-    levels: Vec<P>,
-    counts: Vec<u32>,
+    levels: SmallVec<[P; LEVELS]>,
+    counts: SmallVec<[u32; LEVELS]>,
     spans: usize,
     pushed: u64,
 }
@@ -102,7 +106,7 @@ impl<P: Copy> Stack<P> {
         P: Partial<S>,
     {
         let levels = leaves.next_power_of_two().ilog2() as usize + 1;
-        Stack { levels: vec![P::empty(simd); levels * spans], counts: vec![0; levels], spans, pushed: 0 }
+        Stack { levels: smallvec![P::empty(simd); levels * spans], counts: smallvec![0; levels], spans, pushed: 0 }
     }
 
     /// The next 2^level leaves, merged: one partial result a span, each of `count` elements.
