@@ -5,7 +5,7 @@ use super::ahead::Ahead;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::f16c;
 use super::lanes::{LANES, Number, Span, V, for_spans};
-use super::stream::{Sink, Store, Way, with_sink};
+use super::stream::{HalfLine, Sink, Store, Way, with_sink};
 use crate::tensor::DType;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
 use half::{bf16, f16};
@@ -73,6 +73,8 @@ fn store_row<S: Simd>(simd: S, from: &[f32], mut to: impl Store) {
 }
 
 impl Number for f16 {
+    type Whole = HalfLine;
+
     #[inline(always)]
     fn to_vector<S: Simd>(simd: S, from: &[f16; LANES]) -> V<S> {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -99,6 +101,8 @@ impl Number for f16 {
 }
 
 impl Number for bf16 {
+    type Whole = HalfLine;
+
     #[inline(always)]
     fn to_vector<S: Simd>(simd: S, from: &[bf16; LANES]) -> V<S> {
         V::from_bits(load_bits(simd, bytemuck::cast_ref(from)) << 16)

@@ -3,6 +3,7 @@
 //! Lanes are virtual: an instruction set with narrower registers uses several. Nothing here contracts a product
 //! and a sum into one rounding, so all levels give the same bits.
 
+use super::stream::{Line, Whole};
 use crate::element::Element;
 use fearless_simd::{Select, Simd, SimdBase, f32x16};
 
@@ -14,6 +15,9 @@ pub(crate) type V<S> = f32x16<S>;
 
 /// An element type, by the vector.
 pub(crate) trait Number: Element + Default {
+    /// Sixteen of them in memory.
+    type Whole: Whole;
+
     fn to_vector<S: Simd>(simd: S, from: &[Self; LANES]) -> V<S>;
 
     /// Rounds to nearest even.
@@ -21,6 +25,8 @@ pub(crate) trait Number: Element + Default {
 }
 
 impl Number for f32 {
+    type Whole = Line;
+
     #[inline(always)]
     fn to_vector<S: Simd>(simd: S, from: &[f32; LANES]) -> V<S> {
         V::from_slice(simd, from)

@@ -143,77 +143,81 @@ pub(super) fn is_aligned<T>(to: *const T) -> bool {
 }
 
 /// A row that is written around the caches. It begins at a multiple of [`QUAD`] bytes and is a multiple of it long.
-pub(crate) struct Stream<'a> {
-    to: &'a mut [f32],
+pub(crate) struct Stream<'a, T = f32> {
+    to: &'a mut [T],
     ahead: Ahead,
 }
 
-impl<'a> Stream<'a> {
+impl<T> Stream<'_, T> {
     #[inline(always)]
     pub fn len(&self) -> usize {
         self.to.len()
     }
 
     #[inline(always)]
-    pub fn of_len(self, len: usize) -> Stream<'a> {
+    pub fn of_len(self, len: usize) -> Self {
         debug_assert_eq!(len, self.len(), "rows that go around the caches are written whole");
         Stream { to: &mut self.to[..len], ..self }
     }
 }
 
-/// A cache line.
+/// Sixteen numbers that are stored together: a cache line.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; LANES]);
+pub(crate) struct Line([f32; LANES]);
 
-impl Line {
+/// Sixteen halves: half a line.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(32))]
+pub(crate) struct HalfLine([u16; LANES]);
+
+/// Sixteen elements, where they begin at a multiple of their size.
+pub(crate) trait Whole: Pod {
     /// Around the caches, with as few instructions as there are.
+    fn stream<S: Simd, T: Number>(&mut self, simd: S, value: V<S>);
+}
+
+impl Whole for Line {
     #[inline(always)]
-    fn stream<S: Simd>(&mut self, simd: S, value: V<S>) {
+    fn stream<S: Simd, T: Number>(&mut self, simd: S, value: V<S>) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
             use fearless_simd::Level;
-            use std::arch::x86_64::{_mm256_loadu_ps, _mm256_stream_ps, _mm512_loadu_ps, _mm512_stream_ps};
+            use std::arch::x86_64::{_mm512_loadu_ps, _mm512_stream_ps};
             #[target_feature(enable = "avx512f")]
             fn wide(to: &mut Line, value: &[f32; LANES]) {
                 // SAFETY: a line is aligned, and sixteen numbers.
                 unsafe { _mm512_stream_ps(to.0.as_mut_ptr(), _mm512_loadu_ps(value.as_ptr())) };
             }
-            #[target_feature(enable = "avx")]
-            fn halves(to: &mut Line, value: &[f32; LANES]) {
-                for (to, value) in to.0.as_chunks_mut::<8>().0.iter_mut().zip(value.as_chunks::<8>().0) {
-                    // SAFETY: halves of a line are aligned, and eight numbers.
-                    unsafe { _mm256_stream_ps(to.as_mut_ptr(), _mm256_loadu_ps(value.as_ptr())) };
-                }
-            }
-            // SAFETY: the level means that the processor has the instructions; a line is aligned.
-            unsafe {
-                match simd.level() {
-                    Level::Avx512(_) => wide(self, value.as_array()),
-                    Level::Avx2(_) => halves(self, value.as_array()),
-                    _ => stream_quads(bytemuck::bytes_of(value.as_array()), bytemuck::bytes_of_mut(self)),
-                }
+            if let Level::Avx512(_) = simd.level() {
+                // SAFETY: the level means that the processor has the instructions.
+                return unsafe { wide(self, value.as_array()) };
             }
         }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        {
-            let _ = simd;
-            self.0 = *value.as_array();
-        }
+        // SAFETY: a line is aligned.
+        unsafe { stream_halves(simd, bytemuck::bytes_of(value.as_array()), bytemuck::bytes_of_mut(self)) };
+    }
+}
+
+impl Whole for HalfLine {
+    #[inline(always)]
+    fn stream<S: Simd, T: Number>(&mut self, simd: S, value: V<S>) {
+        // SAFETY: half a line is aligned.
+        unsafe { stream_halves(simd, bytemuck::bytes_of(&T::of_vector(value)), bytemuck::bytes_of_mut(self)) };
     }
 }
 
 /// A row that goes around the caches: what is before its first line and behind its last, and its lines.
-struct Lined<'a> {
-    head: &'a mut [f32],
-    lines: &'a mut [Line],
-    tail: &'a mut [f32],
+struct Lined<'a, T: Number = f32> {
+    head: &'a mut [T],
+    lines: &'a mut [T::Whole],
+    tail: &'a mut [T],
     len: usize,
 }
 
-impl<'a> Lined<'a> {
+impl<'a, T: Number> Lined<'a, T> {
     #[inline(always)]
-    fn new(row: Stream<'a>) -> Self {
+    fn new(row: Stream<'a, T>) -> Self {
         let len = row.len();
         let (head, lines, tail) = bytemuck::pod_align_to_mut(row.to);
         Lined { head, lines, tail, len }
@@ -223,7 +227,7 @@ impl<'a> Lined<'a> {
     #[inline(always)]
     fn head<S: Simd>(&mut self, simd: S, values: impl Values<S>) {
         if !self.head.is_empty() {
-            let first = values.part(0, self.len).at(simd, Span::at(0, self.len)).to_array();
+            let first = T::of_vector(values.part(0, self.len).at(simd, Span::at(0, self.len)));
             let (from, to) = (&first[..self.head.len()], &mut *self.head);
             // SAFETY: the row begins at a multiple of `QUAD` bytes and is a multiple of it long, and so are its ends.
             unsafe { stream_quads(bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to)) };
@@ -234,7 +238,7 @@ impl<'a> Lined<'a> {
     #[inline(always)]
     fn tail<S: Simd>(&mut self, simd: S, values: impl Values<S>) {
         if !self.tail.is_empty() {
-            let last = values.part(0, self.len).at(simd, Span::last(self.len)).to_array();
+            let last = T::of_vector(values.part(0, self.len).at(simd, Span::last(self.len)));
             let end = self.len.min(LANES);
             let (from, to) = (&last[end - self.tail.len()..end], &mut *self.tail);
             // SAFETY: as above.
@@ -257,7 +261,7 @@ pub(crate) fn by_strides<S: Simd>(simd: S, row: Stream, values: impl Values<S>) 
         let (strides, rest) = row.lines.as_chunks_mut::<TURNS>();
         if let Some(lines) = strides.get_mut(i) {
             for (u, line) in lines.iter_mut().enumerate() {
-                line.stream(simd, of_strides.at(simd, Span::InTurn(i, u)));
+                line.stream::<S, f32>(simd, of_strides.at(simd, Span::InTurn(i, u)));
             }
         }
         if i < row.len / (TURNS * LANES) {
@@ -265,17 +269,17 @@ pub(crate) fn by_strides<S: Simd>(simd: S, row: Stream, values: impl Values<S>) 
         }
         let of_rest = values.part(from + in_strides, rest.len() * LANES);
         for (i, line) in rest.iter_mut().enumerate() {
-            line.stream(simd, of_rest.at(simd, Span::Whole(i)));
+            line.stream::<S, f32>(simd, of_rest.at(simd, Span::Whole(i)));
         }
         row.tail(simd, values);
     }
 }
 
-impl Store for Stream<'_> {
+impl<T: Number> Store for Stream<'_, T> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
         // SAFETY: as the struct says, the row begins at a multiple of `QUAD` bytes, and is one long.
-        unsafe { stream_span(self.to, span, value.as_array(), self.ahead) };
+        unsafe { stream_span(self.to, span, &T::of_vector(value), self.ahead) };
     }
 
     #[inline(always)]
@@ -286,46 +290,54 @@ impl Store for Stream<'_> {
         let of_lines = values.part(row.head.len(), row.lines.len() * LANES);
         for (i, line) in row.lines.iter_mut().enumerate() {
             ahead.ask(i);
-            line.stream(simd, of_lines.at(simd, Span::Whole(i)));
+            line.stream::<S, T>(simd, of_lines.at(simd, Span::Whole(i)));
         }
         row.tail(simd, values);
     }
 }
 
-/// A row of halves. If they go `around` the caches, see [`Stream`].
+/// A row of halves, which may go `around` the caches: see [`Stream`].
 pub(crate) struct Half<'a, T> {
-    to: &'a mut [T],
+    row: Stream<'a, T>,
     around: bool,
-    ahead: Ahead,
 }
 
 impl<'a, T: Number> Half<'a, T> {
     #[inline(always)]
     pub fn new(to: &'a mut [u8], way: Way, ahead: Ahead) -> Self {
-        Half { around: way.is_around(to), to: bytemuck::cast_slice_mut(to), ahead }
+        let around = way.is_around(to);
+        Half { row: Stream { to: bytemuck::cast_slice_mut(to), ahead }, around }
     }
 
     #[inline(always)]
     pub fn len(&self) -> usize {
-        self.to.len()
+        self.row.len()
     }
 
     #[inline(always)]
     pub fn of_len(self, len: usize) -> Self {
         debug_assert!(!self.around || len == self.len(), "rows that go around the caches are written whole");
-        Half { to: &mut self.to[..len], ..self }
+        let Stream { to, ahead } = self.row;
+        Half { row: Stream { to: &mut to[..len], ahead }, ..self }
     }
 }
 
 impl<T: Number> Store for Half<'_, T> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
-        let value = T::of_vector(value);
-        if !self.around {
-            return span.put(&value, self.to);
+        if self.around {
+            return self.row.store(span, value);
         }
-        // SAFETY: a row that goes around the caches begins at a multiple of `QUAD` bytes, and is one long.
-        unsafe { stream_span(self.to, span, &value, self.ahead) };
+        span.put(&T::of_vector(value), self.row.to);
+    }
+
+    #[inline(always)]
+    fn write<S: Simd>(self, simd: S, len: usize, values: impl Values<S>) {
+        if self.around {
+            return self.row.write(simd, len, values);
+        }
+        let (to, values) = (&mut self.row.to[..len], values.part(0, len));
+        for_spans!(len, span => { span.put(&T::of_vector(values.at(simd, span)), to); });
     }
 }
 
@@ -369,6 +381,33 @@ unsafe fn stream_span<T: Pod>(to: &mut [T], span: Span, value: &[T; LANES], ahea
         // SAFETY: as above.
         unsafe { stream_quads(bytemuck::bytes_of(value), bytemuck::bytes_of_mut(to)) };
     }
+}
+
+/// Writes a multiple of 32 bytes, in halves of a line where there is an instruction for it.
+///
+/// # Safety
+///
+/// `to` begins at a multiple of 32 bytes.
+#[inline(always)]
+unsafe fn stream_halves<S: Simd>(simd: S, from: &[u8], to: &mut [u8]) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256};
+        #[target_feature(enable = "avx")]
+        unsafe fn halves(from: &[u8], to: &mut [u8]) {
+            for (to, from) in to.as_chunks_mut::<32>().0.iter_mut().zip(from.as_chunks::<32>().0) {
+                // SAFETY: 32 bytes each, and `to` is aligned, as the caller promises.
+                unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), _mm256_loadu_si256(from.as_ptr().cast())) };
+            }
+        }
+        if simd.level().as_avx2().is_some() {
+            // SAFETY: the level means that the processor has the instructions; the rest is the caller's promise.
+            return unsafe { halves(from, to) };
+        }
+    }
+    let _ = simd;
+    // SAFETY: multiples of 32 are multiples of `QUAD`.
+    unsafe { stream_quads(from, to) };
 }
 
 /// Writes a multiple of [`QUAD`] bytes.
