@@ -174,38 +174,60 @@ impl Pass<'_> {
     fn row_blocks<S: Simd>(&self, simd: S, rows: Range<usize>, to: Parts, scratch: &mut Scratch) {
         let (grid, source) = (self.grid, self.source());
         if !grid.by_column {
-            return self.group_rows(simd, rows, Some(to), scratch);
+            return self.group_rows(simd, rows, Some(to), scratch, |_, _| ());
         }
         let mut columns = Columns::new(simd, grid.width, grid.leaf_down, rows.len().div_ceil(grid.leaf_down));
-        let few = TALL / grid.leaf_down * grid.leaf_down;
-        for first in rows.clone().step_by(few) {
-            let few = first..(first + few).min(rows.end);
-            self.group_rows(simd, few.clone(), None, scratch);
-            if self.affine {
-                columns.push(simd, &source, few, scratch);
-            }
-        }
+        let (few, mut first) = (TALL / grid.leaf_down * grid.leaf_down, rows.start);
+        self.group_rows(
+            simd,
+            rows.clone(),
+            None,
+            scratch,
+            #[inline(always)]
+            |end, scratch| {
+                while self.affine && first < end && (end - first >= few || end == rows.end) {
+                    let next = end.min(first + few);
+                    columns.push(simd, &source, first..next, scratch);
+                    first = next;
+                }
+            },
+        );
         columns.store(simd, to);
     }
 
-    /// Sums of rows, and their dx. `to`: where the sums go if they are those of weights.
+    /// Sums of rows, and their dx. `to`: where the sums go if they are those of weights. `then` gets to know how far it has
+    /// come, every few rows.
     #[inline(always)]
-    fn group_rows<S: Simd>(&self, simd: S, rows: Range<usize>, mut to: Option<Parts>, scratch: &mut Scratch) {
+    fn group_rows<S: Simd>(
+        &self,
+        simd: S,
+        rows: Range<usize>,
+        mut to: Option<Parts>,
+        scratch: &mut Scratch,
+        mut then: impl FnMut(usize, &mut Scratch),
+    ) {
         let (grid, start) = (self.grid, rows.start);
         let mut weighted = Vec::with_capacity(grid.batch());
-        self.groups(simd, rows, scratch, |rows, [bias, weight, _]| {
-            weighted.clear();
-            weighted.extend(rows.clone().zip(bias).zip(weight).map(|((row, bias), weight)| {
-                let of_row = if grid.by_column { 1.0 } else { self.weight(row % grid.rows) };
-                [bias * of_row, weight * of_row]
-            }));
-            if let Some(to) = &mut to {
-                let at = rows.start - start..rows.end - start;
-                to[0][at.clone()].copy_from_slice(bias);
-                to[1][at].copy_from_slice(weight);
-            }
-            self.projections(weighted.chunks(grid.group()).map(merged))
-        });
+        self.groups(
+            simd,
+            rows,
+            scratch,
+            #[inline(always)]
+            |rows, [bias, weight, _], scratch| {
+                weighted.clear();
+                weighted.extend(rows.clone().zip(bias).zip(weight).map(|((row, bias), weight)| {
+                    let of_row = if grid.by_column { 1.0 } else { self.weight(row % grid.rows) };
+                    [bias * of_row, weight * of_row]
+                }));
+                if let Some(to) = &mut to {
+                    let at = rows.start - start..rows.end - start;
+                    to[0][at.clone()].copy_from_slice(bias);
+                    to[1][at].copy_from_slice(weight);
+                }
+                then(rows.end, scratch);
+                self.projections(weighted.chunks(grid.group()).map(merged))
+            },
+        );
     }
 
     /// dx of an area of halves in training, if nothing else is wanted and all of them lie in memory as they are needed.

@@ -123,7 +123,7 @@ impl Pass<'_> {
             Blocks::Rows(len) => self.exec.each(pieces, |(i, moments), scratch| {
                 let (size, first) = (self.grid.group(), i * len);
                 let rows = first..first + moments.len() * size;
-                dispatch!(self.exec.level, simd => self.groups(simd, rows, scratch, |rows, [hi, lo, m2]| {
+                dispatch!(self.exec.level, simd => self.groups(simd, rows, scratch, |rows, [hi, lo, m2], _| {
                     let count = self.grid.width as u32;
                     let cell = |k: usize| Moments { count, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
                     let moments = &mut moments[(rows.start - first) / size..(rows.end - first) / size];

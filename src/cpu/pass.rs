@@ -172,14 +172,15 @@ pub(crate) trait Pass: Sync {
         );
     }
 
-    /// Whole groups of rows, a batch at a time. `finish` gets what each has given, one number a row.
+    /// Whole groups of rows, a batch at a time. `finish` gets what each has given, one number a row, while the caches hold
+    /// it.
     #[inline(always)]
     fn groups<S: Simd>(
         &self,
         simd: S,
         rows: Range<usize>,
         scratch: &mut Scratch,
-        mut finish: impl FnMut(Range<usize>, [&[f32]; 3]) -> Self::Finished,
+        mut finish: impl FnMut(Range<usize>, [&[f32]; 3], &mut Scratch) -> Self::Finished,
     ) {
         let (grid, source) = (self.grid(), self.source());
         let (size, batch) = (grid.group(), grid.batch());
@@ -210,7 +211,7 @@ pub(crate) trait Pass: Sync {
                 },
             );
             let [a, b, c] = &parts;
-            let stats = finish(of_batch.clone(), [&a[..len], &b[..len], &c[..len]]);
+            let stats = finish(of_batch.clone(), [&a[..len], &b[..len], &c[..len]], scratch);
             before = Some((of_batch, stats));
         }
         if let Some((rows, stats)) = before {
