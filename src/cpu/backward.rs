@@ -16,9 +16,9 @@ use super::params::{
 };
 use super::partial::{Sums, merge_all};
 use super::pass::{self, Pass as _};
-use super::reduce::{self, Parts, Table};
+use super::reduce::{self, Parts, Table, leaf_of_rows};
 use super::relay::Block;
-use super::source::{GradientOf, Source, SumPairs, SumsOf};
+use super::source::{GradientOf, SumPairs, SumsOf};
 use fearless_simd::Simd;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -331,7 +331,7 @@ impl pass::Pass for Pass<'_> {
         scratch: &mut Scratch,
     ) -> Sums<S> {
         let source = self.source();
-        let Some(dx) = self.dx else { return source.rows(simd, source.tile(simd, areas.0, scratch), areas) };
+        let Some(dx) = self.dx else { return leaf_of_rows(simd, &source, areas, scratch) };
         let area = Area { first: areas.0.first - back, ..areas.0 };
         // They need no scratch memory.
         let gradient = self.gradient.tile(simd, area, (&mut [], &mut [], &mut []));

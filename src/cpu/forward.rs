@@ -14,9 +14,9 @@ use super::params::{
 };
 use super::partial::{Mean, merge_all};
 use super::pass::{self, Pass as _};
-use super::reduce;
+use super::reduce::{self, leaf_of_rows};
 use super::relay::Block;
-use super::source::{Means, MomentsOf, Source};
+use super::source::{Means, MomentsOf};
 use crate::moments::Moments;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -243,7 +243,7 @@ impl pass::Pass for Pass<'_> {
         scratch: &mut Scratch,
     ) -> Mean<S> {
         let source = self.source();
-        let Some(y) = self.y else { return source.rows(simd, source.tile(simd, areas.0, scratch), areas) };
+        let Some(y) = self.y else { return leaf_of_rows(simd, &source, areas, scratch) };
         let area = Area { first: areas.0.first - back, ..areas.0 };
         // They need no scratch memory.
         let (x, y) = (self.x.tile(simd, area, &mut []), y.area(area, &mut [], Ahead::default()));
