@@ -6,7 +6,7 @@ use super::lanes::LANES;
 use super::reduce::rows_at_once;
 use super::strip;
 
-/// Bytes of `f32` that a block's inputs may have: they are read again after they have been reduced.
+/// Bytes that a block's inputs may have: they are read again after they have been reduced.
 const BLOCK: usize = 1 << 19;
 
 /// Bytes of a block's inputs and of what is asked for in advance.
@@ -37,7 +37,7 @@ impl Blocks {
         if grid.columns {
             return None;
         }
-        let (row, block) = (grid.width * 4, BLOCK / inputs);
+        let (row, block) = (grid.width * grid.size, BLOCK / inputs);
         match grid.join {
             Join::Samples => {
                 let run = RUN.div_ceil(row).min(block / (row * grid.samples));
@@ -63,13 +63,13 @@ impl Blocks {
 
     /// Of how many samples the next block's rows are asked for while a block of channels is written.
     pub fn asked(grid: &Grid, inputs: usize, channels: usize) -> usize {
-        let sample = channels * grid.width * 4 * inputs;
+        let sample = channels * grid.width * grid.size * inputs;
         (CACHE / sample).saturating_sub(grid.samples).min(grid.samples)
     }
 
     /// Whether so many rows fit the cache, and as many again that are read meanwhile.
     pub fn fits_twice(grid: &Grid, inputs: usize, rows: usize) -> bool {
-        2 * rows * grid.width * 4 * inputs <= CACHE
+        2 * rows * grid.width * grid.size * inputs <= CACHE
     }
 
     /// Statistics of a block.

@@ -32,6 +32,8 @@ pub(super) struct Call {
     pub plan: Plan,
     pub grid: Grid,
     pub exec: Exec,
+    /// How an output that will not be read again in this call is written.
+    way: Way,
 }
 
 /// Where a forward pass's statistics come from.
@@ -51,7 +53,9 @@ impl Call {
         }
         norm.state.check(&norm.descriptor)?;
         let exec = Exec::new(norm.level, elements as usize);
-        Ok(Call { plan: Plan::new(problem, &Profile::CPU)?, grid: Grid::new(&problem), exec })
+        let plan = Plan::new(problem, &Profile::CPU)?;
+        let way = if plan.bytes() < STREAM { Way::Cached } else { Way::LARGE };
+        Ok(Call { plan, grid: Grid::new(&problem, way), exec, way })
     }
 
     pub fn input<'a>(&self, tensor: Tensor, bytes: &'a [u8]) -> Input<'a> {
@@ -67,11 +71,6 @@ impl Call {
         let rows = self.grid.rows_of(self.plan.problem.memory(tensor));
         // SAFETY: the caller's promise.
         unsafe { Output::new(self.plan.dtype(tensor), bytes, rows, way) }
-    }
-
-    /// How an output that will not be read again in this call is written.
-    fn way(&self) -> Way {
-        if self.plan.bytes() < STREAM { Way::Cached } else { Way::LARGE }
     }
 }
 
@@ -216,7 +215,7 @@ impl Norm {
             Source::InPlace => None,
         };
         let inputs = [read(io.x, Tensor::Input), io.residual.and_then(|source| read(source, Tensor::Residual))];
-        let way = if in_place { Way::Cached } else { call.way() };
+        let way = if in_place { Way::Cached } else { call.way };
         // SAFETY: `Pass` has tasks with rows of their own.
         let y = unsafe { call.output(Tensor::Output, io.y, way) };
         // SAFETY: as above.
@@ -262,7 +261,7 @@ impl Norm {
         let Backward { x, dy, residual, dsum, dx, dresidual, .. } = io;
         let (x, dy) = (call.input(Tensor::Input, x), call.input(Tensor::Gradient, dy));
         let [residual, dsum] = [residual, dsum].map(|bytes| Some(call.input(Tensor::Residual, bytes?)));
-        let way = call.way();
+        let way = call.way;
         // SAFETY: `Pass` has tasks with rows of their own.
         let dx = dx.map(|bytes| unsafe { call.output(Tensor::Output, bytes, way) });
         // SAFETY: as above.

@@ -1,6 +1,7 @@
 //! A layout as the CPU sees it: rows of neighbouring elements, and cells whose results make up a statistic.
 
 use super::leaf_columns::TALL;
+use super::stream::{QUAD, Way};
 use crate::layout::{Memory, Walk};
 use crate::plan::{Problem, Tree};
 use crate::profile::Profile;
@@ -119,13 +120,20 @@ pub(crate) struct Grid {
     pub leaf_down: usize,
     /// Whether no tensor has gaps between rows.
     pub is_dense: bool,
+    /// Whether rows go around the caches and end within [`QUAD`] bytes.
+    pub is_ragged: bool,
+    /// Bytes of an element that is read.
+    pub size: usize,
 }
 
 impl Grid {
     /// Sizes fit in memory: the caller has checked that a slice has `layout.elements` elements.
-    pub fn new(problem: &Problem) -> Grid {
+    pub fn new(problem: &Problem, way: Way) -> Grid {
         let layout = &problem.layout;
         let is_dense = problem.is_dense();
+        let [least, most] =
+            [problem.input.size().min(problem.output.size()), problem.input.size().max(problem.output.size())];
+        let is_ragged = |width: usize| way == Way::Around && !(width * least as usize).is_multiple_of(QUAD);
         let (stats, channels) = (&layout.stats, layout.affine.targets());
         let tree = |walk: &Walk| Tree::new(walk, &Profile::CPU);
         let size = |n: u64| n as usize;
@@ -137,6 +145,8 @@ impl Grid {
                 samples: 1,
                 rows: size(stats.outer),
                 width: size(stats.len),
+                is_ragged: is_ragged(size(stats.len)),
+                size: size(most),
                 columns: false,
                 by_column: true,
                 join: Join::Channels(1),
@@ -160,6 +170,8 @@ impl Grid {
             tree,
             leaf_down: 1,
             is_dense,
+            is_ragged: is_ragged(size(width)),
+            size: size(most),
         }
     }
 

@@ -205,10 +205,12 @@ mod tests {
         rows.collect::<Vec<_>>().concat()
     }
 
-    /// Large calls are written beside what is reduced, small ones are not: a channel has the same bits in both.
+    /// Large calls are written beside what is reduced, or by strips; small ones are not: a channel has the same bits in
+    /// both.
     #[test]
     fn channels_have_the_bits_of_small_calls() {
-        for (shape, relu) in [([42, 64, 784], false), ([66, 64, 516], true), ([20, 52, 2300], false)] {
+        let shapes = [([42, 64, 784], false), ([66, 64, 516], true), ([20, 52, 2300], false), ([36, 320, 225], true)];
+        for (shape, relu) in shapes {
             let [samples, of, width] = shape;
             let len = samples * of * width;
             let (x, dy) = (elements::<f32>(noise(3, len)), elements::<f32>(noise(4, len)));

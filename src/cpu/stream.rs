@@ -450,10 +450,10 @@ mod tests {
         use Format::{ChannelsFirst as First, ChannelsLast as Last};
         // Rows shorter than a span, of whole spans or not; results as far into a page as what is read, just behind it,
         // far behind it, between lines, between sixteens of bytes.
-        let rows = [(1, 0), (1, 260), (64, 0), (64, 4), (64, 260), (64, 1), (4112, 260), (49, 0), (100, 260)];
+        let rows = [(1, 0), (1, 260), (64, 0), (64, 4), (64, 260), (64, 1), (4112, 260), (49, 0), (100, 260), (225, 1)];
         check::<f32>(First, &rows);
         check::<f32>(Last, &[(1, 0), (64, 4), (49, 1)]);
-        let rows = [(1, 0), (8, 0), (64, 0), (64, 8), (64, 4), (64, 520), (4112, 520), (49, 0), (56, 520)];
+        let rows = [(1, 0), (8, 0), (64, 0), (64, 8), (64, 4), (64, 520), (4112, 520), (49, 0), (56, 520), (100, 8)];
         check::<half::f16>(First, &rows);
         check::<half::bf16>(First, &rows[..4]);
         check::<half::bf16>(Last, &[(64, 8), (49, 1)]);

@@ -10,15 +10,19 @@ use std::ops::Range;
 /// Rows of so many elements are long enough to be worked on one by one.
 const LONG: usize = 4 * LANES;
 
+/// The same of rows that end within [`QUAD`](super::stream::QUAD) bytes, one by one by way of a buffer.
+const LONG_RAGGED: usize = 16 * LANES;
+
 // A strip begins where its block does: no area is a part of one.
-const _: () = assert!(LANES * LONG <= TILE);
+const _: () = assert!(LONG <= LONG_RAGGED && LANES * LONG_RAGGED <= TILE);
 
 /// Samples that are worth the spreading.
 const SAMPLES: usize = 8;
 
 /// Whether it is worth it.
 pub(crate) fn pays(grid: &Grid) -> bool {
-    grid.join == Join::Samples && !grid.columns && grid.width < LONG && grid.samples >= SAMPLES
+    let long = if grid.is_ragged { LONG_RAGGED } else { LONG };
+    grid.join == Join::Samples && !grid.columns && grid.width < long && grid.samples >= SAMPLES
 }
 
 /// Elements of a strip for many samples: what belongs to them stays in the first-level cache.
@@ -28,7 +32,7 @@ const STRIP: usize = TILE / 2;
 pub(crate) fn pieces(grid: &Grid) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     let (rows, samples) = (grid.rows, grid.samples);
     // Whole vectors, so that strips begin and end where lines do.
-    let channels = (STRIP / (grid.width * LANES) * LANES).min(rows);
+    let channels = ((STRIP / (grid.width * LANES)).max(1) * LANES).min(rows);
     let many = (STRIP * SAMPLES).div_ceil(channels * grid.width).max(4 * SAMPLES);
     (0..rows).step_by(channels).flat_map(move |first| {
         let channels = first..(first + channels).min(rows);
