@@ -140,7 +140,7 @@ fn leaf_of_halves<S: Simd, K: Source, T: Number>(
     )
 }
 
-/// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache: a power of two.
+/// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache.
 pub(crate) fn rows_at_once(grid: &Grid) -> usize {
     (TILE / grid.width.min(grid.tree.leaf_len() as usize)).clamp(1, LANES)
 }
