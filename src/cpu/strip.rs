@@ -51,9 +51,12 @@ pub(crate) fn params<C: ColumnParams>(grid: &Grid, rows: &RowParams, channels: R
 /// Strips of columns that are worth the copying.
 const COPIES: usize = 4;
 
+/// Columns that are enough for a row.
+const WIDE: usize = STRIP / 4;
+
 /// Rows of columns that are worked on as one: a power of two, so that strips end where lines do; 1 where it does not pay.
 pub(crate) fn rows_of_columns(grid: &Grid) -> usize {
-    if !(grid.columns && grid.join == Join::Samples && grid.is_dense) {
+    if !(grid.columns && grid.join == Join::Samples && grid.is_dense && grid.width < WIDE) {
         return 1;
     }
     1 << (STRIP / grid.width).min(grid.all_rows() / COPIES).max(1).ilog2()
