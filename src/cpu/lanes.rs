@@ -180,8 +180,11 @@ macro_rules! for_strides {
 }
 pub(crate) use for_strides;
 
+/// Strides whose sums are added first: sums of long rows are sums of few numbers, too, as rounding grows with them.
+const STRIDES: usize = 16;
+
 /// Sums `N` terms of every element of a row, once each, lane by lane in a fixed order. The spans of a stride are added
-/// first, so that sums are short, need not wait for each other, and take few registers.
+/// first, so that sums are short, need not wait for each other, and take few registers; then [`STRIDES`].
 ///
 /// `meanwhile` is called before each stride, and before what is behind them.
 #[inline(always)]
@@ -194,12 +197,18 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(
     let zero = V::splat(simd, 0.0);
     let (mut sum, mut behind) = ([zero; N], [zero; N]);
     let (strides, full, rest) = (len / (TURNS * LANES), len / LANES, len % LANES);
-    for i in 0..strides {
-        meanwhile(i);
-        let [a, b] = [f(Span::InTurn(i, 0)), f(Span::InTurn(i, 1))];
-        let [c, d] = [f(Span::InTurn(i, 2)), f(Span::InTurn(i, 3))];
+    for first in (0..strides).step_by(STRIDES) {
+        let mut part = [zero; N];
+        for i in first..strides.min(first + STRIDES) {
+            meanwhile(i);
+            let [a, b] = [f(Span::InTurn(i, 0)), f(Span::InTurn(i, 1))];
+            let [c, d] = [f(Span::InTurn(i, 2)), f(Span::InTurn(i, 3))];
+            for k in 0..N {
+                part[k] += (a[k] + b[k]) + (c[k] + d[k]);
+            }
+        }
         for k in 0..N {
-            sum[k] += (a[k] + b[k]) + (c[k] + d[k]);
+            sum[k] += part[k];
         }
     }
     meanwhile(strides);
