@@ -113,15 +113,18 @@ pub fn cases(quick: bool) -> Vec<Case> {
     };
     let shape = if quick { [16, 64, 28, 28] } else { [32, 512, 28, 28] };
     let (first, last) = (Format::ChannelsFirst, Format::ChannelsLast);
-    let mut variants = [(DType::F16, first), (DType::BF16, first), (DType::F32, last), (DType::F16, last)]
-        .map(|v| (v, shape))
-        .to_vec();
+    let mut variants = vec![
+        (DType::F16, first, shape),
+        (DType::BF16, first, shape),
+        (DType::F32, last, shape),
+        (DType::F16, last, shape),
+    ];
     if !quick {
         // Rows of halves that end within a vector, and rows of few channels.
-        variants.extend([((DType::F16, first), [32, 1024, 14, 14]), ((DType::F32, last), [32, 64, 112, 112])]);
+        variants.extend([(DType::F16, first, [32, 1024, 14, 14]), (DType::F32, last, [32, 64, 112, 112])]);
     }
     let full = full.into_iter().map(|(norm, shape)| (norm, shape, DType::F32, first));
-    let variants = variants.into_iter().map(|((dtype, format), shape)| {
+    let variants = variants.into_iter().map(|(dtype, format, shape)| {
         let (norm, shape) = batch(&shape);
         (norm, shape, dtype, format)
     });

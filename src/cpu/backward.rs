@@ -196,7 +196,7 @@ impl Pass<'_> {
     }
 
     /// Sums of rows, and their dx. `to`: where the sums go if they are those of weights. `then` gets to know how far it has
-    /// come, every few rows.
+    /// come, batch by batch.
     #[inline(always)]
     fn group_rows<S: Simd>(
         &self,

@@ -3,8 +3,9 @@
 //! Lanes are virtual: an instruction set with narrower registers uses several. Nothing here contracts a product
 //! and a sum into one rounding, so all levels give the same bits.
 
-use super::stream::{Line, Whole};
+use super::stream::Line;
 use crate::element::Element;
+use bytemuck::Pod;
 use fearless_simd::{Select, Simd, SimdBase, f32x16};
 
 /// Lanes of a vector.
@@ -15,8 +16,8 @@ pub(crate) type V<S> = f32x16<S>;
 
 /// An element type, by the vector.
 pub(crate) trait Number: Element + Default {
-    /// Sixteen of them in memory.
-    type Whole: Whole;
+    /// Sixteen of them in memory, aligned to their size.
+    type Whole: Pod;
 
     fn to_vector<S: Simd>(simd: S, from: &[Self; LANES]) -> V<S>;
 

@@ -117,14 +117,14 @@ pub(crate) trait Pass: Sync {
         let strip = strip::rows_of_columns(grid);
         let columns = grid.columns.then(|| Self::Columns::new(rows.stats, rows.affine, 0, Repeat::All(strip)));
         let (params, once) = match &columns {
-            None => (Params::Rows(*rows), usize::MAX),
-            Some(columns) if strip == 1 => (Params::Columns(columns), usize::MAX),
-            Some(columns) => (Params::Strip(columns), strip),
+            Some(columns) if strip > 1 => (Params::Strip(columns), strip),
+            Some(columns) => (Params::Columns(columns), grid.all_rows().max(1)),
+            None => (Params::Rows(*rows), grid.all_rows().max(1)),
         };
         let next = rows_of_area(grid.width);
         exec.each_rows(grid, |rows, scratch| {
             dispatch!(exec.level, simd => for first in rows.clone().step_by(once) {
-                let rows = first..rows.end.min(first.saturating_add(once));
+                let rows = first..rows.end.min(first + once);
                 self.write_rows(simd, &params, rows, next, scratch);
             });
         });

@@ -4,7 +4,7 @@ use super::ahead::{Ahead, LINE};
 use super::lanes::{LANES, Number, Span, TURNS, V, for_spans};
 use crate::tensor::DType;
 use bytemuck::{Pod, Zeroable};
-use fearless_simd::{Simd, SimdBase};
+use fearless_simd::Simd;
 use half::{bf16, f16};
 
 /// A row that is written, span by span.
@@ -171,42 +171,6 @@ pub(crate) struct Line([f32; LANES]);
 #[repr(C, align(32))]
 pub(crate) struct HalfLine([u16; LANES]);
 
-/// Sixteen elements, where they begin at a multiple of their size.
-pub(crate) trait Whole: Pod {
-    /// Around the caches, with as few instructions as there are.
-    fn stream<S: Simd, T: Number>(&mut self, simd: S, value: V<S>);
-}
-
-impl Whole for Line {
-    #[inline(always)]
-    fn stream<S: Simd, T: Number>(&mut self, simd: S, value: V<S>) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        {
-            use fearless_simd::Level;
-            use std::arch::x86_64::{_mm512_loadu_ps, _mm512_stream_ps};
-            #[target_feature(enable = "avx512f")]
-            fn wide(to: &mut Line, value: &[f32; LANES]) {
-                // SAFETY: a line is aligned, and sixteen numbers.
-                unsafe { _mm512_stream_ps(to.0.as_mut_ptr(), _mm512_loadu_ps(value.as_ptr())) };
-            }
-            if let Level::Avx512(_) = simd.level() {
-                // SAFETY: the level means that the processor has the instructions.
-                return unsafe { wide(self, value.as_array()) };
-            }
-        }
-        // SAFETY: a line is aligned.
-        unsafe { stream_halves(simd, bytemuck::bytes_of(value.as_array()), bytemuck::bytes_of_mut(self)) };
-    }
-}
-
-impl Whole for HalfLine {
-    #[inline(always)]
-    fn stream<S: Simd, T: Number>(&mut self, simd: S, value: V<S>) {
-        // SAFETY: half a line is aligned.
-        unsafe { stream_halves(simd, bytemuck::bytes_of(&T::of_vector(value)), bytemuck::bytes_of_mut(self)) };
-    }
-}
-
 /// A row that goes around the caches: what is before its first line and behind its last, and its lines.
 struct Lined<'a, T: Number = f32> {
     head: &'a mut [T],
@@ -261,7 +225,7 @@ pub(crate) fn by_strides<S: Simd>(simd: S, row: Stream, values: impl Values<S>) 
         let (strides, rest) = row.lines.as_chunks_mut::<TURNS>();
         if let Some(lines) = strides.get_mut(i) {
             for (u, line) in lines.iter_mut().enumerate() {
-                line.stream::<S, f32>(simd, of_strides.at(simd, Span::InTurn(i, u)));
+                stream_whole::<S, f32>(simd, of_strides.at(simd, Span::InTurn(i, u)), line);
             }
         }
         if i < row.len / (TURNS * LANES) {
@@ -269,7 +233,7 @@ pub(crate) fn by_strides<S: Simd>(simd: S, row: Stream, values: impl Values<S>) 
         }
         let of_rest = values.part(from + in_strides, rest.len() * LANES);
         for (i, line) in rest.iter_mut().enumerate() {
-            line.stream::<S, f32>(simd, of_rest.at(simd, Span::Whole(i)));
+            stream_whole::<S, f32>(simd, of_rest.at(simd, Span::Whole(i)), line);
         }
         row.tail(simd, values);
     }
@@ -290,7 +254,7 @@ impl<T: Number> Store for Stream<'_, T> {
         let of_lines = values.part(row.head.len(), row.lines.len() * LANES);
         for (i, line) in row.lines.iter_mut().enumerate() {
             ahead.ask(i);
-            line.stream::<S, T>(simd, of_lines.at(simd, Span::Whole(i)));
+            stream_whole::<S, T>(simd, of_lines.at(simd, Span::Whole(i)), line);
         }
         row.tail(simd, values);
     }
@@ -383,16 +347,20 @@ unsafe fn stream_span<T: Pod>(to: &mut [T], span: Span, value: &[T; LANES], ahea
     }
 }
 
-/// Writes a multiple of 32 bytes, in halves of a line where there is an instruction for it.
-///
-/// # Safety
-///
-/// `to` begins at a multiple of 32 bytes.
+/// Writes sixteen elements around the caches, with as few instructions as there are.
 #[inline(always)]
-unsafe fn stream_halves<S: Simd>(simd: S, from: &[u8], to: &mut [u8]) {
+fn stream_whole<S: Simd, T: Number>(simd: S, value: V<S>, to: &mut T::Whole) {
+    const { assert!(align_of::<T::Whole>() == size_of::<[T; LANES]>() && size_of::<T::Whole>() % 32 == 0) };
+    let value = T::of_vector(value);
+    let (from, to) = (bytemuck::bytes_of(&value), bytemuck::bytes_of_mut(to));
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
-        use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256};
+        use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256, _mm512_loadu_si512, _mm512_stream_si512};
+        #[target_feature(enable = "avx512f")]
+        unsafe fn line(from: &[u8; LINE], to: &mut [u8; LINE]) {
+            // SAFETY: 64 bytes each, and `to` is aligned, as the caller promises.
+            unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())) };
+        }
         #[target_feature(enable = "avx")]
         unsafe fn halves(from: &[u8], to: &mut [u8]) {
             for (to, from) in to.as_chunks_mut::<32>().0.iter_mut().zip(from.as_chunks::<32>().0) {
@@ -400,13 +368,19 @@ unsafe fn stream_halves<S: Simd>(simd: S, from: &[u8], to: &mut [u8]) {
                 unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), _mm256_loadu_si256(from.as_ptr().cast())) };
             }
         }
-        if simd.level().as_avx2().is_some() {
-            // SAFETY: the level means that the processor has the instructions; the rest is the caller's promise.
-            return unsafe { halves(from, to) };
+        let level = simd.level();
+        // SAFETY: the level means that the processor has the instructions; what is `Whole` is aligned to its size.
+        unsafe {
+            if let (true, [from], [to]) = (level.as_avx512().is_some(), from.as_chunks().0, to.as_chunks_mut().0) {
+                return line(from, to);
+            }
+            if level.as_avx2().is_some() {
+                return halves(from, to);
+            }
         }
     }
     let _ = simd;
-    // SAFETY: multiples of 32 are multiples of `QUAD`.
+    // SAFETY: what is `Whole` begins at a multiple of its size, which is one of `QUAD`.
     unsafe { stream_quads(from, to) };
 }
 
