@@ -1,8 +1,8 @@
 //! The backward pass: sums, gradients of weight and bias, dx.
 
 use super::ahead::Ahead;
-use super::apply::{backward_row, backward_row_to, masked_row};
-use super::beside::BackwardRows;
+use super::apply::{Dx, backward_row, backward_row_to, masked_row};
+use super::beside::{BackwardRows, StripStrides};
 use super::blocks::Blocks;
 use super::columns::{self, Columns, Down};
 use super::exec::{Exec, dispatch};
@@ -19,6 +19,7 @@ use super::pass::{self, Pass as _};
 use super::reduce::{self, Parts, Table, leaf_of_rows};
 use super::relay::Block;
 use super::source::{GradientOf, SumPairs, SumsOf};
+use super::stream::{Sink, by_strides};
 use fearless_simd::Simd;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -340,6 +341,27 @@ impl pass::Pass for Pass<'_> {
         let cursor = Cursor::new(self.grid, area.first);
         let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: area.at, owner: PhantomData };
         source.rows_beside::<S, f32, O, MASK>(simd, reduced, areas, rows)
+    }
+
+    #[inline(always)]
+    fn write_strip_beside_inline<S: Simd, const MASK: u8>(
+        &self,
+        simd: S,
+        params: &DxColumns,
+        back: usize,
+        areas: (Area, Option<Area>),
+        scratch: &mut Scratch,
+    ) -> Sums<S> {
+        let source = self.source();
+        let Some(dx) = self.dx else { return leaf_of_rows(simd, &source, areas, scratch) };
+        let area = Area { first: areas.0.first - back, ..areas.0 }.flat();
+        let gradient = self.gradient.tile(simd, area, (&mut [], &mut [], &mut []));
+        let reduced = self.gradient.tile(simd, areas.0, (&mut [], &mut [], &mut []));
+        let mut dx = dx.area(area, &mut [], Ahead::default());
+        let Sink::Stream(dx) = dx.row(0) else { unreachable!("asked for strips that go around the caches") };
+        let values = Dx::<_, _, MASK> { gradient: gradient.row(0), of: params.cells(0..area.len) };
+        let rows = StripStrides(by_strides(simd, dx, values));
+        source.rows_beside::<S, f32, OfRow, MASK>(simd, reduced, areas, rows)
     }
 
     #[inline(always)]

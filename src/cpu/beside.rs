@@ -21,6 +21,8 @@ pub(crate) struct ForwardRows<'a, O, const MASK: u8> {
 }
 
 impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for ForwardRows<'_, O, MASK> {
+    const SHORT: Option<bool> = Some(false);
+
     #[inline(always)]
     fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
         let row = self.cursor.next();
@@ -29,6 +31,20 @@ impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for ForwardRows<'_, O, MASK
         let weights = O::weights(simd, params.affine, row, self.at, x.len());
         let of = params.of_stats(simd, row).with(weights);
         by_strides(simd, y, Y::<_, _, MASK> { x, residual: None, relu: false, of })
+    }
+}
+
+/// A strip (see [`super::strip`]) of rows shorter than a stride, a stride of which is written by this function for each row
+/// that is reduced: it has no more of them, and what is behind them, than rows.
+pub(crate) struct StripStrides<F>(pub F);
+
+impl<S: Simd, F: FnMut(usize)> Meanwhile<S> for StripStrides<F> {
+    const SHORT: Option<bool> = Some(true);
+
+    #[inline(always)]
+    fn row(&mut self, _: S, k: usize) -> impl FnMut(usize) {
+        #[inline(always)]
+        move |_| (self.0)(k)
     }
 }
 
@@ -43,6 +59,8 @@ pub(crate) struct BackwardRows<'a, O, const MASK: u8> {
 }
 
 impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for BackwardRows<'_, O, MASK> {
+    const SHORT: Option<bool> = Some(false);
+
     #[inline(always)]
     fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
         let row = self.cursor.next();

@@ -1,8 +1,8 @@
 //! The forward pass: moments, statistics, y.
 
 use super::ahead::Ahead;
-use super::apply::{add_row, forward_row, forward_row_to};
-use super::beside::ForwardRows;
+use super::apply::{Y, add_row, forward_row, forward_row_to};
+use super::beside::{ForwardRows, StripStrides};
 use super::blocks::Blocks;
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
@@ -17,6 +17,7 @@ use super::pass::{self, Pass as _};
 use super::reduce::{self, leaf_of_rows};
 use super::relay::Block;
 use super::source::{Means, MomentsOf};
+use super::stream::{Sink, by_strides};
 use crate::moments::Moments;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -249,6 +250,25 @@ impl pass::Pass for Pass<'_> {
         let (x, y) = (self.x.tile(simd, area, &mut []), y.area(area, &mut [], Ahead::default()));
         let cursor = Cursor::new(self.grid, area.first);
         let rows = ForwardRows::<O, MASK> { x, y, params, cursor, at: area.at, owner: PhantomData };
+        source.rows_beside(simd, self.x.tile(simd, areas.0, &mut []), areas, rows)
+    }
+
+    #[inline(always)]
+    fn write_strip_beside_inline<S: Simd, const MASK: u8>(
+        &self,
+        simd: S,
+        params: &YColumns,
+        back: usize,
+        areas: (Area, Option<Area>),
+        scratch: &mut Scratch,
+    ) -> Mean<S> {
+        let source = self.source();
+        let Some(y) = self.y else { return leaf_of_rows(simd, &source, areas, scratch) };
+        let area = Area { first: areas.0.first - back, ..areas.0 }.flat();
+        let (x, mut y) = (self.x.tile(simd, area, &mut []), y.area(area, &mut [], Ahead::default()));
+        let Sink::Stream(y) = y.row(0) else { unreachable!("asked for strips that go around the caches") };
+        let values = Y::<_, _, MASK> { x: x.row(0), residual: None, relu: false, of: params.cells(0..area.len) };
+        let rows = StripStrides(by_strides(simd, y, values));
         source.rows_beside(simd, self.x.tile(simd, areas.0, &mut []), areas, rows)
     }
 

@@ -42,6 +42,9 @@ impl Number for f32 {
 /// Vectors in a stride of a loop that is unrolled.
 pub(crate) const TURNS: usize = 4;
 
+/// Elements of it.
+pub(crate) const STRIDE: usize = TURNS * LANES;
+
 /// At most sixteen elements of a row. The first two kinds cost no test within a loop over rows whose length the compiler
 /// has seen.
 #[derive(Clone, Copy)]
@@ -82,7 +85,7 @@ impl Span {
     pub fn of<T>(self, row: &[T]) -> Result<&[T; LANES], &[T]> {
         match self {
             Span::Whole(i) => Ok(&row.as_chunks().0[i]),
-            Span::InTurn(i, turn) => Ok(&row.as_chunks::<{ TURNS * LANES }>().0[i].as_chunks().0[turn]),
+            Span::InTurn(i, turn) => Ok(&row.as_chunks::<STRIDE>().0[i].as_chunks().0[turn]),
             Span::Part { at, len: LANES } => Ok(&row[at..at + LANES].as_chunks().0[0]),
             Span::Part { at, len } => Err(&row[at..at + len]),
         }
@@ -93,7 +96,7 @@ impl Span {
     pub fn of_mut<T>(self, row: &mut [T]) -> Result<&mut [T; LANES], &mut [T]> {
         match self {
             Span::Whole(i) => Ok(&mut row.as_chunks_mut().0[i]),
-            Span::InTurn(i, turn) => Ok(&mut row.as_chunks_mut::<{ TURNS * LANES }>().0[i].as_chunks_mut().0[turn]),
+            Span::InTurn(i, turn) => Ok(&mut row.as_chunks_mut::<STRIDE>().0[i].as_chunks_mut().0[turn]),
             Span::Part { at, len: LANES } => Ok(&mut row[at..at + LANES].as_chunks_mut().0[0]),
             Span::Part { at, len } => Err(&mut row[at..at + len]),
         }
@@ -187,17 +190,20 @@ const STRIDES: usize = 16;
 /// Sums `N` terms of every element of a row, once each, lane by lane in a fixed order. The spans of a stride are added
 /// first, so that sums are short, need not wait for each other, and take few registers; then [`STRIDES`].
 ///
-/// `meanwhile` is called before each stride, and before what is behind them.
+/// `meanwhile` is called before each stride, and before what is behind them. `short`: whether the compiler may leave strides
+/// out, as there are none.
 #[inline(always)]
 pub(crate) fn sum_row<S: Simd, const N: usize>(
     simd: S,
     len: usize,
+    short: bool,
     mut meanwhile: impl FnMut(usize),
     mut f: impl FnMut(Span) -> [V<S>; N],
 ) -> [V<S>; N] {
     let zero = V::splat(simd, 0.0);
     let (mut sum, mut behind) = ([zero; N], [zero; N]);
-    let (strides, full, rest) = (len / (TURNS * LANES), len / LANES, len % LANES);
+    let strides = if short { 0 } else { len / STRIDE };
+    let (full, rest) = (len / LANES, len % LANES);
     for first in (0..strides).step_by(STRIDES) {
         let mut part = [zero; N];
         for i in first..strides.min(first + STRIDES) {

@@ -1,20 +1,25 @@
 //! Leaves of rows: moments and sums of short runs, each a lane.
 
 use super::ahead::Ahead;
-use super::formula::{Gradient, Made, Param, Stats, Weights, low};
-use super::lanes::{LANES, Number, Span, V, fold, sum_row};
+use super::formula::{Gradient, Made, Param, Stats, Weights};
+use super::lanes::{LANES, Number, STRIDE, Span, V, fold, sum_row};
 use super::partial::{Mean, Sums, two_sum};
 use fearless_simd::{Simd, SimdBase, SimdMask};
 
 /// What is done with other rows of the same length while rows are reduced, so that arithmetic and memory are busy at the
 /// same time.
 pub(crate) trait Meanwhile<S: Simd> {
+    /// Whether rows are shorter than a stride, if that is known when it is compiled.
+    const SHORT: Option<bool>;
+
     /// What is done with each stride of row k in turn, and then with what is behind them, as if it were one more.
     fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize);
 }
 
 /// Nothing.
 impl<S: Simd> Meanwhile<S> for () {
+    const SHORT: Option<bool> = None;
+
     #[inline(always)]
     fn row(&mut self, _: S, _: usize) -> impl FnMut(usize) {
         #[inline(always)]
@@ -25,14 +30,14 @@ impl<S: Simd> Meanwhile<S> for () {
 /// Moments of up to sixteen runs of one length: those of run k in lane k. Without `centred`, mean squares. `ahead` is
 /// asked for meanwhile.
 #[inline(always)]
-pub(crate) fn moments_of_rows<'a, S: Simd, T: Number>(
+pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     simd: S,
     runs: usize,
     len: usize,
     centred: bool,
     run: impl Fn(usize) -> &'a [T],
     ahead: Ahead,
-    mut meanwhile: impl Meanwhile<S>,
+    mut meanwhile: M,
 ) -> Mean<S> {
     let zero = V::splat(simd, 0.0);
     // One pass, about a number that is near the mean; or about 0, where the sum is not needed.
@@ -46,21 +51,26 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number>(
     }
     let pivots = pivot.to_array();
     let (mut sums, mut squares) = ([zero; LANES], [zero; LANES]);
-    for k in 0..runs {
-        let (run, pivot, ahead) = (&run(k)[..len], V::splat(simd, pivots[k]), ahead.row(k));
-        let meanwhile = meanwhile.row(simd, k);
-        [sums[k], squares[k]] = sum_row(
-            simd,
-            len,
-            meanwhile,
-            #[inline(always)]
-            |span| {
-                ahead.ask(span.index());
-                let deviation = span.load(simd, run) - pivot;
-                [deviation, deviation * deviation]
-            },
-        );
-    }
+    each_row::<S, M>(
+        runs,
+        len,
+        #[inline(always)]
+        |k, short| {
+            let (run, pivot, ahead) = (&run(k)[..len], V::splat(simd, pivots[k]), ahead.row(k));
+            [sums[k], squares[k]] = sum_row(
+                simd,
+                len,
+                short,
+                meanwhile.row(simd, k),
+                #[inline(always)]
+                |span| {
+                    ahead.ask(span.index());
+                    let deviation = span.load(simd, run) - pivot;
+                    [deviation, deviation * deviation]
+                },
+            );
+        },
+    );
     let (sum, about_pivot) = (fold(&sums, runs), fold(&squares, runs));
     if !centred {
         return Mean { hi: zero, lo: zero, m2: about_pivot };
@@ -112,6 +122,7 @@ fn about_mean<S: Simd, T: Number>(simd: S, run: &[T], pivot: V<S>, mean: V<S>) -
             let [sum] = sum_row(
                 simd,
                 run.len(),
+                false,
                 |_| (),
                 #[inline(always)]
                 |span| {
@@ -127,35 +138,57 @@ fn about_mean<S: Simd, T: Number>(simd: S, run: &[T], pivot: V<S>, mean: V<S>) -
 /// Sums of g and of g times the normalised input, times the weight if `weighted`, of up to sixteen runs.
 /// `ahead` is asked for meanwhile.
 #[inline(always)]
-pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, const MASK: u8, P: Param<S>, Q: Param<S>>(
+pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, Q: Param<S>, M: Meanwhile<S>, const MASK: u8>(
     simd: S,
     runs: usize,
     len: usize,
     weighted: bool,
-    run: impl Fn(usize) -> (Gradient<'a, T>, Stats<P>, Weights<Q>),
+    run: impl Fn(usize) -> (Gradient<'a, T>, [f32; 3], Weights<Q>),
     ahead: Ahead,
-    mut meanwhile: impl Meanwhile<S>,
+    mut meanwhile: M,
 ) -> Sums<S> {
     let (mut g_sums, mut gx_sums) = ([V::splat(simd, 0.0); LANES], [V::splat(simd, 0.0); LANES]);
-    for (k, (g_sum, gx_sum)) in g_sums.iter_mut().zip(&mut gx_sums).enumerate().take(runs) {
-        let (gradient, stats, affine) = run(k);
-        let (gradient, ahead, meanwhile) = (gradient.of_len(len), ahead.row(k), meanwhile.row(simd, k));
-        [*g_sum, *gx_sum] = sum_row(
-            simd,
-            len,
-            meanwhile,
-            #[inline(always)]
-            |span| {
-                ahead.ask(span.index());
-                let mut g = gradient.masked::<S, MASK>(simd, span, Made { stats, weights: affine });
-                if weighted {
-                    g *= affine.weight.at(simd, span);
-                }
-                [g, g * (span.load(simd, gradient.x) - stats.hi.at(simd, span))]
-            },
-        );
-        let all = Span::Whole(0);
-        *gx_sum = *gx_sum * stats.rstd.at(simd, all) - low(simd, all, stats) * *g_sum;
+    let (mut lows, mut rstds) = ([0.0; LANES], [0.0; LANES]);
+    each_row::<S, M>(
+        runs,
+        len,
+        #[inline(always)]
+        |k, short| {
+            let (gradient, numbers, affine) = run(k);
+            let (gradient, stats, ahead) = (gradient.of_len(len), Stats::same(simd, numbers), ahead.row(k));
+            [_, lows[k], rstds[k]] = numbers;
+            [g_sums[k], gx_sums[k]] = sum_row(
+                simd,
+                len,
+                short,
+                meanwhile.row(simd, k),
+                #[inline(always)]
+                |span| {
+                    ahead.ask(span.index());
+                    let mut g = gradient.masked::<S, MASK>(simd, span, Made { stats, weights: affine });
+                    if weighted {
+                        g *= affine.weight.at(simd, span);
+                    }
+                    [g, g * (span.load(simd, gradient.x) - stats.hi.at(simd, span))]
+                },
+            );
+        },
+    );
+    let (g, gx) = (fold(&g_sums, runs), fold(&gx_sums, runs));
+    let (lo, rstd) = (V::from_slice(simd, &lows), V::from_slice(simd, &rstds));
+    Sums([g, gx * rstd - lo * rstd * g])
+}
+
+/// Calls `row` with each row, and with whether rows are shorter than a stride.
+#[inline(always)]
+fn each_row<S: Simd, M: Meanwhile<S>>(runs: usize, len: usize, mut row: impl FnMut(usize, bool)) {
+    if M::SHORT.unwrap_or(len < STRIDE) {
+        for k in 0..runs {
+            row(k, true);
+        }
+    } else {
+        for k in 0..runs {
+            row(k, false);
+        }
     }
-    Sums([fold(&g_sums, runs), fold(&gx_sums, runs)])
 }

@@ -3,8 +3,9 @@
 use super::ahead::{Ahead, Rest};
 use super::grid::{Grid, Rows};
 use super::half::{narrow, widen};
-use super::lanes::{LANES, Number};
+use super::lanes::{LANES, Number, STRIDE};
 use super::stream::{Half, QUAD, Sink, Way, is_aligned, stream};
+use super::strip;
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -196,15 +197,16 @@ impl<'a> Output<'a> {
     }
 
     /// Whether all of a grid's rows, in pieces of so many elements, go around the caches from registers, at the same
-    /// distance from each other, and are so long that their ends matter little.
+    /// distance from each other, and are so long that their ends matter little, or strips of very short ones.
     pub fn is_direct(&self, grid: &Grid, piece: usize) -> bool {
         const LONG: usize = 32 * LANES;
-        let ends = self.rows.row | self.rows.sample | grid.width | piece.min(grid.width);
+        let strips = strip::pays(grid) && grid.width < STRIDE;
+        let ends = if strips { LANES * grid.width } else { self.rows.row | grid.width | piece.min(grid.width) };
         self.dtype == DType::F32
             && self.way == Way::Around
             && self.rows.pitch(0, grid.all_rows()).is_some()
-            && grid.width >= LONG
-            && self.in_quads(ends)
+            && (strips || grid.width >= LONG)
+            && self.in_quads(ends | self.rows.sample)
     }
 
     /// Whether rows that begin at, and end after, multiples of so many elements do so at multiples of [`QUAD`] bytes.

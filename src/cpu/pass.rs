@@ -62,6 +62,16 @@ pub(crate) trait Pass: Sync {
         scratch: &mut Scratch,
     ) -> PartialOf<Self::Kind, S>;
 
+    /// The same of a strip.
+    fn write_strip_beside_inline<S: Simd, const MASK: u8>(
+        &self,
+        simd: S,
+        params: &Self::Columns,
+        back: usize,
+        areas: (Area, Option<Area>),
+        scratch: &mut Scratch,
+    ) -> PartialOf<Self::Kind, S>;
+
     /// Out of line, so that it is compiled once.
     #[inline(never)]
     fn write_rows<S: Simd>(
@@ -83,7 +93,7 @@ pub(crate) trait Pass: Sync {
     fn write_beside<S: Simd>(
         &self,
         simd: S,
-        params: &RowParams,
+        params: &Params<Self::Columns>,
         back: usize,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
@@ -92,10 +102,18 @@ pub(crate) trait Pass: Sync {
         const RELU: u8 = mask::RELU;
         simd.vectorize(
             #[inline(always)]
-            || match (self.grid().by_column, self.relu()) {
-                (true, _) => self.write_beside_inline::<S, OfColumn, NONE>(simd, params, back, areas, scratch),
-                (false, false) => self.write_beside_inline::<S, OfRow, NONE>(simd, params, back, areas, scratch),
-                (false, true) => self.write_beside_inline::<S, OfRow, RELU>(simd, params, back, areas, scratch),
+            || match (params, self.relu()) {
+                (Params::Rows(params), relu) => match (self.grid().by_column, relu) {
+                    (true, _) => self.write_beside_inline::<S, OfColumn, NONE>(simd, params, back, areas, scratch),
+                    (false, false) => self.write_beside_inline::<S, OfRow, NONE>(simd, params, back, areas, scratch),
+                    (false, true) => self.write_beside_inline::<S, OfRow, RELU>(simd, params, back, areas, scratch),
+                },
+                (Params::Columns(params) | Params::Strip(params), false) => {
+                    self.write_strip_beside_inline::<S, NONE>(simd, params, back, areas, scratch)
+                }
+                (Params::Columns(params) | Params::Strip(params), true) => {
+                    self.write_strip_beside_inline::<S, RELU>(simd, params, back, areas, scratch)
+                }
             },
         )
     }
@@ -165,7 +183,7 @@ pub(crate) trait Pass: Sync {
                     |rows, next, scratch| self.write_rows(simd, &params, rows, next, scratch),
                     beside.then_some(
                         #[inline(always)]
-                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &rows, back, areas, scratch),
+                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &params, back, areas, scratch),
                     ),
                 );
             },
@@ -193,10 +211,11 @@ pub(crate) trait Pass: Sync {
             let of_batch = first..(first + batch).min(rows.end);
             let len = of_batch.len();
             self.prepare_rows(simd, of_batch.clone(), scratch);
-            let written = before.as_ref().map(|(rows, stats)| (rows, self.params(of_groups(rows), stats)));
+            let written =
+                before.as_ref().map(|(rows, stats)| (rows, Params::Rows(self.params(of_groups(rows), stats))));
             let beside = written.as_ref().filter(|(written, _)| beside && written.len() == len);
             if let (Some((rows, params)), None) = (&written, beside) {
-                self.write_rows(simd, &Params::Rows(*params), Range::clone(rows), 0, scratch);
+                self.write_rows(simd, params, Range::clone(rows), 0, scratch);
             }
             let [a, b, c] = &mut parts;
             fill_rows(

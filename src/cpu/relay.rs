@@ -209,7 +209,15 @@ mod tests {
     /// both.
     #[test]
     fn channels_have_the_bits_of_small_calls() {
-        let shapes = [([42, 64, 784], false), ([66, 64, 516], true), ([20, 52, 2300], false), ([36, 320, 225], true)];
+        let shapes = [
+            ([42, 64, 784], false),
+            ([66, 64, 516], true),
+            ([20, 52, 2300], false),
+            ([36, 320, 225], true),
+            ([66, 660, 49], true),
+            ([66, 662, 49], false),
+            ([40, 836, 63], false),
+        ];
         for (shape, relu) in shapes {
             let [samples, of, width] = shape;
             let len = samples * of * width;

@@ -239,13 +239,13 @@ impl SumsOf<'_> {
     ) -> Sums<S> {
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
         let all = rows_of(of.grid, area);
-        leaf::sums_of_rows::<S, T, MASK, _, _>(
+        leaf::sums_of_rows::<S, T, _, _, MASK>(
             simd,
             rows,
             len,
             O::IN_SUMS,
             #[inline(always)]
-            |k| (gradient.row(k), stats.same(simd, all[k]), O::weights(simd, of.affine, all[k], at, len)),
+            |k| (gradient.row(k), stats.numbers(all[k]), O::weights(simd, of.affine, all[k], at, len)),
             of.ahead(next),
             meanwhile,
         )

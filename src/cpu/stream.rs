@@ -1,7 +1,7 @@
 //! Where rows are written, and how: through the caches or around them.
 
 use super::ahead::{Ahead, LINE};
-use super::lanes::{LANES, Number, Span, TURNS, V, for_spans};
+use super::lanes::{LANES, Number, STRIDE, Span, TURNS, V, for_spans};
 use crate::tensor::DType;
 use bytemuck::{Pod, Zeroable};
 use fearless_simd::Simd;
@@ -212,13 +212,14 @@ impl<'a, T: Number> Lined<'a, T> {
 }
 
 /// Writes a row around the caches, a stride at a time, in the order of memory: what ends within a line is then joined by
-/// what begins there. It is called with the number of each stride that a row of this length has, and once more.
+/// what begins there. It is called with the number of each stride that a row of this length has, and one more; what is beyond
+/// does nothing.
 #[inline(always)]
 pub(crate) fn by_strides<S: Simd>(simd: S, row: Stream, values: impl Values<S>) -> impl FnMut(usize) {
     let mut row = Lined::new(row);
     row.head(simd, values);
     let whole = row.lines.len() / TURNS;
-    let (from, in_strides) = (row.head.len(), whole * TURNS * LANES);
+    let (from, in_strides) = (row.head.len(), whole * STRIDE);
     let of_strides = values.part(from, in_strides);
     #[inline(always)]
     move |i| {
@@ -228,7 +229,7 @@ pub(crate) fn by_strides<S: Simd>(simd: S, row: Stream, values: impl Values<S>) 
                 stream_whole::<S, f32>(simd, of_strides.at(simd, Span::InTurn(i, u)), line);
             }
         }
-        if i < row.len / (TURNS * LANES) {
+        if i != row.len / STRIDE {
             return;
         }
         let of_rest = values.part(from + in_strides, rest.len() * LANES);

@@ -2,13 +2,13 @@
 //! elements once, and then used for every sample; and those of columns, for which what belongs to a row is copied.
 
 use super::grid::{Grid, Join};
-use super::lanes::LANES;
+use super::lanes::{LANES, STRIDE};
 use super::memory::TILE;
 use super::params::{ColumnParams, Repeat, RowParams};
 use std::ops::Range;
 
 /// Rows of so many elements are long enough to be worked on one by one.
-const LONG: usize = 4 * LANES;
+const LONG: usize = STRIDE;
 
 /// The same of rows that end within [`QUAD`](super::stream::QUAD) bytes, one by one by way of a buffer.
 const LONG_RAGGED: usize = 16 * LANES;
