@@ -2,7 +2,7 @@
 
 use super::formula::{Gradient, Line, OfDx, OfY, Param, clamp, mask, projected, with_mask};
 use super::lanes::{LANES, Number, Span, V, for_spans};
-use super::stream::{Sink, Store, Values, with_sink};
+use super::sink::{Sink, Store, Values, with_sink};
 use fearless_simd::Simd;
 
 /// y of a row's elements. `MASK` as for its gradient, but that a residual may be there without a ReLU.

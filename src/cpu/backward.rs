@@ -2,24 +2,26 @@
 
 use super::ahead::Ahead;
 use super::apply::{Dx, backward_row, backward_row_to, masked_row};
+use super::area::{Area, Scratch, areas};
 use super::beside::{BackwardRows, StripStrides};
 use super::blocks::Blocks;
+use super::column_params::DxColumns;
 use super::columns::{self, Columns, Down};
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
 use super::half::first_half;
+use super::input::Input;
 use super::lanes::{LANES, Number};
 use super::leaf_columns::TALL;
-use super::memory::{Area, Input, Output, Scratch, areas};
-use super::params::{
-    DxColumns, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, spread, with_params,
-};
+use super::output::Output;
+use super::params::{OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, spread, with_params};
 use super::partial::{Sums, merge_all};
 use super::pass::{self, Pass as _};
 use super::reduce::{self, Parts, Table, leaf_of_rows};
 use super::relay::Block;
+use super::sink::Sink;
 use super::source::{GradientOf, SumPairs, SumsOf};
-use super::stream::{Sink, by_strides};
+use super::stream::by_strides;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
 use std::ops::Range;

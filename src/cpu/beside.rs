@@ -2,11 +2,13 @@
 
 use super::apply::{Dx, Y};
 use super::grid::Cursor;
+use super::input::Tile;
 use super::leaf::Meanwhile;
-use super::memory::{Destination, Tile};
+use super::output::Destination;
 use super::params::{Owner, RowParams};
+use super::sink::Sink;
 use super::source::GradientTile;
-use super::stream::{Sink, by_strides};
+use super::stream::by_strides;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
 

@@ -1,10 +1,10 @@
 //! Trees over columns, row by row as they lie in memory.
 
+use super::area::{Area, Scratch};
 use super::exec::{Exec, dispatch};
 use super::half::first_half;
 use super::lanes::{LANES, Number, Span};
 use super::leaf_columns::{TALL, WIDE};
-use super::memory::{Area, Scratch};
 use super::partial::{Partial, Stack};
 use super::reduce::{Parts, Table, branches_of_entry, join, store};
 use super::source::{PartialOf, Source};

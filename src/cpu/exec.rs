@@ -1,8 +1,8 @@
 //! Who runs what: instruction set and threads. Neither changes a bit of any result.
 
+use super::area::Scratch;
 use super::grid::Grid;
-use super::memory::Scratch;
-use super::stream::fence;
+use super::nontemporal::fence;
 use fearless_simd::Level;
 use rayon::prelude::*;
 use std::cell::RefCell;

@@ -2,22 +2,24 @@
 
 use super::ahead::Ahead;
 use super::apply::{Y, add_row, forward_row, forward_row_to};
+use super::area::{Area, Scratch, areas};
 use super::beside::{ForwardRows, StripStrides};
 use super::blocks::Blocks;
+use super::column_params::YColumns;
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
 use super::half::first_half;
+use super::input::Place;
 use super::lanes::{LANES, Number};
-use super::memory::{Area, Destination, Output, Place, Scratch, areas};
-use super::params::{
-    Affine, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, YColumns, with_params,
-};
+use super::output::{Destination, Output};
+use super::params::{Affine, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, with_params};
 use super::partial::{Mean, merge_all};
 use super::pass::{self, Pass as _};
 use super::reduce::{self, leaf_of_rows};
 use super::relay::Block;
+use super::sink::Sink;
 use super::source::{Means, MomentsOf};
-use super::stream::{Sink, by_strides};
+use super::stream::by_strides;
 use crate::moments::Moments;
 use fearless_simd::Simd;
 use std::marker::PhantomData;

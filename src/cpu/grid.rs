@@ -1,7 +1,8 @@
 //! A layout as the CPU sees it: rows of neighbouring elements, and cells whose results make up a statistic.
 
 use super::leaf_columns::TALL;
-use super::stream::{QUAD, Way};
+use super::nontemporal::QUAD;
+use super::sink::Way;
 use crate::layout::{Memory, Walk};
 use crate::plan::{Problem, Tree};
 use crate::profile::Profile;

@@ -5,7 +5,8 @@ use super::ahead::Ahead;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::f16c;
 use super::lanes::{LANES, Number, Span, V, for_spans};
-use super::stream::{HalfLine, Sink, Store, Way, with_sink};
+use super::nontemporal::HalfLine;
+use super::sink::{Sink, Store, Way, with_sink};
 use crate::tensor::DType;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
 use half::{bf16, f16};

@@ -3,7 +3,7 @@
 //! Lanes are virtual: an instruction set with narrower registers uses several. Nothing here contracts a product
 //! and a sum into one rounding, so all levels give the same bits.
 
-use super::stream::Line;
+use super::nontemporal::Line;
 use crate::element::Element;
 use bytemuck::Pod;
 use fearless_simd::{Select, Simd, SimdBase, f32x16};

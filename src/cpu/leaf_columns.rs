@@ -1,9 +1,9 @@
 //! Leaves of columns: moments and sums over a few rows, each column a lane.
 
 use super::ahead::Ahead;
+use super::area::TILE;
 use super::formula::{Gradient, Made, Param, Same, Stats, Weights, low, with_mask};
 use super::lanes::{LANES, Number, Span, TURNS, V, for_spans, for_strides};
-use super::memory::TILE;
 use super::partial::{Mean, Partial, Sums, two_sum};
 use fearless_simd::{Simd, SimdBase};
 use std::ops::Range;

@@ -8,15 +8,18 @@
 //! twice as a whole, in the terms of `grid`, with the `params` of rows and columns (short rows as one: `strip`);
 //! `reduce` and `columns` walk the trees over the leaves of `source`; `leaf`, `leaf_columns` and `apply` are the loops
 //! over elements, `formula` what they do to one, all of it in `f32` by `lanes` (`half`: other types in and out);
-//! `memory` brings tiles of tensors of any type and pitch in and out, `stream` past the caches, `ahead` before they are
-//! needed; `exec` deals tasks out to threads and instruction sets.
+//! `input` and `output` bring areas of tensors of any type and pitch in and out (a row's way out: `sink`), `stream` past
+//! the caches (by the stores of `nontemporal`), `ahead` before they are needed; `exec` deals tasks out to threads and
+//! instruction sets.
 
 mod ahead;
 mod apply;
+mod area;
 mod backward;
 mod beside;
 mod blocks;
 mod call;
+mod column_params;
 mod columns;
 mod exec;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -25,12 +28,14 @@ mod formula;
 mod forward;
 mod grid;
 mod half;
+mod input;
 mod io;
 mod lanes;
 mod leaf;
 mod leaf_columns;
-mod memory;
+mod nontemporal;
 mod norm;
+mod output;
 mod params;
 mod partial;
 mod pass;
@@ -38,6 +43,7 @@ mod reduce;
 mod relay;
 mod running;
 mod saved;
+mod sink;
 mod source;
 mod stream;
 mod strip;

@@ -1,10 +1,11 @@
 //! What belongs to rows and their elements: statistics, weights, and what is made of both.
 
-use super::formula::{Each, Line, Made, OfDx, OfY, Param, Ready, Same, Stats, Weights, scale_and_shift};
+use super::area::Area;
+use super::column_params::Repeat;
+use super::formula::{Each, Line, Made, OfDx, OfY, Param, Same, Stats, Weights};
 use super::forward::Stat;
 use super::grid::{Grid, Join, Row};
 use super::lanes::V;
-use super::memory::Area;
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -30,44 +31,8 @@ impl StatVectors {
 /// One number a statistic; in grids of columns one a cell.
 pub(crate) fn spread(grid: &Grid, numbers: Vec<f32>) -> Vec<f32> {
     match grid.join {
-        Join::Channels(size) if grid.columns => repeated(&numbers, size),
+        Join::Channels(size) if grid.columns => Repeat::Each(size).of(&numbers),
         _ => numbers,
-    }
-}
-
-/// Every number so many times.
-fn repeated(numbers: &[f32], times: usize) -> Vec<f32> {
-    let mut all = Vec::with_capacity(numbers.len() * times);
-    // Not flat_map, which would go number by number.
-    numbers.iter().for_each(|&number| all.extend(std::iter::repeat_n(number, times)));
-    all
-}
-
-/// Numbers of one sample's cells for so many cells.
-fn cycled(numbers: &[f32], len: usize) -> Vec<f32> {
-    let mut all = Vec::with_capacity(len);
-    all.extend_from_slice(&numbers[..numbers.len().min(len)]);
-    while all.len() < len {
-        all.extend_from_within(..all.len().min(len - all.len()));
-    }
-    all
-}
-
-/// How numbers of cells become a strip's.
-#[derive(Clone, Copy)]
-pub(crate) enum Repeat {
-    /// Every number so many times.
-    Each(usize),
-    /// All of them so many times.
-    All(usize),
-}
-
-impl Repeat {
-    fn of(self, numbers: &[f32]) -> Vec<f32> {
-        match self {
-            Repeat::Each(times) => repeated(numbers, times),
-            Repeat::All(times) => cycled(numbers, numbers.len() * times),
-        }
     }
 }
 
@@ -116,7 +81,7 @@ impl<'a> StatSlices<'a> {
     }
 
     /// The same of all of them.
-    fn projections(&self) -> [Cow<'a, [f32]>; 2] {
+    pub fn projections(&self) -> [Cow<'a, [f32]>; 2] {
         [self.of[3], self.of[4]].map(|part| match part {
             [] => Cow::Owned(vec![0.0; self.of[0].len()]),
             _ => Cow::Borrowed(part),
@@ -127,7 +92,7 @@ impl<'a> StatSlices<'a> {
     #[inline(always)]
     pub fn each(&self, grid: &Grid, row: Row, at: usize, len: usize) -> Stats<Each<'a>> {
         let cells = grid.cells(row, at, len);
-        let part = |k: usize| each(self.of[k], cells.clone());
+        let part = |k: usize| Each(&self.of[k][cells.clone()]);
         Stats { hi: part(0), lo: part(1), rstd: part(2) }
     }
 }
@@ -268,136 +233,6 @@ impl<S: Simd, Q: Param<S>> OfDx<S> for Weighted<S, Q> {
     #[inline(always)]
     fn rstd(self) -> impl Param<S> {
         self.of.stats.rstd
-    }
-}
-
-/// The parameters of columns, made ready once for all rows: one number a cell, in strips one an element.
-pub(crate) trait ColumnParams: Sized {
-    /// Those of some channels from `channel` on.
-    fn new(stats: StatSlices, affine: &Affine, channel: usize, repeat: Repeat) -> Self;
-}
-
-/// For y.
-pub(crate) struct YColumns {
-    hi: Vec<f32>,
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-}
-
-/// For dx.
-pub(crate) struct DxColumns {
-    y: YColumns,
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-    weight: Vec<f32>,
-    rstd: Vec<f32>,
-}
-
-/// Scale and shift of each cell, with a weight for each, or with those of one sample's cells for all samples.
-fn scales_and_shifts(stats: StatSlices, weight: &[f32], bias: &[f32]) -> [Vec<f32>; 2] {
-    let [_, lo, rstd, ..] = stats.of;
-    let [mut scales, mut shifts] = [(); 2].map(|()| vec![0.0; lo.len()]);
-    let sample = weight.len();
-    let stats = lo.chunks(sample).zip(rstd.chunks(sample));
-    for ((lo, rstd), (scale, shift)) in stats.zip(scales.chunks_mut(sample).zip(shifts.chunks_mut(sample))) {
-        let numbers = lo.iter().zip(rstd).zip(weight.iter().zip(bias));
-        for ((scale, shift), ((&lo, &rstd), (&weight, &bias))) in scale.iter_mut().zip(shift).zip(numbers) {
-            [*scale, *shift] = scale_and_shift(lo, rstd, weight, bias);
-        }
-    }
-    [scales, shifts]
-}
-
-impl ColumnParams for YColumns {
-    fn new(stats: StatSlices, affine: &Affine, channel: usize, repeat: Repeat) -> Self {
-        let [scale, shift] = scales_and_shifts(stats, &affine.weight[channel..], &affine.bias[channel..]);
-        YColumns { hi: repeat.of(stats.of[0]), scale: repeat.of(&scale), shift: repeat.of(&shift) }
-    }
-}
-
-impl ColumnParams for DxColumns {
-    fn new(stats: StatSlices, affine: &Affine, channel: usize, repeat: Repeat) -> Self {
-        let [g, gx] = stats.projections();
-        let [scale, shift] = scales_and_shifts(stats, &gx, &g);
-        DxColumns {
-            y: YColumns::new(stats, affine, channel, repeat),
-            scale: repeat.of(&scale),
-            shift: repeat.of(&shift),
-            weight: repeat.of(&cycled(&affine.weight[channel..], stats.of[0].len())),
-            rstd: repeat.of(stats.of[2]),
-        }
-    }
-}
-
-/// Cells of a row.
-#[inline(always)]
-fn each(of: &[f32], cells: Range<usize>) -> Each<'_> {
-    Each(of).part(cells.start, cells.len())
-}
-
-impl YColumns {
-    /// Those of some cells.
-    #[inline(always)]
-    pub fn cells(&self, cells: Range<usize>) -> Ready<'_> {
-        Ready {
-            hi: each(&self.hi, cells.clone()),
-            scale: each(&self.scale, cells.clone()),
-            shift: each(&self.shift, cells),
-        }
-    }
-}
-
-impl DxColumns {
-    /// Those of some cells.
-    #[inline(always)]
-    pub fn cells(&self, cells: Range<usize>) -> ReadyDx<'_> {
-        let y = self.y.cells(cells.clone());
-        ReadyDx {
-            y,
-            taken: Ready { hi: y.hi, scale: each(&self.scale, cells.clone()), shift: each(&self.shift, cells.clone()) },
-            weight: each(&self.weight, cells.clone()),
-            rstd: each(&self.rstd, cells),
-        }
-    }
-}
-
-/// What columns need to become dx, made before.
-#[derive(Clone, Copy)]
-pub(crate) struct ReadyDx<'a> {
-    y: Ready<'a>,
-    taken: Ready<'a>,
-    weight: Each<'a>,
-    rstd: Each<'a>,
-}
-
-impl<S: Simd> OfY<S> for ReadyDx<'_> {
-    #[inline(always)]
-    fn y(self) -> impl Line<S> {
-        self.y
-    }
-
-    #[inline(always)]
-    fn part(self, at: usize, len: usize) -> Self {
-        let ReadyDx { y, taken, weight, rstd } = self;
-        let (y, taken) = (y.part(at, len), taken.part(at, len));
-        ReadyDx { y, taken, weight: weight.part(at, len), rstd: rstd.part(at, len) }
-    }
-}
-
-impl<S: Simd> OfDx<S> for ReadyDx<'_> {
-    #[inline(always)]
-    fn taken(self) -> impl Line<S> {
-        self.taken
-    }
-
-    #[inline(always)]
-    fn weight(self) -> impl Param<S> {
-        self.weight
-    }
-
-    #[inline(always)]
-    fn rstd(self) -> impl Param<S> {
-        self.rstd
     }
 }
 

@@ -1,13 +1,14 @@
 //! What both directions have in common: rows are reduced, what they give becomes parameters, and rows are written with
 //! these, those of a block while those of the next are reduced.
 
+use super::area::{Area, Scratch, rows_of_area};
 use super::blocks::Blocks;
+use super::column_params::{ColumnParams, Repeat};
 use super::exec::{Exec, dispatch};
 use super::formula::mask;
 use super::grid::Grid;
 use super::lanes::LANES;
-use super::memory::{Area, Scratch, rows_of_area};
-use super::params::{ColumnParams, OfColumn, OfRow, Owner, Params, Repeat, RowParams};
+use super::params::{OfColumn, OfRow, Owner, Params, RowParams};
 use super::reduce::{fill_rows, leaf_of_rows};
 use super::relay::{Block, Relay};
 use super::source::{Kind, PartialOf, Source};

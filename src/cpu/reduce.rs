@@ -1,12 +1,12 @@
 //! From leaves to cells, and from cells to statistics: the tree, whoever computes which part of it.
 
+use super::area::{Area, Scratch, TILE};
 use super::columns;
 use super::exec::{Exec, dispatch};
 use super::grid::{Grid, Join};
 use super::half::first_half;
 use super::lanes::{LANES, Number, Span, for_spans};
 use super::leaf_columns::WIDE;
-use super::memory::{Area, Scratch, TILE};
 use super::partial::{Partial, Stack};
 use super::source::{Kind, PartialOf, Source};
 use crate::moments::Moments;

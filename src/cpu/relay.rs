@@ -1,9 +1,9 @@
 //! A block of channels is written while the next is reduced, a sample of each by turns: memory is read and written all
 //! the time, and what is reduced has only just been asked for.
 
+use super::area::{Area, Scratch};
 use super::grid::Grid;
 use super::lanes::{LANES, Span};
-use super::memory::{Area, Scratch};
 use super::partial::Stack;
 use super::reduce::{Parts, leaf_of_rows, rows, store};
 use super::source::{PartialOf, Source};

@@ -1,12 +1,13 @@
 //! What is summed up: moments of x, or sums of the gradient.
 
 use super::ahead::{Ahead, Rest};
+use super::area::{Area, Scratch};
 use super::formula::{Gradient, Stats, with_mask};
 use super::grid::{Cursor, Grid, Row};
+use super::input::{Input, Place, Tile};
 use super::lanes::Number;
 use super::leaf::{self, Meanwhile};
 use super::leaf_columns::{self, Leaves, TALL};
-use super::memory::{Area, Input, Place, Scratch, Tile};
 use super::params::{Affine, OfColumn, OfRow, Owner, StatSlices};
 use super::partial::{Mean, Partial, Sums};
 use fearless_simd::Simd;

@@ -1,154 +1,23 @@
-//! Where rows are written, and how: through the caches or around them.
+//! Rows that go around the caches.
 
-use super::ahead::{Ahead, LINE};
+use super::ahead::Ahead;
 use super::lanes::{LANES, Number, STRIDE, Span, TURNS, V, for_spans};
-use crate::tensor::DType;
-use bytemuck::{Pod, Zeroable};
+use super::nontemporal::{stream_quads, stream_span, stream_whole};
+use super::sink::{Store, Values, Way};
 use fearless_simd::Simd;
-use half::{bf16, f16};
 
-/// A row that is written, span by span.
-pub(crate) enum Sink<'a> {
-    Plain(&'a mut [f32]),
-    Stream(Stream<'a>),
-    F16(Half<'a, f16>),
-    Bf16(Half<'a, bf16>),
-}
-
-impl<'a> Sink<'a> {
-    /// Memory of an element type. It goes around the caches, if it is to and begins and ends at multiples of [`QUAD`]
-    /// bytes.
-    #[inline(always)]
-    pub fn new(dtype: DType, to: &'a mut [u8], way: Way, ahead: Ahead) -> Sink<'a> {
-        match dtype {
-            DType::F32 if way.is_around(to) => Sink::Stream(Stream { to: bytemuck::cast_slice_mut(to), ahead }),
-            DType::F32 => Sink::Plain(bytemuck::cast_slice_mut(to)),
-            DType::F16 => Sink::F16(Half::new(to, way, ahead)),
-            DType::BF16 => Sink::Bf16(Half::new(to, way, ahead)),
-        }
-    }
-
-    #[inline(always)]
-    pub fn len(&self) -> usize {
-        match self {
-            Sink::Plain(to) => to.len(),
-            Sink::Stream(stream) => stream.len(),
-            Sink::F16(half) => half.len(),
-            Sink::Bf16(half) => half.len(),
-        }
-    }
-
-    #[inline(always)]
-    pub fn of_len(self, len: usize) -> Sink<'a> {
-        match self {
-            Sink::Plain(to) => Sink::Plain(&mut to[..len]),
-            Sink::Stream(stream) => Sink::Stream(stream.of_len(len)),
-            Sink::F16(half) => Sink::F16(half.of_len(len)),
-            Sink::Bf16(half) => Sink::Bf16(half.of_len(len)),
-        }
-    }
-}
-
-/// Runs a block that stores a row of so many elements, with the row in the form that it has: a copy of the block for
-/// each, for loops that have to be fast. Not a function that takes a closure, which would have to be generic.
-macro_rules! with_sink {
-    ($to:ident, $len:expr => $body:expr) => {
-        match $to {
-            Sink::Plain(to) => {
-                // The compiler needs to see that all slices have one length.
-                let $to = &mut to[..$len];
-                $body
-            }
-            Sink::Stream(stream) => {
-                let $to = stream.of_len($len);
-                $body
-            }
-            Sink::F16(half) => {
-                let $to = half.of_len($len);
-                $body
-            }
-            Sink::Bf16(half) => {
-                let $to = half.of_len($len);
-                $body
-            }
-        }
-    };
-}
-pub(crate) use with_sink;
-
-/// What a row's elements are to be.
-pub(crate) trait Values<S: Simd>: Copy {
-    fn at(self, simd: S, span: Span) -> V<S>;
-
-    /// Of elements `at..at + len` of the row.
-    fn part(self, at: usize, len: usize) -> Self;
-}
-
-/// Where a row goes.
-pub(crate) trait Store: Sized {
-    fn store<S: Simd>(&mut self, span: Span, value: V<S>);
-
-    /// The whole row, of so many elements.
-    #[inline(always)]
-    fn write<S: Simd>(mut self, simd: S, len: usize, values: impl Values<S>) {
-        let values = values.part(0, len);
-        for_spans!(len, span => { self.store(span, values.at(simd, span)); });
-    }
-}
-
-/// One copy of a loop for all forms, which asks with each span which it is: for loops that are rarer.
-impl Store for Sink<'_> {
-    #[inline(always)]
-    fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
-        match self {
-            Sink::Plain(to) => to.store(span, value),
-            Sink::Stream(to) => to.store(span, value),
-            Sink::F16(to) => to.store(span, value),
-            Sink::Bf16(to) => to.store(span, value),
-        }
-    }
-}
-
-impl Store for &mut [f32] {
-    #[inline(always)]
-    fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
-        span.store(value, self);
-    }
-}
-
-/// How what is written gets to memory.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Way {
-    /// Through the caches, as it may soon be read.
-    Cached,
-    /// Around them, so that it is not read first: from registers where rows begin and end at multiples of [`QUAD`]
-    /// bytes, otherwise an area at a time by way of a buffer that the caches hold.
-    Around,
-}
-
-impl Way {
-    /// For what the caches could not hold: around them, where there are instructions for it.
-    pub const LARGE: Way = if cfg!(target_arch = "x86_64") { Way::Around } else { Way::Cached };
-
-    /// Whether a row goes around the caches from registers.
-    #[inline(always)]
-    fn is_around(self, row: &[u8]) -> bool {
-        self == Way::Around && is_aligned(row.as_ptr()) && row.len().is_multiple_of(QUAD)
-    }
-}
-
-#[inline(always)]
-pub(super) fn is_aligned<T>(to: *const T) -> bool {
-    (to as usize).is_multiple_of(QUAD)
-}
-
-/// A row that is written around the caches. It begins at a multiple of [`QUAD`] bytes and is a multiple of it long.
+/// A row that is written around the caches. It begins at a multiple of [`QUAD`](super::nontemporal::QUAD) bytes and is a multiple of it long.
 pub(crate) struct Stream<'a, T = f32> {
     to: &'a mut [T],
     ahead: Ahead,
 }
 
-impl<T> Stream<'_, T> {
+impl<'a, T> Stream<'a, T> {
+    #[inline(always)]
+    pub fn new(to: &'a mut [T], ahead: Ahead) -> Self {
+        Stream { to, ahead }
+    }
+
     #[inline(always)]
     pub fn len(&self) -> usize {
         self.to.len()
@@ -160,16 +29,6 @@ impl<T> Stream<'_, T> {
         Stream { to: &mut self.to[..len], ..self }
     }
 }
-
-/// Sixteen numbers that are stored together: a cache line.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct Line([f32; LANES]);
-
-/// Sixteen halves: half a line.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(32))]
-pub(crate) struct HalfLine([u16; LANES]);
 
 /// A row that goes around the caches: what is before its first line and behind its last, and its lines.
 struct Lined<'a, T: Number = f32> {
@@ -304,113 +163,6 @@ impl<T: Number> Store for Half<'_, T> {
         let (to, values) = (&mut self.row.to[..len], values.part(0, len));
         for_spans!(len, span => { span.put(&T::of_vector(values.at(simd, span)), to); });
     }
-}
-
-/// Writes around the caches: what is written is not read first, which plain stores do.
-pub(super) fn stream(from: &[u8], to: &mut [u8], ahead: Ahead) {
-    // A line that is partly written through the caches would be read first, so that is what the fewest bytes do.
-    let head = to.as_ptr().align_offset(QUAD).min(to.len());
-    let (first, to) = to.split_at_mut(head);
-    let (from_first, from) = from.split_at(head);
-    first.copy_from_slice(from_first);
-    let (to, last) = to.split_at_mut(to.len() / QUAD * QUAD);
-    let (from, from_last) = from.split_at(to.len());
-    for (i, (to, from)) in to.chunks_mut(LINE).zip(from.chunks(LINE)).enumerate() {
-        ahead.ask_line(i);
-        // SAFETY: lines are multiples of `QUAD`, and so is where the first one begins.
-        unsafe { stream_quads(from, to) };
-    }
-    last.copy_from_slice(from_last);
-}
-
-/// Bytes that are stored together: what every x86-64 can.
-pub(super) const QUAD: usize = 16;
-
-/// Writes a span of a row.
-///
-/// # Safety
-///
-/// `to` begins at a multiple of [`QUAD`] bytes, and is a multiple of it long.
-#[inline(always)]
-unsafe fn stream_span<T: Pod>(to: &mut [T], span: Span, value: &[T; LANES], ahead: Ahead) {
-    if let Span::Part { at, len } = span {
-        debug_assert_eq!(at + len, to.len(), "a part is the last of its row");
-        // The last numbers of the row alone: those before have been written. A short row has no others.
-        let rest = to.as_chunks_mut::<LANES>().1;
-        let last = &value[len - rest.len()..len];
-        // SAFETY: vectors are multiples of `QUAD` bytes, so what is behind them is aligned, too.
-        return unsafe { stream_quads(bytemuck::cast_slice(last), bytemuck::cast_slice_mut(rest)) };
-    }
-    ahead.ask(span.index());
-    if let Ok(to) = span.of_mut(to) {
-        // SAFETY: as above.
-        unsafe { stream_quads(bytemuck::bytes_of(value), bytemuck::bytes_of_mut(to)) };
-    }
-}
-
-/// Writes sixteen elements around the caches, with as few instructions as there are.
-#[inline(always)]
-fn stream_whole<S: Simd, T: Number>(simd: S, value: V<S>, to: &mut T::Whole) {
-    const { assert!(align_of::<T::Whole>() == size_of::<[T; LANES]>() && size_of::<T::Whole>() % 32 == 0) };
-    let value = T::of_vector(value);
-    let (from, to) = (bytemuck::bytes_of(&value), bytemuck::bytes_of_mut(to));
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256, _mm512_loadu_si512, _mm512_stream_si512};
-        #[target_feature(enable = "avx512f")]
-        unsafe fn line(from: &[u8; LINE], to: &mut [u8; LINE]) {
-            // SAFETY: 64 bytes each, and `to` is aligned, as the caller promises.
-            unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())) };
-        }
-        #[target_feature(enable = "avx")]
-        unsafe fn halves(from: &[u8], to: &mut [u8]) {
-            for (to, from) in to.as_chunks_mut::<32>().0.iter_mut().zip(from.as_chunks::<32>().0) {
-                // SAFETY: 32 bytes each, and `to` is aligned, as the caller promises.
-                unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), _mm256_loadu_si256(from.as_ptr().cast())) };
-            }
-        }
-        let level = simd.level();
-        // SAFETY: the level means that the processor has the instructions; what is `Whole` is aligned to its size.
-        unsafe {
-            if let (true, [from], [to]) = (level.as_avx512().is_some(), from.as_chunks().0, to.as_chunks_mut().0) {
-                return line(from, to);
-            }
-            if level.as_avx2().is_some() {
-                return halves(from, to);
-            }
-        }
-    }
-    let _ = simd;
-    // SAFETY: what is `Whole` begins at a multiple of its size, which is one of `QUAD`.
-    unsafe { stream_quads(from, to) };
-}
-
-/// Writes a multiple of [`QUAD`] bytes.
-///
-/// # Safety
-///
-/// `to` begins at a multiple of [`QUAD`] bytes.
-#[inline(always)]
-unsafe fn stream_quads(from: &[u8], to: &mut [u8]) {
-    debug_assert!(is_aligned(to.as_ptr()) && to.len().is_multiple_of(QUAD));
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for (to, from) in to.as_chunks_mut::<QUAD>().0.iter_mut().zip(from.as_chunks::<QUAD>().0) {
-        use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
-        // SAFETY: sixteen bytes each, and `to` is aligned, as the caller promises. (Every x86-64 has SSE2.)
-        unsafe { _mm_stream_si128(to.as_mut_ptr().cast(), _mm_loadu_si128(from.as_ptr().cast())) };
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    to.copy_from_slice(from);
-}
-
-/// Makes streamed stores visible to other threads: at the end of each task.
-#[inline(always)]
-pub(crate) fn fence() {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: SSE is there on every x86-64.
-    unsafe {
-        std::arch::x86_64::_mm_sfence()
-    };
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
 //! Short rows, worked on as one row: those of neighbouring channels, for which what belongs to a row is spread over its
 //! elements once, and then used for every sample; and those of columns, for which what belongs to a row is copied.
 
+use super::area::TILE;
+use super::column_params::{ColumnParams, Repeat};
 use super::grid::{Grid, Join};
 use super::lanes::{LANES, STRIDE};
-use super::memory::TILE;
-use super::params::{ColumnParams, Repeat, RowParams};
+use super::params::RowParams;
 use std::ops::Range;
 
 /// Rows of so many elements are long enough to be worked on one by one.
 const LONG: usize = STRIDE;
 
-/// The same of rows that end within [`QUAD`](super::stream::QUAD) bytes, one by one by way of a buffer.
+/// The same of rows that end within [`QUAD`](super::nontemporal::QUAD) bytes, one by one by way of a buffer.
 const LONG_RAGGED: usize = 16 * LANES;
 
 // A strip begins where its block does: no area is a part of one.

@@ -2,12 +2,12 @@
 
 use super::call::{From, Types};
 use super::forward;
+use super::input::Place;
 use super::io::{Backward, Forward, check_len};
-use super::memory::Place;
 use super::norm::Norm;
 use super::params::Affine;
 use super::saved::Saved;
-use super::stream::Way;
+use super::sink::Way;
 use crate::error::Error;
 use crate::moments::Moments;
 use crate::norm::NormDescriptor;

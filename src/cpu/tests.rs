@@ -1,66 +1,15 @@
 //! The CPU path against loops in double precision, and against itself on fewer threads and older instruction sets.
 
+mod alike;
+mod gaps;
+mod naive;
+
+use self::gaps::Gaps;
+use self::naive::Naive;
 use super::*;
-use crate::layout::Memory;
 use crate::*;
 use ::half::{bf16, f16};
 use fearless_simd::Level;
-
-/// Textbook normalisation in f64, from which statistic and which weight every element belongs to.
-struct Naive {
-    stat: Vec<usize>,
-    channel: Vec<usize>,
-    eps: f64,
-    centred: bool,
-    weight: Vec<f64>,
-    bias: Vec<f64>,
-}
-
-fn sums(of: &[usize], values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut sums = vec![0.0; of.iter().max().unwrap() + 1];
-    of.iter().zip(values).for_each(|(&i, v)| sums[i] += v);
-    sums
-}
-
-impl Naive {
-    fn counts(&self) -> Vec<f64> {
-        sums(&self.stat, self.stat.iter().map(|_| 1.0))
-    }
-
-    fn stats(&self, x: &[f64]) -> (Vec<f64>, Vec<f64>) {
-        let by = |v: Vec<f64>| v.iter().zip(self.counts()).map(|(s, n)| s / n).collect::<Vec<_>>();
-        let mut mean = by(sums(&self.stat, x.iter().copied()));
-        if !self.centred {
-            mean.fill(0.0);
-        }
-        let var = by(sums(&self.stat, x.iter().zip(&self.stat).map(|(x, &s)| (x - mean[s]).powi(2))));
-        (mean, var)
-    }
-
-    fn xhat(&self, x: &[f64], (mean, var): &(Vec<f64>, Vec<f64>)) -> Vec<f64> {
-        x.iter().zip(&self.stat).map(|(x, &s)| (x - mean[s]) / (var[s] + self.eps).sqrt()).collect()
-    }
-
-    fn affine(&self, xhat: &[f64]) -> Vec<f64> {
-        xhat.iter().zip(&self.channel).map(|(x, &c)| x * self.weight[c] + self.bias[c]).collect()
-    }
-
-    /// dx, dweight, dbias.
-    fn backward(&self, xhat: &[f64], var: &[f64], g: &[f64], project: bool) -> [Vec<f64>; 3] {
-        let dbias = sums(&self.channel, g.iter().copied());
-        let dweight = sums(&self.channel, g.iter().zip(xhat).map(|(g, x)| g * x));
-        let gw: Vec<f64> = g.iter().zip(&self.channel).map(|(g, &c)| g * self.weight[c]).collect();
-        let s1 = sums(&self.stat, gw.iter().copied());
-        let s2 = sums(&self.stat, gw.iter().zip(xhat).map(|(g, x)| g * x));
-        let n = self.counts();
-        let dx = gw.iter().zip(xhat).zip(&self.stat).map(|((g, x), &s)| {
-            let s1 = if self.centred { s1[s] } else { 0.0 };
-            let taken = if project { (s1 + x * s2[s]) / n[s] } else { 0.0 };
-            (g - taken) / (var[s] + self.eps).sqrt()
-        });
-        [dx.collect(), dweight, dbias]
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
@@ -181,53 +130,6 @@ struct Results {
     mean: Vec<f64>,
     var: Vec<f32>,
 }
-
-/// A tensor with gaps: rows `by` elements longer, samples as much again.
-#[derive(Clone, Copy)]
-struct Gaps {
-    memory: Memory,
-    by: u64,
-}
-
-impl Gaps {
-    fn pitch(&self) -> Pitch {
-        if self.by == 0 {
-            return Pitch::default();
-        }
-        let row = self.memory.width + self.by;
-        Pitch { row: Some(row), sample: Some(self.memory.rows * row + self.by) }
-    }
-
-    /// For each row where it begins.
-    fn rows(&self) -> Vec<usize> {
-        let Memory { samples, rows, width, .. } = self.memory;
-        let row = width + self.by;
-        let sample = rows * row + self.by;
-        (0..samples).flat_map(|n| (0..rows).map(move |r| (n * sample + r * row) as usize)).collect()
-    }
-
-    fn put<T: Element>(&self, dense: &[T]) -> Vec<T> {
-        let (rows, width) = (self.rows(), self.memory.width as usize);
-        let mut all = vec![T::from_f32(GAP); rows.last().unwrap() + width + self.by as usize];
-        for (at, row) in rows.into_iter().zip(dense.chunks(width)) {
-            all[at..at + width].copy_from_slice(row);
-        }
-        all
-    }
-
-    /// Without the gaps, which nobody must have written.
-    fn take<T: Element>(&self, mut all: Vec<T>) -> Vec<T> {
-        let width = self.memory.width as usize;
-        let dense: Vec<T> = self.rows().into_iter().flat_map(|at| all[at..at + width].to_vec()).collect();
-        for at in self.rows() {
-            all[at..at + width].fill(T::from_f32(GAP));
-        }
-        assert!(all.iter().all(|v| v.to_f32() == GAP), "a gap was written");
-        dense
-    }
-}
-
-const GAP: f32 = -77.0;
 
 fn run<I: Element, O: Element>(case: &Case, level: Level, check: bool) -> Results {
     run_with_gaps::<I, O>(case, level, check, 0)
@@ -491,71 +393,6 @@ fn halves_give_the_bits_of_f32() {
     check::<bf16>();
 }
 
-/// A gradient that is wanted besides dx changes the way that dx is made, but not dx.
-#[test]
-fn dx_alone_has_the_bits_of_dx_among_others() {
-    fn check<T: Element + PartialEq>(shape: [usize; 3], format: Format) {
-        let len = shape.iter().product();
-        let tensor = TensorDescriptor { dtype: T::DTYPE, format, ..TensorDescriptor::new(&shape) };
-        let fusion = Fusion { residual: Residual::After, relu: true };
-        let [x, residual, dy] = [1, 2, 3].map(|seed| elements::<T>(noise(seed, len)));
-        let mut norm = Norm::new(BatchNormDescriptor::new(shape[1])).unwrap();
-        let mut dx = |dresidual: Option<&mut [T]>| {
-            let [mut y, mut dx] = [(); 2].map(|()| vec![T::from_f32(f32::NAN); len]);
-            let io = Forward { residual: Some(Source::From(&residual)), ..Forward::new(&x, &mut y) };
-            let saved = norm.forward_train::<T, T>(&tensor, fusion, io, Commit::Skip).unwrap();
-            let io = Backward::new(&x, &dy);
-            let io = Backward { residual: Some(&residual), dx: Some(&mut dx), dresidual, ..io };
-            norm.backward::<T, T>(saved, io).unwrap();
-            dx
-        };
-        let among_others = dx(Some(&mut vec![T::from_f32(f32::NAN); len]));
-        assert!(dx(None) == among_others, "{:?} {shape:?} {format:?}", T::DTYPE);
-    }
-    for shape in [[3, 32, 49], [300, 4, 7], [2, 3, 4097]] {
-        for format in [Format::ChannelsFirst, Format::ChannelsLast] {
-            check::<f32>(shape, format);
-            check::<f16>(shape, format);
-            check::<bf16>(shape, format);
-        }
-    }
-}
-
-#[test]
-fn in_place_gives_the_bits_of_tensors_apart() {
-    fn check<T: Element + PartialEq>(shape: [usize; 3], format: Format, track_running_stats: bool) {
-        let len = shape.iter().product();
-        let tensor = TensorDescriptor { dtype: T::DTYPE, format, ..TensorDescriptor::new(&shape) };
-        let [x, residual] = [1, 2].map(|seed| elements::<T>(noise(seed, len)));
-        let mut norm =
-            Norm::new(BatchNormDescriptor { track_running_stats, ..BatchNormDescriptor::new(shape[1]) }).unwrap();
-        if let Some(running) = &mut norm.state_mut().running {
-            running.running_mean = elements(noise(3, shape[1]));
-        }
-        let [none, after] = [Residual::None, Residual::After].map(|residual| Fusion { residual, relu: true });
-        let eval = |fusion, io: Forward<'_, T, T>| norm.forward_eval::<T, T>(&tensor, fusion, io).unwrap();
-        let case = format!("{:?} {shape:?} {format:?} {track_running_stats}", T::DTYPE);
-
-        let (mut apart, mut place) = (vec![T::from_f32(f32::NAN); len], x.clone());
-        eval(none, Forward::new(&x, &mut apart));
-        eval(none, Forward { x: Source::InPlace, ..Forward::new(&[], &mut place) });
-        assert!(apart == place, "x, {case}");
-        let (mut apart, mut place) = (vec![T::from_f32(f32::NAN); len], residual.clone());
-        eval(after, Forward { residual: Some(Source::From(&residual)), ..Forward::new(&x, &mut apart) });
-        eval(after, Forward { residual: Some(Source::InPlace), ..Forward::new(&x, &mut place) });
-        assert!(apart == place, "residual, {case}");
-    }
-    for shape in [[3, 32, 49], [300, 4, 7], [2, 3, 5000]] {
-        for format in [Format::ChannelsFirst, Format::ChannelsLast] {
-            for tracks in [false, true] {
-                check::<f32>(shape, format, tracks);
-                check::<f16>(shape, format, tracks);
-                check::<bf16>(shape, format, tracks);
-            }
-        }
-    }
-}
-
 #[test]
 fn any_pitch_gives_the_same_bits() {
     for case in &cases() {
@@ -592,29 +429,5 @@ fn any_number_of_threads_gives_the_same_bits() {
                 assert_eq!(results[0], results[2], "{case:?}");
             }
         }
-    }
-}
-
-/// RMS norm of rows of one element: dx is nearly nothing, and what rounding leaves grows with 1/rms.
-#[test]
-fn rows_of_one_element() {
-    for rows in [1, 16, 17, 300] {
-        let (x, dy) = (elements::<f32>(noise(1, rows)), elements::<f32>(noise(2, rows)));
-        let shape = [rows, 1];
-        let mut norm = Norm::new(RmsNormDescriptor { eps: 1e-5, ..RmsNormDescriptor::new(&[1]) }).unwrap();
-        let (mut y, mut dx, mut dweight) = (vec![f32::NAN; rows], vec![f32::NAN; rows], [f32::NAN]);
-        let (tensor, io) = (TensorDescriptor::new(&shape), Forward::new(&x, &mut y));
-        let saved = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), io, Commit::Skip).unwrap();
-        let wanted = Backward { dx: Some(&mut dx), dweight: Some(&mut dweight), ..Backward::new(&x, &dy) };
-        norm.backward::<f32, f32>(saved, wanted).unwrap();
-        let mut sum = 0.0;
-        for k in 0..rows {
-            let (x, dy) = (f64::from(x[k]), f64::from(dy[k]));
-            let rstd = (x * x + 1e-5).sqrt().recip();
-            sum += dy * x * rstd;
-            let error = (f64::from(dx[k]) - dy * 1e-5 * rstd.powi(3)).abs();
-            assert!(error <= 4e-7 * rstd, "row {k} of {rows}: {error}");
-        }
-        assert!((f64::from(dweight[0]) - sum).abs() <= 1e-6 * rows as f64, "{rows}: {} {sum}", dweight[0]);
     }
 }

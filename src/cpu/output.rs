@@ -1,166 +1,18 @@
-//! Tensors in memory, of any element type and pitch, as tiles of their own elements or of `f32`.
+//! Tensors that are written, of any element type and pitch, by several tasks at the same time.
 
-use super::ahead::{Ahead, Rest};
+use super::ahead::Ahead;
+use super::area::Area;
 use super::grid::{Grid, Rows};
-use super::half::{narrow, widen};
+use super::half::narrow;
+use super::input::{Input, Tile};
 use super::lanes::{LANES, Number, STRIDE};
-use super::stream::{Half, QUAD, Sink, Way, is_aligned, stream};
+use super::nontemporal::{QUAD, is_aligned, stream};
+use super::sink::{Sink, Way};
+use super::stream::Half;
 use super::strip;
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
-use std::ops::Range;
-
-/// Most elements of a tile.
-pub(crate) const TILE: usize = 4096;
-
-/// Room for a tile.
-pub(crate) type Buffer = [f32; TILE];
-
-/// Where tiles are put that do not lie in memory as they are needed.
-pub(crate) struct Scratch {
-    pub x: Buffer,
-    pub residual: Buffer,
-    pub dy: Buffer,
-    pub dsum: Buffer,
-    pub out: Buffer,
-}
-
-impl Scratch {
-    pub fn new() -> Box<Scratch> {
-        let empty = [0.0; TILE];
-        Box::new(Scratch { x: empty, residual: empty, dy: empty, dsum: empty, out: empty })
-    }
-}
-
-/// Elements `at..at + len` of `rows` rows.
-#[derive(Clone, Copy)]
-pub(crate) struct Area {
-    pub first: usize,
-    pub rows: usize,
-    pub at: usize,
-    pub len: usize,
-}
-
-impl Area {
-    /// The same of rows that lie so many further on; none if that is not known (0).
-    #[inline(always)]
-    pub fn further(self, rows: usize) -> Option<Area> {
-        (rows > 0).then_some(Area { first: self.first + rows, ..self })
-    }
-
-    /// The same elements as one row, where rows have no gaps between them.
-    #[inline(always)]
-    pub fn flat(self) -> Area {
-        Area { rows: 1, len: self.rows * self.len, ..self }
-    }
-}
-
-/// Rows of an area, if it has more than a part of one.
-#[inline(always)]
-pub(crate) fn rows_of_area(width: usize) -> usize {
-    (TILE / width).max(1)
-}
-
-/// Areas of rows: several rows each, or a part of one.
-#[inline(always)]
-pub(crate) fn areas(width: usize, rows: Range<usize>) -> impl Iterator<Item = Area> {
-    let (once, pieces) = (rows_of_area(width), width.div_ceil(TILE));
-    let first = rows.start;
-    (0..rows.len().div_ceil(once) * pieces).map(move |i| {
-        let (first, at) = (first + i / pieces * once, i % pieces * TILE);
-        Area { first, rows: once.min(rows.end - first), at, len: TILE.min(width - at) }
-    })
-}
-
-/// An area's values.
-#[derive(Clone, Copy)]
-pub(crate) struct Tile<'a, T = f32> {
-    values: &'a [T],
-    pitch: usize,
-    len: usize,
-}
-
-impl<'a, T> Tile<'a, T> {
-    #[inline(always)]
-    pub fn row(&self, k: usize) -> &'a [T] {
-        &self.values[k * self.pitch..][..self.len]
-    }
-}
-
-/// A tensor that is read.
-#[derive(Clone, Copy)]
-pub(crate) struct Input<'a> {
-    pub dtype: DType,
-    pub bytes: &'a [u8],
-    pub rows: Rows,
-}
-
-impl<'a> Input<'a> {
-    /// An area in place, if the tensor has such elements and neighbours lie side by side.
-    #[inline(always)]
-    pub fn plain<T: Number>(&self, area: Area) -> Option<Tile<'a, T>> {
-        let Area { first, rows, at, len } = area;
-        if self.dtype != T::DTYPE {
-            return None;
-        }
-        let pitch = self.rows.pitch(first, rows)?;
-        let elements: &[T] = bytemuck::cast_slice(self.bytes);
-        let start = self.rows.offset(first) + at;
-        Some(Tile { values: &elements[start..][..(rows - 1) * pitch + len], pitch, len })
-    }
-
-    /// An area: in place where it lies in memory as `f32`, otherwise in `scratch`.
-    #[inline(always)]
-    pub fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut [f32]) -> Tile<'t>
-    where
-        'a: 't,
-    {
-        if let Some(tile) = self.plain(area) {
-            return tile;
-        }
-        let Area { rows, len, .. } = area;
-        self.copy(simd, area, &mut scratch[..rows * len]);
-        Tile { values: &scratch[..rows * len], pitch: len, len }
-    }
-
-    /// Whether every area of a grid lies in memory as `f32`.
-    pub fn is_plain_f32(&self, grid: &Grid) -> bool {
-        self.dtype == DType::F32 && self.rows.pitch(0, grid.all_rows()).is_some()
-    }
-
-    /// An area that will be read next; nothing if there is none, or it is scattered.
-    #[inline(always)]
-    pub fn ahead(&self, next: Option<Area>) -> Rest {
-        let size = self.dtype.size() as usize;
-        let Some((Area { first, rows, at, len }, pitch)) =
-            next.and_then(|next| Some((next, self.rows.pitch(next.first, next.rows)?)))
-        else {
-            return Rest::default();
-        };
-        let start = self.rows.offset(first) + at;
-        let end = start + (rows - 1) * pitch + len;
-        let bytes = self.bytes.get(start * size..end * size).unwrap_or(&[]);
-        Rest::new(bytes, pitch * size, LANES * size)
-    }
-
-    /// Copies an area row by row.
-    #[inline(never)]
-    fn copy<S: Simd>(&self, simd: S, Area { first, at, len, .. }: Area, to: &mut [f32]) {
-        let (size, step) = (self.dtype.size() as usize, self.rows.step);
-        for (k, to) in to.chunks_mut(len).enumerate() {
-            let start = self.rows.offset(first + k) + at * step;
-            if step == 1 {
-                widen(simd, self.dtype, &self.bytes[start * size..][..len * size], to);
-                continue;
-            }
-            for (i, to) in to.iter_mut().enumerate() {
-                let element = &self.bytes[(start + i * step) * size..][..size];
-                widen(simd, self.dtype, element, std::slice::from_mut(to));
-            }
-        }
-    }
-}
 
 /// A tensor that tasks write, each an area of its own.
 pub(crate) struct Output<'a> {
@@ -275,7 +127,7 @@ impl<'a> Output<'a> {
 
     /// Copies an area out of memory that is written.
     #[inline(never)]
-    fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut [f32]) -> Tile<'t> {
+    pub fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut [f32]) -> Tile<'t> {
         let Area { first, rows, at, len } = area;
         for k in 0..rows {
             let start = self.rows.offset(first + k) + at * self.rows.step;
@@ -284,7 +136,7 @@ impl<'a> Output<'a> {
             let input = Input { dtype: self.dtype, bytes: self.part(start, span), rows: row };
             input.copy(simd, Area { first: 0, rows: 1, at: 0, len }, &mut scratch[k * len..][..len]);
         }
-        Tile { values: &scratch[..rows * len], pitch: len, len }
+        Tile::dense(&scratch[..rows * len], len)
     }
 }
 
@@ -344,50 +196,10 @@ impl Destination<'_> {
     }
 }
 
-/// Where an input is.
-#[derive(Clone, Copy)]
-pub(crate) enum Place<'a> {
-    /// In memory that nobody writes.
-    In(Input<'a>),
-    /// Where the call writes, too: a task reads what it alone writes.
-    Own(&'a Output<'a>),
-}
-
-impl<'a> Place<'a> {
-    /// See [`Input::tile`].
-    #[inline(always)]
-    pub fn tile<'t, S: Simd>(&self, simd: S, area: Area, scratch: &'t mut [f32]) -> Tile<'t>
-    where
-        'a: 't,
-    {
-        match self {
-            Place::In(input) => input.tile(simd, area, scratch),
-            Place::Own(output) => output.tile(simd, area, scratch),
-        }
-    }
-
-    /// See [`Input::plain`].
-    #[inline(always)]
-    pub fn plain<T: Number>(&self, area: Area) -> Option<Tile<'a, T>> {
-        match self {
-            Place::In(input) => input.plain(area),
-            Place::Own(_) => None,
-        }
-    }
-
-    /// See [`Input::ahead`].
-    #[inline(always)]
-    pub fn ahead(&self, next: Option<Area>) -> Rest {
-        match self {
-            Place::In(input) => input.ahead(next),
-            Place::Own(_) => Rest::default(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::area::Scratch;
     use crate::cpu::exec::dispatch;
     use fearless_simd::Level;
 
@@ -402,7 +214,7 @@ mod tests {
         let values: Vec<f32> = (0..20).map(|i| i as f32).collect();
         let run = |first: usize, values: &[f32]| {
             dispatch!(Level::new(), simd => output.write_area(simd, Area { first, rows: 2, at: 0, len: 5 }, values, Ahead::default()));
-            crate::cpu::stream::fence();
+            crate::cpu::nontemporal::fence();
         };
         std::thread::scope(|scope| {
             scope.spawn(|| run(0, &values[..10]));
