@@ -129,6 +129,15 @@ impl Problem {
         &self.memories[tensor as usize]
     }
 
+    /// Element type of a tensor of the call.
+    pub fn dtype(&self, tensor: Tensor) -> DType {
+        match (tensor, self.op) {
+            (Tensor::Gradient, _) => self.output,
+            (Tensor::Output, op) if op.direction() == Direction::Forward => self.output,
+            _ => self.input,
+        }
+    }
+
     /// Whether no tensor has gaps.
     pub(crate) fn is_dense(&self) -> bool {
         self.memories.iter().all(|memory| *memory == self.layout.memory)
@@ -274,16 +283,7 @@ impl Plan {
     /// Bytes of the full-size tensors that the passes read and write. Vectors per channel are not counted.
     pub fn bytes(&self) -> u64 {
         let touched = self.passes.iter().flat_map(|p| p.reads.iter().chain(&p.writes));
-        touched.map(|&t| self.problem.layout.elements * self.dtype(t).size()).sum()
-    }
-
-    /// Element type of a tensor of the call.
-    pub fn dtype(&self, tensor: Tensor) -> DType {
-        match (tensor, self.problem.op) {
-            (Tensor::Gradient, _) => self.problem.output,
-            (Tensor::Output, op) if op.direction() == Direction::Forward => self.problem.output,
-            _ => self.problem.input,
-        }
+        touched.map(|&t| self.problem.layout.elements * self.problem.dtype(t).size()).sum()
     }
 
     /// Dispatches of all passes.

@@ -5,7 +5,7 @@ use super::apply::{Dx, backward_row, backward_row_to, masked_row};
 use super::area::{Area, Scratch, areas};
 use super::beside::{BackwardRows, StripStrides};
 use super::blocks::Blocks;
-use super::column_params::DxColumns;
+use super::column_params::{DxColumns, Repeat};
 use super::columns::{self, Columns, Down};
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
@@ -14,7 +14,7 @@ use super::input::Input;
 use super::lanes::{LANES, Number};
 use super::leaf_columns::TALL;
 use super::output::Output;
-use super::params::{OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, spread, with_params};
+use super::params::{OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, with_params};
 use super::partial::{Sums, merge_all};
 use super::pass::{self, Pass as _};
 use super::reduce::{self, Parts, Table, leaf_of_rows};
@@ -22,17 +22,25 @@ use super::relay::Block;
 use super::sink::Sink;
 use super::source::{GradientOf, SumPairs, SumsOf};
 use super::stream::by_strides;
+use super::vectors::Vectors;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Sums over weights' elements.
+/// Sums over weights' elements; empty if they are not wanted.
 #[derive(Default)]
-pub(crate) struct AffineGradients {
+pub(crate) struct AffineGradients(Vectors<3>);
+
+impl AffineGradients {
     /// dbias.
-    pub bias: Vec<f32>,
+    pub fn bias(&self) -> &[f32] {
+        self.0.each()[0]
+    }
+
     /// dweight.
-    pub weight: Vec<f32>,
+    pub fn weight(&self) -> &[f32] {
+        self.0.each()[1]
+    }
 }
 
 /// What a backward pass works on.
@@ -65,9 +73,14 @@ impl Pass<'_> {
             return AffineGradients::default();
         }
         let (stats, affine) = self.sums();
-        let projection: Vec<[f32; 2]> = stats.into_iter().map(|sums| self.projection(sums)).collect();
-        let [g, gx] = [0, 1].map(|k| spread(self.grid, projection.iter().map(|p| p[k]).collect()));
-        self.write([&g, &gx]);
+        let repeat = Repeat::of_stats(self.grid);
+        let mut projection = Vectors::<2>::zeros(stats.len() * repeat.times());
+        let [g, gx] = projection.each_mut();
+        for (i, sums) in stats.into_iter().enumerate() {
+            [g[i], gx[i]] = self.projection(sums);
+        }
+        repeat.spread([g, gx]);
+        self.write(projection.each());
         affine
     }
 
@@ -89,11 +102,12 @@ impl Pass<'_> {
     /// over weights.
     fn sums(&self) -> (Vec<[f32; 2]>, AffineGradients) {
         let (exec, grid, source) = (self.exec, self.grid, self.source());
-        let pairs = |[a, b, _]: &[Vec<f32>; 3]| a.iter().zip(b).map(|(&a, &b)| [a, b]).collect::<Vec<_>>();
-        let affine = |[bias, weight, _]: [Vec<f32>; 3]| AffineGradients { bias, weight };
         if grid.by_column && !grid.columns {
-            let stats =
-                if self.projects { pairs(&reduce::cells_of_rows(exec, grid, &source).parts) } else { Vec::new() };
+            let stats = if self.projects {
+                pairs(&reduce::cells_of_rows(exec, grid, &source).parts).collect()
+            } else {
+                Vec::new()
+            };
             let down = Down {
                 samples: 1,
                 rows: grid.all_rows(),
@@ -102,7 +116,7 @@ impl Pass<'_> {
                 joins_samples: true,
             };
             let sums = if self.affine { columns::cells(exec, down, &source).parts } else { Default::default() };
-            return (stats, affine(sums));
+            return (stats, AffineGradients(sums));
         }
         let cells = reduce::cells(exec, grid, &source);
         let weighted = |(i, [a, b]): (usize, [f32; 2])| {
@@ -111,16 +125,16 @@ impl Pass<'_> {
         };
         if grid.join == Join::Samples {
             let sums = reduce::join_samples::<SumPairs>(exec, cells).parts;
-            return (pairs(&sums).into_iter().enumerate().map(weighted).collect(), affine(sums));
+            return (pairs(&sums).enumerate().map(weighted).collect(), AffineGradients(sums));
         }
         let stats = if self.projects {
-            let weighted: Vec<[f32; 2]> = pairs(&cells.parts).into_iter().enumerate().map(weighted).collect();
+            let weighted: Vec<[f32; 2]> = pairs(&cells.parts).enumerate().map(weighted).collect();
             weighted.chunks(grid.group()).map(merged).collect()
         } else {
             Vec::new()
         };
         let sums = if self.affine { reduce::join_samples::<SumPairs>(exec, cells).parts } else { Default::default() };
-        (stats, affine(sums))
+        (stats, AffineGradients(sums))
     }
 
     /// dx and dresidual of the whole tensor. `projection`: what is taken out of the gradient, one a statistic, or
@@ -168,8 +182,7 @@ impl Pass<'_> {
         if !self.affine {
             return AffineGradients::default();
         }
-        let [bias, weight, _] = reduce::join_samples::<SumPairs>(self.exec, table).parts;
-        AffineGradients { bias, weight }
+        AffineGradients(reduce::join_samples::<SumPairs>(self.exec, table).parts)
     }
 
     /// A block of whole groups of rows. Where weights belong to columns, their sums are taken every few rows.
@@ -407,6 +420,12 @@ impl pass::Pass for Pass<'_> {
             dx.finish(simd);
         }
     }
+}
+
+/// The numbers of sums: of g, and of g times the normalised input.
+fn pairs(parts: &Vectors<3>) -> impl Iterator<Item = [f32; 2]> + '_ {
+    let [a, b, _] = parts.each();
+    a.iter().zip(b).map(|(&a, &b)| [a, b])
 }
 
 fn merged(pairs: &[[f32; 2]]) -> [f32; 2] {

@@ -16,21 +16,17 @@ use super::source::GradientOf;
 use crate::error::Error;
 use crate::moments::Moments;
 use crate::op::{Commit, Fusion, Gradients, Op, Residual, Statistics};
-use crate::plan::{Plan, Problem, Tensor};
-use crate::profile::Profile;
+use crate::plan::{Problem, Tensor};
 use crate::tensor::{DType, ForwardPitches, TensorDescriptor};
 
 /// Element types of x and y.
 pub(super) type Types = (DType, DType);
 
-/// Bytes of a call's tensors from which on what is written goes around the caches, which could not hold it anyway.
-const STREAM: u64 = 16 << 20;
-
 /// A call that has been checked.
 pub(super) struct Call {
-    /// What is computed, its element types and bytes, and whether anything is summed; how work is dealt out is the
-    /// grid's.
-    pub plan: Plan,
+    /// What is computed.
+    pub problem: Problem,
+    /// How work is dealt out.
     pub grid: Grid,
     pub exec: Exec,
     /// How an output that will not be read again in this call is written.
@@ -46,7 +42,7 @@ pub(super) enum From<'a> {
 }
 
 impl Call {
-    fn new(norm: &Norm, problem: Problem) -> Result<Call, Error> {
+    fn new(norm: &Norm, problem: Problem, way: Way) -> Result<Call, Error> {
         let elements = problem.layout.elements;
         let limit = isize::MAX as u64;
         if elements > limit {
@@ -54,14 +50,12 @@ impl Call {
         }
         norm.state.check(&norm.descriptor)?;
         let exec = Exec::new(norm.level, elements as usize);
-        let plan = Plan::new(problem, &Profile::CPU)?;
-        let way = if plan.bytes() < STREAM { Way::Cached } else { Way::LARGE };
-        Ok(Call { plan, grid: Grid::new(&problem, way), exec, way })
+        Ok(Call { problem, grid: Grid::new(&problem, way), exec, way })
     }
 
     pub fn input<'a>(&self, tensor: Tensor, bytes: &'a [u8]) -> Input<'a> {
-        let rows = self.grid.rows_of(self.plan.problem.memory(tensor));
-        Input { dtype: self.plan.dtype(tensor), bytes, rows }
+        let rows = self.grid.rows_of(self.problem.memory(tensor));
+        Input { dtype: self.problem.dtype(tensor), bytes, rows }
     }
 
     /// # Safety
@@ -69,9 +63,9 @@ impl Call {
     /// As [`Output::new`]. The passes of `forward` and `backward` keep the promise: each of their tasks has rows of its
     /// own.
     pub unsafe fn output<'a>(&self, tensor: Tensor, bytes: &'a mut [u8], way: Way) -> Output<'a> {
-        let rows = self.grid.rows_of(self.plan.problem.memory(tensor));
+        let rows = self.grid.rows_of(self.problem.memory(tensor));
         // SAFETY: the caller's promise.
-        unsafe { Output::new(self.plan.dtype(tensor), bytes, rows, way) }
+        unsafe { Output::new(self.problem.dtype(tensor), bytes, rows, way) }
     }
 }
 
@@ -84,11 +78,11 @@ impl Norm {
         commit: Commit,
         types: Types,
     ) -> Result<Saved, Error> {
-        let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::Forward, &io.pitches, types)?;
-        io.check(&call.plan.problem, true)?;
-        let moments = self.run(&call, io, From::Input);
+        let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::Forward, (&io.pitches, io.way()), types)?;
+        io.check(&call.problem, true)?;
+        let (moments, stats) = self.run(&call, io, From::Input);
         self.commit(&moments, commit);
-        Ok(self.keep(&call, self.stats(&moments)))
+        Ok(self.keep(&call, stats))
     }
 
     /// Takes a batch's moments into the running statistics.
@@ -133,8 +127,8 @@ impl Norm {
         // A frozen layer has running statistics, or it is an error.
         let given = running.is_some() || backward_follows;
         let statistics = if given { Statistics::Running } else { Statistics::Batch };
-        let call = self.forward_call(tensor, fusion, statistics, Op::Forward, &io.pitches, types)?;
-        io.check(&call.plan.problem, backward_follows)?;
+        let call = self.forward_call(tensor, fusion, statistics, Op::Forward, (&io.pitches, io.way()), types)?;
+        io.check(&call.problem, backward_follows)?;
         let stats = match running {
             Some(running) => {
                 let eps = self.descriptor.eps();
@@ -143,7 +137,7 @@ impl Norm {
                 self.run(&call, io, From::Given(&stats));
                 stats
             }
-            None => self.stats(&self.run(&call, io, From::Input)),
+            None => self.run(&call, io, From::Input).1,
         };
         Ok((call, stats))
     }
@@ -157,8 +151,8 @@ impl Norm {
         let call = self.backward_call(&saved, &io, Op::Backward(wanted), types)?;
         let (dweight, dbias) = (io.dweight.take(), io.dbias.take());
         let affine = self.run_backward(&call, &saved, io, wanted.affine, None);
-        copy(dweight, &affine.weight);
-        copy(dbias, &affine.bias);
+        copy(dweight, affine.weight());
+        copy(dbias, affine.bias());
         Ok(())
     }
 
@@ -168,14 +162,14 @@ impl Norm {
         fusion: Fusion,
         statistics: Statistics,
         op: Op,
-        pitches: &ForwardPitches,
+        (pitches, way): (&ForwardPitches, Way),
         (input, output): Types,
     ) -> Result<Call, Error> {
         if tensor.dtype != input {
             return Err(Error::DType { name: "x", expected: tensor.dtype, actual: input });
         }
         let problem = Problem::new(&self.descriptor, tensor, statistics, fusion, op)?;
-        Call::new(self, Problem { output, ..problem.with_forward_pitches(pitches)? })
+        Call::new(self, Problem { output, ..problem.with_forward_pitches(pitches)? }, way)
     }
 
     pub(super) fn backward_call(
@@ -204,21 +198,19 @@ impl Norm {
             return Err(Error::Unexpected { name: "dbias", reason: "the layer has no bias" });
         }
         io.check(&problem, self.descriptor.affine_len())?;
-        Call::new(self, problem)
+        Call::new(self, problem, io.way())
     }
 
-    /// y, and the moments that it is made with if they are the input's own.
-    pub(super) fn run(&self, call: &Call, io: Forward<'_, u8, u8>, from: From) -> Vec<Moments> {
-        let fusion = call.plan.problem.fusion;
-        let in_place = matches!(io.x, Source::InPlace) || matches!(io.residual, Some(Source::InPlace));
+    /// y, and the statistics that it is made with if they are the input's own.
+    pub(super) fn run(&self, call: &Call, io: Forward<'_, u8, u8>, from: From) -> (Vec<Moments>, Vec<Stat>) {
+        let fusion = call.problem.fusion;
         let read = |source, tensor| match source {
             Source::From(bytes) => Some(call.input(tensor, bytes)),
             Source::InPlace => None,
         };
         let inputs = [read(io.x, Tensor::Input), io.residual.and_then(|source| read(source, Tensor::Residual))];
-        let way = if in_place { Way::Cached } else { call.way };
         // SAFETY: `Pass` has tasks with rows of their own.
-        let y = unsafe { call.output(Tensor::Output, io.y, way) };
+        let y = unsafe { call.output(Tensor::Output, io.y, call.way) };
         // SAFETY: as above.
         let sum = io.sum.map(|sum| unsafe { call.output(Tensor::SecondOutput, sum, Way::Cached) });
         let place = |input: Option<_>| input.map_or(Place::Own(&y), Place::In);
@@ -229,7 +221,7 @@ impl Norm {
         let pass = forward::Pass {
             exec: call.exec,
             grid: &call.grid,
-            centred: call.plan.problem.centred,
+            centred: call.problem.centred,
             eps: self.descriptor.eps(),
             relu: fusion.relu,
             affine: self.affine(&call.grid),
@@ -243,7 +235,7 @@ impl Norm {
             From::Given(stats) => {
                 pass.add();
                 pass.write(stats);
-                Vec::new()
+                Default::default()
             }
         }
     }
@@ -258,7 +250,7 @@ impl Norm {
         affine: bool,
         given: Option<[&[f32]; 2]>,
     ) -> backward::AffineGradients {
-        let (problem, grid) = (&call.plan.problem, &call.grid);
+        let (problem, grid) = (&call.problem, &call.grid);
         let Backward { x, dy, residual, dsum, dx, dresidual, .. } = io;
         let (x, dy) = (call.input(Tensor::Input, x), call.input(Tensor::Gradient, dy));
         let [residual, dsum] = [residual, dsum].map(|bytes| Some(call.input(Tensor::Residual, bytes?)));
@@ -296,11 +288,7 @@ impl Norm {
     }
 
     pub(super) fn keep(&self, call: &Call, stats: Vec<Stat>) -> Saved {
-        Saved { layer: self.id, problem: call.plan.problem, stats }
-    }
-
-    pub(super) fn stats(&self, moments: &[Moments]) -> Vec<Stat> {
-        moments.iter().map(|m| Stat::new(m, self.descriptor.eps())).collect()
+        Saved { layer: self.id, problem: call.problem, stats }
     }
 }
 

@@ -1,33 +1,13 @@
 //! What belongs to columns and to strips' elements, made ready once for all rows.
 
 use super::formula::{Each, Line, OfDx, OfY, Param, Ready, scale_and_shift};
+use super::grid::{Grid, Join};
 use super::params::{Affine, StatSlices};
+use super::vectors::Vectors;
 use fearless_simd::Simd;
-use std::borrow::Cow;
 use std::ops::Range;
 
-/// Every number so many times.
-fn repeated(numbers: &[f32], times: usize) -> Vec<f32> {
-    let mut all = Vec::with_capacity(numbers.len() * times);
-    // Not flat_map, which would go number by number.
-    numbers.iter().for_each(|&number| all.extend(std::iter::repeat_n(number, times)));
-    all
-}
-
-/// Numbers of one sample's cells for so many cells.
-fn cycled(numbers: &[f32], len: usize) -> Cow<'_, [f32]> {
-    if numbers.len() >= len {
-        return Cow::Borrowed(&numbers[..len]);
-    }
-    let mut all = Vec::with_capacity(len);
-    all.extend_from_slice(numbers);
-    while all.len() < len {
-        all.extend_from_within(..all.len().min(len - all.len()));
-    }
-    Cow::Owned(all)
-}
-
-/// How numbers of cells become a strip's.
+/// How numbers become those of more cells, or of a strip's elements.
 #[derive(Clone, Copy)]
 pub(crate) enum Repeat {
     /// Every number so many times.
@@ -37,10 +17,38 @@ pub(crate) enum Repeat {
 }
 
 impl Repeat {
-    pub fn of(self, numbers: &[f32]) -> Vec<f32> {
+    /// Numbers of statistics, to be one a cell in grids of columns.
+    pub fn of_stats(grid: &Grid) -> Repeat {
+        match grid.join {
+            Join::Channels(size) if grid.columns => Repeat::Each(size),
+            _ => Repeat::All(1),
+        }
+    }
+
+    pub fn times(self) -> usize {
+        let (Repeat::Each(times) | Repeat::All(times)) = self;
+        times
+    }
+
+    /// Takes the numbers that vectors begin with to all of them.
+    pub fn spread<const N: usize>(self, vectors: [&mut [f32]; N]) {
+        vectors.into_iter().for_each(|vector| self.spread_one(vector));
+    }
+
+    fn spread_one(self, vector: &mut [f32]) {
+        let mut numbers = vector.len() / self.times();
         match self {
-            Repeat::Each(times) => repeated(numbers, times),
-            Repeat::All(times) => cycled(numbers, numbers.len() * times).into_owned(),
+            Repeat::Each(times) => (0..numbers).rev().for_each(|i| {
+                let number = vector[i];
+                vector[i * times..][..times].fill(number);
+            }),
+            Repeat::All(_) => {
+                while numbers < vector.len() {
+                    let more = numbers.min(vector.len() - numbers);
+                    vector.copy_within(..more, numbers);
+                    numbers += more;
+                }
+            }
         }
     }
 }
@@ -51,55 +59,56 @@ pub(crate) trait ColumnParams: Sized {
     fn new(stats: StatSlices, affine: &Affine, channel: usize, repeat: Repeat) -> Self;
 }
 
-/// For y.
-pub(crate) struct YColumns {
-    hi: Vec<f32>,
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-}
+/// For y: mean, scale and shift.
+pub(crate) struct YColumns(Vectors<3>);
 
-/// For dx.
+/// For dx: besides, scale and shift of what is taken out, weight and 1/std.
 pub(crate) struct DxColumns {
     y: YColumns,
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-    weight: Vec<f32>,
-    rstd: Vec<f32>,
+    columns: Vectors<4>,
 }
 
-/// Scale and shift of each cell, with a weight for each, or with those of one sample's cells for all samples.
-fn scales_and_shifts(stats: StatSlices, weight: &[f32], bias: &[f32]) -> [Vec<f32>; 2] {
+/// Copies numbers of one sample's cells for each sample.
+fn copy_for_samples(from: &[f32], to: &mut [f32]) {
+    to.chunks_mut(from.len()).for_each(|to| to.copy_from_slice(&from[..to.len()]));
+}
+
+/// Makes scale and shift of weight and bias.
+fn scale_and_shift_all(stats: StatSlices, scale: &mut [f32], shift: &mut [f32]) {
     let [_, lo, rstd, ..] = stats.of;
-    let [mut scales, mut shifts] = [(); 2].map(|()| vec![0.0; lo.len()]);
-    let sample = weight.len();
-    let stats = lo.chunks(sample).zip(rstd.chunks(sample));
-    for ((lo, rstd), (scale, shift)) in stats.zip(scales.chunks_mut(sample).zip(shifts.chunks_mut(sample))) {
-        let numbers = lo.iter().zip(rstd).zip(weight.iter().zip(bias));
-        for ((scale, shift), ((&lo, &rstd), (&weight, &bias))) in scale.iter_mut().zip(shift).zip(numbers) {
-            [*scale, *shift] = scale_and_shift(lo, rstd, weight, bias);
-        }
+    for ((scale, shift), (&lo, &rstd)) in scale.iter_mut().zip(shift).zip(lo.iter().zip(rstd)) {
+        [*scale, *shift] = scale_and_shift(lo, rstd, *scale, *shift);
     }
-    [scales, shifts]
 }
 
 impl ColumnParams for YColumns {
     fn new(stats: StatSlices, affine: &Affine, channel: usize, repeat: Repeat) -> Self {
-        let [scale, shift] = scales_and_shifts(stats, &affine.weight[channel..], &affine.bias[channel..]);
-        YColumns { hi: repeat.of(stats.of[0]), scale: repeat.of(&scale), shift: repeat.of(&shift) }
+        let cells = stats.of[0].len();
+        let mut columns = Vectors::zeros(cells * repeat.times());
+        let [hi, scale, shift] = columns.each_mut();
+        hi[..cells].copy_from_slice(stats.of[0]);
+        copy_for_samples(&affine.weight[channel..], &mut scale[..cells]);
+        copy_for_samples(&affine.bias[channel..], &mut shift[..cells]);
+        scale_and_shift_all(stats, scale, shift);
+        repeat.spread([hi, scale, shift]);
+        YColumns(columns)
     }
 }
 
 impl ColumnParams for DxColumns {
     fn new(stats: StatSlices, affine: &Affine, channel: usize, repeat: Repeat) -> Self {
-        let [g, gx] = stats.projections();
-        let [scale, shift] = scales_and_shifts(stats, &gx, &g);
-        DxColumns {
-            y: YColumns::new(stats, affine, channel, repeat),
-            scale: repeat.of(&scale),
-            shift: repeat.of(&shift),
-            weight: repeat.of(&cycled(&affine.weight[channel..], stats.of[0].len())),
-            rstd: repeat.of(stats.of[2]),
-        }
+        let [hi, _, rstd, g, gx] = stats.of;
+        let y = YColumns::new(stats, affine, channel, repeat);
+        let mut columns = Vectors::zeros(hi.len() * repeat.times());
+        let [scale, shift, weight, rstds] = columns.each_mut();
+        // Where nothing is taken out, 0.
+        scale[..gx.len()].copy_from_slice(gx);
+        shift[..g.len()].copy_from_slice(g);
+        scale_and_shift_all(stats, scale, shift);
+        copy_for_samples(&affine.weight[channel..], &mut weight[..hi.len()]);
+        rstds[..rstd.len()].copy_from_slice(rstd);
+        repeat.spread([scale, shift, weight, rstds]);
+        DxColumns { y, columns }
     }
 }
 
@@ -107,11 +116,8 @@ impl YColumns {
     /// Those of some cells.
     #[inline(always)]
     pub fn cells(&self, cells: Range<usize>) -> Ready<'_> {
-        Ready {
-            hi: Each(&self.hi[cells.clone()]),
-            scale: Each(&self.scale[cells.clone()]),
-            shift: Each(&self.shift[cells]),
-        }
+        let [hi, scale, shift] = self.0.each();
+        Ready { hi: Each(&hi[cells.clone()]), scale: Each(&scale[cells.clone()]), shift: Each(&shift[cells]) }
     }
 }
 
@@ -119,12 +125,12 @@ impl DxColumns {
     /// Those of some cells.
     #[inline(always)]
     pub fn cells(&self, cells: Range<usize>) -> ReadyDx<'_> {
-        let y = self.y.cells(cells.clone());
+        let (y, [scale, shift, weight, rstd]) = (self.y.cells(cells.clone()), self.columns.each());
         ReadyDx {
             y,
-            taken: Ready { hi: y.hi, scale: Each(&self.scale[cells.clone()]), shift: Each(&self.shift[cells.clone()]) },
-            weight: Each(&self.weight[cells.clone()]),
-            rstd: Each(&self.rstd[cells]),
+            taken: Ready { hi: y.hi, scale: Each(&scale[cells.clone()]), shift: Each(&shift[cells.clone()]) },
+            weight: Each(&weight[cells.clone()]),
+            rstd: Each(&rstd[cells]),
         }
     }
 }

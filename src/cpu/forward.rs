@@ -68,16 +68,19 @@ impl Pass<'_> {
         RowParams { stats, affine: &self.affine }
     }
 
-    /// Moments of every statistic, and y.
-    pub fn run(&self) -> Vec<Moments> {
+    /// Moments of every statistic, and what they are to the elements; y.
+    pub fn run(&self) -> (Vec<Moments>, Vec<Stat>) {
+        let stats = |moments: &[Moments]| moments.iter().map(|m| Stat::new(m, self.eps)).collect::<Vec<_>>();
         if let Some(blocks) = Blocks::new(self.grid, self.inputs(), self.exec).filter(|_| self.y.is_some()) {
-            return self.by_blocks(blocks);
+            let moments = self.by_blocks(blocks);
+            let stats = stats(&moments);
+            return (moments, stats);
         }
         self.add();
         let moments = self.moments();
-        let stats: Vec<Stat> = moments.iter().map(|m| Stat::new(m, self.eps)).collect();
+        let stats = stats(&moments);
         self.write(&stats);
-        moments
+        (moments, stats)
     }
 
     /// Moments of every statistic, of what is there.

@@ -1,5 +1,6 @@
 //! The slices of a call.
 
+use super::sink::Way;
 use crate::error::Error;
 use crate::op::Given;
 use crate::plan::{Problem, Tensor};
@@ -168,6 +169,14 @@ pub(super) fn check_tensor(problem: &Problem, tensor: Tensor, dtype: DType, byte
 }
 
 impl Forward<'_, u8, u8> {
+    /// How y is to be written: what is in place has been read just now.
+    pub(super) fn way(&self) -> Way {
+        let in_place = matches!(self.x, Source::InPlace) || matches!(self.residual, Some(Source::InPlace));
+        let len = |source: Option<Source<u8>>| source.and_then(|source| source.slice()).map_or(0, <[u8]>::len);
+        let sum = self.sum.as_ref().map_or(0, |sum| sum.len());
+        if in_place { Way::Cached } else { Way::of(len(Some(self.x)) + len(self.residual) + self.y.len() + sum) }
+    }
+
     pub(super) fn check(&self, problem: &Problem, training: bool) -> Result<(), Error> {
         let Problem { fusion, input, output, .. } = *problem;
         fusion.check_residual(self.residual.is_some())?;
@@ -197,6 +206,13 @@ impl Forward<'_, u8, u8> {
 }
 
 impl Backward<'_, u8, u8> {
+    /// How gradients are to be written.
+    pub(super) fn way(&self) -> Way {
+        let read = [Some(self.x), Some(self.dy), self.residual, self.dsum].into_iter().flatten().map(<[u8]>::len);
+        let written = [&self.dx, &self.dresidual].into_iter().flatten().map(|to| to.len());
+        Way::of(read.chain(written).sum())
+    }
+
     pub(super) fn check(&self, problem: &Problem, weights: u64) -> Result<(), Error> {
         let Problem { fusion, input, output, .. } = *problem;
         fusion.check_backward(Given {

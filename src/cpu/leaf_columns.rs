@@ -126,7 +126,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
     len: usize,
     alike: bool,
     row: impl Fn(usize) -> (Gradient<'a, T>, Stats<P>, Weights<Q>),
-    ahead: Ahead,
+    ahead: Option<Ahead>,
     to: &mut [Sums<S>],
 ) {
     if alike && leaves.leaf == 1 {
@@ -168,7 +168,7 @@ fn sums_of_spans<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>, const MASK: u
     spans: [Span; N],
     alike: bool,
     row: &impl Fn(usize) -> (Gradient<'a, T>, Stats<P>, Weights<Q>),
-    ahead: Ahead,
+    ahead: Option<Ahead>,
 ) -> [Sums<S>; N] {
     let all = row(rows.start).1;
     let mut indices = [0; N];
@@ -178,10 +178,12 @@ fn sums_of_spans<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>, const MASK: u
     let zero = V::splat(simd, 0.0);
     let (mut g_sum, mut gx_sum) = ([zero; N], [zero; N]);
     for r in rows {
-        let ((gradient, stats, affine), ahead) = (row(r), ahead.row(r));
+        let (gradient, stats, affine) = row(r);
         // Short loops, so that the compiler unrolls them and keeps the sums in registers.
         let (mut g, mut xhat) = ([zero; N], [zero; N]);
-        ahead.ask_vectors(indices);
+        if let Some(ahead) = ahead {
+            ahead.row(r).ask_vectors(indices);
+        }
         for k in 0..N {
             g[k] = gradient.masked::<S, MASK>(simd, spans[k], Made { stats, weights: affine });
         }

@@ -48,6 +48,7 @@ mod source;
 mod stream;
 mod strip;
 mod sync;
+mod vectors;
 
 pub use io::{Backward, Forward, Source};
 pub use norm::Norm;

@@ -4,35 +4,32 @@ use super::area::Area;
 use super::column_params::Repeat;
 use super::formula::{Each, Line, Made, OfDx, OfY, Param, Same, Stats, Weights};
 use super::forward::Stat;
-use super::grid::{Grid, Join, Row};
+use super::grid::{Grid, Row};
 use super::lanes::V;
+use super::vectors::Vectors;
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;
 use std::ops::Range;
 
 /// Means (pairs) and 1/std of statistics, as kernels want them.
-pub(crate) struct StatVectors([Vec<f32>; 3]);
+pub(crate) struct StatVectors(Vectors<3>);
 
 impl StatVectors {
     /// One a statistic; in grids of columns one a cell.
     pub fn new(grid: &Grid, stats: &[Stat]) -> StatVectors {
-        // Not an array of closures: these would be called by pointers, number by number.
-        let hi = spread(grid, stats.iter().map(|s| s.hi).collect());
-        let lo = spread(grid, stats.iter().map(|s| s.lo).collect());
-        StatVectors([hi, lo, spread(grid, stats.iter().map(|s| s.rstd).collect())])
+        let repeat = Repeat::of_stats(grid);
+        let mut vectors = Vectors::zeros(stats.len() * repeat.times());
+        let [hi, lo, rstd] = vectors.each_mut();
+        for (i, stat) in stats.iter().enumerate() {
+            (hi[i], lo[i], rstd[i]) = (stat.hi, stat.lo, stat.rstd);
+        }
+        repeat.spread([hi, lo, rstd]);
+        StatVectors(vectors)
     }
 
     pub fn slices(&self) -> StatSlices<'_> {
-        let [hi, lo, rstd] = &self.0;
+        let [hi, lo, rstd] = self.0.each();
         StatSlices { first: 0, of: [hi, lo, rstd, &[], &[]] }
-    }
-}
-
-/// One number a statistic; in grids of columns one a cell.
-pub(crate) fn spread(grid: &Grid, numbers: Vec<f32>) -> Vec<f32> {
-    match grid.join {
-        Join::Channels(size) if grid.columns => Repeat::Each(size).of(&numbers),
-        _ => numbers,
     }
 }
 
@@ -78,14 +75,6 @@ impl<'a> StatSlices<'a> {
     fn projection(&self, i: usize) -> [f32; 2] {
         let part = |k: usize| self.of[k].get(i).copied().unwrap_or(0.0);
         [part(3), part(4)]
-    }
-
-    /// The same of all of them.
-    pub fn projections(&self) -> [Cow<'a, [f32]>; 2] {
-        [self.of[3], self.of[4]].map(|part| match part {
-            [] => Cow::Owned(vec![0.0; self.of[0].len()]),
-            _ => Cow::Borrowed(part),
-        })
     }
 
     /// Those of a row's columns `at..at + len`.

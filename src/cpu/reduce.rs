@@ -9,6 +9,7 @@ use super::lanes::{LANES, Number, Span, for_spans};
 use super::leaf_columns::WIDE;
 use super::partial::{Partial, Stack};
 use super::source::{Kind, PartialOf, Source};
+use super::vectors::Vectors;
 use crate::moments::Moments;
 use fearless_simd::Simd;
 use std::ops::Range;
@@ -16,7 +17,7 @@ use std::ops::Range;
 /// Partial results: `entries` rows of one number a channel, for each part of a partial result.
 pub(crate) struct Table {
     pub channels: usize,
-    pub parts: [Vec<f32>; 3],
+    pub parts: Vectors<3>,
     /// Elements behind an entry.
     pub counts: Vec<u32>,
 }
@@ -26,13 +27,12 @@ pub(crate) type Parts<'a> = [&'a mut [f32]; 3];
 
 impl Table {
     pub fn new(channels: usize, counts: Vec<u32>) -> Table {
-        let part = || vec![0.0; counts.len() * channels];
-        Table { channels, parts: [part(), part(), part()], counts }
+        Table { channels, parts: Vectors::zeros(counts.len() * channels), counts }
     }
 
     /// In pieces of `len` numbers.
     pub fn pieces(&mut self, len: usize) -> impl ExactSizeIterator<Item = Parts<'_>> {
-        let [a, b, c] = &mut self.parts;
+        let [a, b, c] = self.parts.each_mut();
         a.chunks_mut(len).zip(b.chunks_mut(len)).zip(c.chunks_mut(len)).map(|((a, b), c)| [a, b, c])
     }
 
@@ -47,14 +47,14 @@ impl Table {
     #[inline(always)]
     fn load<S: Simd, P: Partial<S>>(&self, simd: S, entry: usize, channels: Range<usize>, span: Span) -> P {
         let row = entry * self.channels + channels.start..entry * self.channels + channels.end;
-        let [a, b, c] = &self.parts;
+        let [a, b, c] = self.parts.each();
         let [a, b, c] = [&a[row.clone()], &b[row.clone()], &c[row]];
         P::from_parts([span.load(simd, a), span.load(simd, b), span.load(simd, c)])
     }
 
     /// The numbers of an entry, as moments.
     pub fn moments(&self) -> Vec<Moments> {
-        let [hi, lo, m2] = &self.parts;
+        let [hi, lo, m2] = self.parts.each();
         let all = hi.iter().zip(lo).zip(m2).enumerate();
         all.map(|(i, ((&mean_hi, &mean_lo), &m2))| Moments {
             count: self.counts[i / self.channels],

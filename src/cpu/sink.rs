@@ -127,9 +127,14 @@ pub(crate) enum Way {
     Around,
 }
 
+/// Bytes of a call's tensors from which on what is written goes around the caches, which could not hold it anyway.
+const LARGE: usize = 16 << 20;
+
 impl Way {
-    /// For what the caches could not hold: around them, where there are instructions for it.
-    pub const LARGE: Way = if cfg!(target_arch = "x86_64") { Way::Around } else { Way::Cached };
+    /// For a call whose tensors have so many bytes: around the caches, where there are instructions for it.
+    pub fn of(bytes: usize) -> Way {
+        if cfg!(target_arch = "x86_64") && bytes >= LARGE { Way::Around } else { Way::Cached }
+    }
 
     /// Whether a row goes around the caches from registers.
     #[inline(always)]

@@ -287,7 +287,7 @@ impl Source for SumsOf<'_> {
         to: &mut [Sums<S>],
     ) {
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
-        let (weights, ahead) = (of.affine.each(at, len), of.ahead(next));
+        let (weights, ahead) = (of.affine.each(at, len), next.map(|next| of.ahead(Some(next))));
         if of.grid.columns {
             // Of one sample, or of samples whose statistics are joined.
             let stats = stats.each(of.grid, Cursor::new(of.grid, area.first).next(), at, len);

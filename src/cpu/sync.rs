@@ -1,7 +1,7 @@
 //! The steps of a synchronised batch norm: local sums, and the passes with those of the group.
 
 use super::call::{From, Types};
-use super::forward;
+use super::forward::{self, Stat};
 use super::input::Place;
 use super::io::{Backward, Forward, check_len};
 use super::norm::Norm;
@@ -29,19 +29,19 @@ impl Norm {
         let op = Op::LocalSums(Direction::Forward);
         // The sum is this call's own, and lies in memory without gaps.
         let pitches = &ForwardPitches { sum: Pitch::default(), ..*pitches };
-        let call = self.forward_call(tensor, fusion, Statistics::Batch, op, pitches, (dtype, dtype))?;
+        let call = self.forward_call(tensor, fusion, Statistics::Batch, op, (pitches, Way::Cached), (dtype, dtype))?;
         let before = fusion.residual == Residual::Before;
         let residual = match residual {
             None if before => return Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" }),
             residual => residual.filter(|_| before),
         };
-        super::io::check_tensor(&call.plan.problem, Tensor::Input, dtype, Some(x.len()))?;
-        super::io::check_tensor(&call.plan.problem, Tensor::Residual, dtype, residual.map(<[u8]>::len))?;
-        if call.plan.problem.layout.elements == 0 {
+        super::io::check_tensor(&call.problem, Tensor::Input, dtype, Some(x.len()))?;
+        super::io::check_tensor(&call.problem, Tensor::Residual, dtype, residual.map(<[u8]>::len))?;
+        if call.problem.layout.elements == 0 {
             return Ok(vec![Moments::EMPTY; self.descriptor().affine_len() as usize]);
         }
         // Words, which are aligned for every element type.
-        let words = if before { (call.plan.problem.layout.elements * dtype.size()).div_ceil(4) } else { 0 };
+        let words = if before { (call.problem.layout.elements * dtype.size()).div_ceil(4) } else { 0 };
         let mut memory = vec![0u32; words as usize];
         // SAFETY: `Pass` has tasks with rows of their own.
         let sum = unsafe { call.output(Tensor::SecondOutput, bytemuck::cast_slice_mut(&mut memory), Way::Cached) };
@@ -74,10 +74,11 @@ impl Norm {
     ) -> Result<Saved, Error> {
         self.check_batch()?;
         check_len("the group's sums", Some(moments.len()), self.descriptor().affine_len())?;
-        let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::ApplyMoments, &io.pitches, types)?;
-        io.check(&call.plan.problem, true)?;
-        let stats = self.stats(moments);
-        if call.plan.problem.layout.elements > 0 {
+        let call =
+            self.forward_call(tensor, fusion, Statistics::Batch, Op::ApplyMoments, (&io.pitches, io.way()), types)?;
+        io.check(&call.problem, true)?;
+        let stats: Vec<Stat> = moments.iter().map(|m| Stat::new(m, self.descriptor.eps())).collect();
+        if call.problem.layout.elements > 0 {
             self.run(&call, io, From::Given(&stats));
         }
         self.commit(moments, commit);
@@ -91,14 +92,14 @@ impl Norm {
         types: Types,
     ) -> Result<Vec<GradientSums>, Error> {
         let call = self.backward_call(saved, &io, Op::LocalSums(Direction::Backward), types)?;
-        if call.plan.problem.layout.elements == 0 {
+        if call.problem.layout.elements == 0 {
             return Ok(vec![GradientSums::default(); self.descriptor().affine_len() as usize]);
         }
         let only_sums = Backward { dsum: None, dx: None, dresidual: None, ..io };
         let sums = self.run_backward(&call, saved, only_sums, true, None);
-        let count = call.plan.problem.layout.affine.count() as u32;
+        let count = call.problem.layout.affine.count() as u32;
         let sums_of = |(&sum_dy, &sum_dy_xhat)| GradientSums { count, sum_dy, sum_dy_xhat, reserved: 0.0 };
-        Ok(sums.bias.iter().zip(&sums.weight).map(sums_of).collect())
+        Ok(sums.bias().iter().zip(sums.weight()).map(sums_of).collect())
     }
 
     pub(super) fn any_backward_with(
@@ -111,7 +112,7 @@ impl Norm {
         check_len("the group's sums", Some(sums.len()), self.descriptor().affine_len())?;
         let wanted = Gradients { dx: io.dx.is_some(), dresidual: io.dresidual.is_some(), affine: false };
         let call = self.backward_call(&saved, &io, Op::ApplyGradientSums(wanted), types)?;
-        if call.plan.problem.layout.elements == 0 {
+        if call.problem.layout.elements == 0 {
             return Ok(());
         }
         let count = sums.first().map_or(1, |s| s.count.max(1)) as f32;

@@ -131,7 +131,7 @@ fn bind<'a>(
     binding: &wgpu::BufferBinding<'a>,
     dispatch: &Dispatch,
 ) -> Bound<'a> {
-    let (size, alignment) = (plan.dtype(tensor).size(), context.profile().offset_alignment);
+    let (size, alignment) = (plan.problem.dtype(tensor).size(), context.profile().offset_alignment);
     let window = dispatch.window(&plan.walk_of(over, tensor));
     let start = binding.offset + window.start * size;
     let end = binding.offset + window.end * size;

@@ -136,7 +136,7 @@ struct Placed<'a> {
 
 impl<'a> Placed<'a> {
     fn new(plan: &'a Plan, tensors: &'a Tensors, tensor: Tensor) -> Option<Placed<'a>> {
-        let (memory, size) = (plan.problem.memory(tensor), plan.dtype(tensor).size());
+        let (memory, size) = (plan.problem.memory(tensor), plan.problem.dtype(tensor).size());
         tensors[tensor as usize].as_ref().map(|binding| Placed { binding, memory, size })
     }
 
@@ -201,7 +201,7 @@ pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result
         let Some(binding) = &tensors[tensor as usize] else {
             return Err(Error::Missing { name, hint: "the call reads or writes it" });
         };
-        let size = plan.dtype(tensor).size();
+        let size = plan.problem.dtype(tensor).size();
         let bytes = plan
             .problem
             .memory(tensor)
@@ -254,7 +254,7 @@ pub(crate) fn check_apart<'a>(
 ) -> Result<(), Error> {
     let tensor = |t: Tensor| -> Option<Named<'a>> {
         let binding = tensors[t as usize].as_ref().filter(|_| plan.uses(t))?;
-        Some((plan.problem.name(t), binding, plan.problem.memory(t).span() * plan.dtype(t).size()))
+        Some((plan.problem.name(t), binding, plan.problem.memory(t).span() * plan.problem.dtype(t).size()))
     };
     for (first, binding, _) in Tensor::ALL.into_iter().filter_map(tensor) {
         if own.contains(&Some(binding.buffer)) {

@@ -111,7 +111,8 @@ pub(crate) struct Key {
 impl Key {
     /// `update`: what a forward pass does to the running statistics.
     pub fn new(plan: &Plan, pass: &Pass, addressing: Addressing, update: u32) -> Key {
-        let access = |tensor| Access { tensor, dtype: plan.dtype(tensor), written: pass.writes.contains(&tensor) };
+        let access =
+            |tensor| Access { tensor, dtype: plan.problem.dtype(tensor), written: pass.writes.contains(&tensor) };
         let elements = !pass.reads.is_empty();
         let vec4 = addressing.vec4 || !elements;
         let map = index_map(plan, pass.over);
