@@ -128,6 +128,8 @@ impl Memory {
         let sample_pitch = check("sample", sample.unwrap_or(next), rows)?;
         let all = self.samples.saturating_sub(1).checked_mul(sample_pitch).and_then(|n| n.checked_add(rows));
         all.filter(|&n| n <= most).ok_or(too_large)?;
+        // That of a single sample is nobody's.
+        let sample_pitch = sample_pitch.min(most);
         Ok(Memory { row_pitch: if one_row { self.width } else { row_pitch }, sample_pitch, ..self })
     }
 

@@ -138,6 +138,12 @@ impl Problem {
         }
     }
 
+    /// Bytes of some tensors' elements.
+    pub(crate) fn bytes(&self, tensors: impl IntoIterator<Item = Tensor>) -> u64 {
+        let sizes = tensors.into_iter().map(|tensor| self.dtype(tensor).size());
+        self.layout.elements.saturating_mul(sizes.sum())
+    }
+
     /// Whether no tensor has gaps.
     pub(crate) fn is_dense(&self) -> bool {
         self.memories.iter().all(|memory| *memory == self.layout.memory)
@@ -179,7 +185,7 @@ impl Tensor {
         [Tensor::Input, Tensor::Residual, Tensor::Gradient, Tensor::Output, Tensor::SecondOutput];
 }
 
-/// A kernel: one shader in `shaders/`, one function on the CPU.
+/// A kernel: one shader in `shaders/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
     /// Targets that fit on chip: read once, reduce, finish, write.
@@ -282,8 +288,7 @@ impl Plan {
 
     /// Bytes of the full-size tensors that the passes read and write. Vectors per channel are not counted.
     pub fn bytes(&self) -> u64 {
-        let touched = self.passes.iter().flat_map(|p| p.reads.iter().chain(&p.writes));
-        touched.map(|&t| self.problem.layout.elements * self.problem.dtype(t).size()).sum()
+        self.problem.bytes(self.passes.iter().flat_map(|p| p.reads.iter().chain(&p.writes)).copied())
     }
 
     /// Dispatches of all passes.

@@ -8,7 +8,7 @@ use crate::plan::PARTIAL;
 /// Results have the same bits for one profile; two profiles may round differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Profile {
-    /// Leaves that one workgroup (or one CPU task) reduces: invocations of a workgroup.
+    /// Leaves that one workgroup reduces: its invocations.
     pub workgroup: u32,
     /// Longest leaf, in units of four elements.
     pub max_units: u32,
@@ -67,8 +67,7 @@ impl Profile {
         ..Profile::GPU
     };
 
-    /// The CPU path: leaves of 4096 contiguous or 16 strided elements; a task takes whole targets if there are
-    /// enough of them.
+    /// The CPU path, of which it takes the trees: leaves of up to 4096 contiguous or 16 strided elements.
     pub const CPU: Profile = Profile {
         workgroup: 1 << 6,
         max_units: 1024,

@@ -16,6 +16,10 @@ pub enum Device {
 
 /// Those whose names are asked for, or else the CPU and every real GPU.
 pub fn open(names: &[String]) -> Result<Vec<Device>, String> {
+    if !names.is_empty() && names.iter().all(|name| name.eq_ignore_ascii_case("cpu")) {
+        // Drivers may have something to say when they are looked for.
+        return Ok(vec![Device::Cpu]);
+    }
     let (found, _) = adapters::enumerate();
     let names: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
     // The whole of a name is that device alone: "gl" is in many names.

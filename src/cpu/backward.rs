@@ -5,7 +5,7 @@ use super::apply::{Dx, backward_row, backward_row_to, masked_row};
 use super::area::{Area, Scratch, areas};
 use super::beside::{BackwardRows, StripStrides};
 use super::blocks::Blocks;
-use super::column_params::{DxColumns, Repeat};
+use super::column_params::DxColumns;
 use super::columns::{self, Columns, Down};
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
@@ -22,12 +22,12 @@ use super::relay::Block;
 use super::sink::Sink;
 use super::source::{GradientOf, SumPairs, SumsOf};
 use super::stream::by_strides;
-use super::vectors::Vectors;
+use super::vectors::{Repeat, Vectors};
 use fearless_simd::Simd;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Sums over weights' elements; empty if they are not wanted.
+/// Sums over weights' elements, if they are wanted: otherwise they may be empty.
 #[derive(Default)]
 pub(crate) struct AffineGradients(Vectors<3>);
 

@@ -36,8 +36,8 @@ impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for ForwardRows<'_, O, MASK
     }
 }
 
-/// A strip (see [`super::strip`]) of rows shorter than a stride, a stride of which is written by this function for each row
-/// that is reduced: it has no more of them, and what is behind them, than rows.
+/// A strip (see [`super::strip`]) that is written by this function, a stride for each row that is reduced. Rows are shorter
+/// than a stride, so there are fewer strides than rows, and what is behind them has its turn, too.
 pub(crate) struct StripStrides<F>(pub F);
 
 impl<S: Simd, F: FnMut(usize)> Meanwhile<S> for StripStrides<F> {

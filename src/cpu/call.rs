@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::moments::Moments;
 use crate::op::{Commit, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::{Problem, Tensor};
-use crate::tensor::{DType, ForwardPitches, TensorDescriptor};
+use crate::tensor::{DType, TensorDescriptor};
 
 /// Element types of x and y.
 pub(super) type Types = (DType, DType);
@@ -47,6 +47,10 @@ impl Call {
         let limit = isize::MAX as u64;
         if elements > limit {
             return Err(Error::TooLarge { what: "elements of a slice", required: elements, limit });
+        }
+        let (statistics, limit) = (problem.layout.stats.targets(), u32::MAX.into());
+        if statistics > limit {
+            return Err(Error::TooLarge { what: "statistics of one call", required: statistics, limit });
         }
         norm.state.check(&norm.descriptor)?;
         let exec = Exec::new(norm.level, elements as usize);
@@ -78,7 +82,7 @@ impl Norm {
         commit: Commit,
         types: Types,
     ) -> Result<Saved, Error> {
-        let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::Forward, (&io.pitches, io.way()), types)?;
+        let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::Forward, &io, types)?;
         io.check(&call.problem, true)?;
         let (moments, stats) = self.run(&call, io, From::Input);
         self.commit(&moments, commit);
@@ -127,7 +131,7 @@ impl Norm {
         // A frozen layer has running statistics, or it is an error.
         let given = running.is_some() || backward_follows;
         let statistics = if given { Statistics::Running } else { Statistics::Batch };
-        let call = self.forward_call(tensor, fusion, statistics, Op::Forward, (&io.pitches, io.way()), types)?;
+        let call = self.forward_call(tensor, fusion, statistics, Op::Forward, &io, types)?;
         io.check(&call.problem, backward_follows)?;
         let stats = match running {
             Some(running) => {
@@ -162,14 +166,15 @@ impl Norm {
         fusion: Fusion,
         statistics: Statistics,
         op: Op,
-        (pitches, way): (&ForwardPitches, Way),
+        io: &Forward<'_, u8, u8>,
         (input, output): Types,
     ) -> Result<Call, Error> {
         if tensor.dtype != input {
             return Err(Error::DType { name: "x", expected: tensor.dtype, actual: input });
         }
         let problem = Problem::new(&self.descriptor, tensor, statistics, fusion, op)?;
-        Call::new(self, Problem { output, ..problem.with_forward_pitches(pitches)? }, way)
+        let problem = Problem { output, ..problem.with_forward_pitches(&io.pitches)? };
+        Call::new(self, problem, io.way(&problem))
     }
 
     pub(super) fn backward_call(
@@ -198,7 +203,7 @@ impl Norm {
             return Err(Error::Unexpected { name: "dbias", reason: "the layer has no bias" });
         }
         io.check(&problem, self.descriptor.affine_len())?;
-        Call::new(self, problem, io.way())
+        Call::new(self, problem, io.way(&problem))
     }
 
     /// y, and the statistics that it is made with if they are the input's own.

@@ -1,57 +1,10 @@
 //! What belongs to columns and to strips' elements, made ready once for all rows.
 
 use super::formula::{Each, Line, OfDx, OfY, Param, Ready, scale_and_shift};
-use super::grid::{Grid, Join};
 use super::params::{Affine, StatSlices};
-use super::vectors::Vectors;
+use super::vectors::{Repeat, Vectors};
 use fearless_simd::Simd;
 use std::ops::Range;
-
-/// How numbers become those of more cells, or of a strip's elements.
-#[derive(Clone, Copy)]
-pub(crate) enum Repeat {
-    /// Every number so many times.
-    Each(usize),
-    /// All of them so many times.
-    All(usize),
-}
-
-impl Repeat {
-    /// Numbers of statistics, to be one a cell in grids of columns.
-    pub fn of_stats(grid: &Grid) -> Repeat {
-        match grid.join {
-            Join::Channels(size) if grid.columns => Repeat::Each(size),
-            _ => Repeat::All(1),
-        }
-    }
-
-    pub fn times(self) -> usize {
-        let (Repeat::Each(times) | Repeat::All(times)) = self;
-        times
-    }
-
-    /// Takes the numbers that vectors begin with to all of them.
-    pub fn spread<const N: usize>(self, vectors: [&mut [f32]; N]) {
-        vectors.into_iter().for_each(|vector| self.spread_one(vector));
-    }
-
-    fn spread_one(self, vector: &mut [f32]) {
-        let mut numbers = vector.len() / self.times();
-        match self {
-            Repeat::Each(times) => (0..numbers).rev().for_each(|i| {
-                let number = vector[i];
-                vector[i * times..][..times].fill(number);
-            }),
-            Repeat::All(_) => {
-                while numbers < vector.len() {
-                    let more = numbers.min(vector.len() - numbers);
-                    vector.copy_within(..more, numbers);
-                    numbers += more;
-                }
-            }
-        }
-    }
-}
 
 /// The parameters of columns, made ready once for all rows: one number a cell, in strips one an element.
 pub(crate) trait ColumnParams: Sized {

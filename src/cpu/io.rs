@@ -170,11 +170,13 @@ pub(super) fn check_tensor(problem: &Problem, tensor: Tensor, dtype: DType, byte
 
 impl Forward<'_, u8, u8> {
     /// How y is to be written: what is in place has been read just now.
-    pub(super) fn way(&self) -> Way {
-        let in_place = matches!(self.x, Source::InPlace) || matches!(self.residual, Some(Source::InPlace));
-        let len = |source: Option<Source<u8>>| source.and_then(|source| source.slice()).map_or(0, <[u8]>::len);
-        let sum = self.sum.as_ref().map_or(0, |sum| sum.len());
-        if in_place { Way::Cached } else { Way::of(len(Some(self.x)) + len(self.residual) + self.y.len() + sum) }
+    pub(super) fn way(&self, problem: &Problem) -> Way {
+        if matches!(self.x, Source::InPlace) || matches!(self.residual, Some(Source::InPlace)) {
+            return Way::Cached;
+        }
+        let residual = self.residual.as_ref().map(|_| Tensor::Residual);
+        let sum = self.sum.as_ref().map(|_| Tensor::SecondOutput);
+        Way::of(problem.bytes([Tensor::Input, Tensor::Output].into_iter().chain(residual).chain(sum)))
     }
 
     pub(super) fn check(&self, problem: &Problem, training: bool) -> Result<(), Error> {
@@ -207,10 +209,12 @@ impl Forward<'_, u8, u8> {
 
 impl Backward<'_, u8, u8> {
     /// How gradients are to be written.
-    pub(super) fn way(&self) -> Way {
-        let read = [Some(self.x), Some(self.dy), self.residual, self.dsum].into_iter().flatten().map(<[u8]>::len);
-        let written = [&self.dx, &self.dresidual].into_iter().flatten().map(|to| to.len());
-        Way::of(read.chain(written).sum())
+    pub(super) fn way(&self, problem: &Problem) -> Way {
+        let residual = self.residual.or(self.dsum).map(|_| Tensor::Residual);
+        let dx = self.dx.as_ref().map(|_| Tensor::Output);
+        let dresidual = self.dresidual.as_ref().map(|_| Tensor::SecondOutput);
+        let read = [Tensor::Input, Tensor::Gradient].into_iter().chain(residual);
+        Way::of(problem.bytes(read.chain(dx).chain(dresidual)))
     }
 
     pub(super) fn check(&self, problem: &Problem, weights: u64) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use fearless_simd::{Simd, SimdBase, SimdMask};
 /// What is done with other rows of the same length while rows are reduced, so that arithmetic and memory are busy at the
 /// same time.
 pub(crate) trait Meanwhile<S: Simd> {
-    /// Whether rows are shorter than a stride, if that is known when it is compiled.
+    /// Whether rows are shorter than a stride, if that is known when it is compiled; `Some(false)`: they may be longer.
     const SHORT: Option<bool>;
 
     /// What is done with each stride of row k in turn, and then with what is behind them, as if it were one more.

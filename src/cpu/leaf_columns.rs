@@ -119,6 +119,7 @@ fn moments_of_spans<'a, S: Simd, T: Number, const N: usize>(
 }
 
 /// Sums of g and of g times the normalised input, of columns over a few rows. `alike`: all rows have the same statistics.
+/// `ahead`: what is asked for meanwhile; here a test costs less than to ask for nothing, as there is one for several spans.
 #[inline(always)]
 pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
     simd: S,

@@ -53,6 +53,7 @@ impl<'a> Output<'a> {
     pub fn is_direct(&self, grid: &Grid, piece: usize) -> bool {
         const LONG: usize = 32 * LANES;
         let strips = strip::pays(grid) && grid.width < STRIDE;
+        // Of sixteen rows each: there are no blocks of fewer, and a shorter last one is not written beside another.
         let ends = if strips { LANES * grid.width } else { self.rows.row | grid.width | piece.min(grid.width) };
         self.dtype == DType::F32
             && self.way == Way::Around

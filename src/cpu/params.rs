@@ -1,12 +1,11 @@
 //! What belongs to rows and their elements: statistics, weights, and what is made of both.
 
 use super::area::Area;
-use super::column_params::Repeat;
 use super::formula::{Each, Line, Made, OfDx, OfY, Param, Same, Stats, Weights};
 use super::forward::Stat;
 use super::grid::{Grid, Row};
 use super::lanes::V;
-use super::vectors::Vectors;
+use super::vectors::{Repeat, Vectors};
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;
 use std::ops::Range;

@@ -121,7 +121,7 @@ impl<P: Copy> Stack<P> {
             for (left, right) in self.levels[at * self.spans..].iter().zip(partials.iter_mut()) {
                 *right = left.merge(*right, counts);
             }
-            count += counts[0];
+            count = count.saturating_add(counts[0]);
             at += 1;
         }
         self.levels[at * self.spans..][..self.spans].copy_from_slice(partials);
@@ -139,7 +139,10 @@ impl<P: Copy> Stack<P> {
         for (level, &count) in self.counts.iter().enumerate() {
             if self.pushed >> level & 1 == 1 {
                 let left = self.levels[level * self.spans + span];
-                root = if root.1 == 0 { (left, count) } else { (left.merge(root.0, [count, root.1]), root.1 + count) };
+                root = match root {
+                    (_, 0) => (left, count),
+                    (right, after) => (left.merge(right, [count, after]), count.saturating_add(after)),
+                };
             }
         }
         root.0

@@ -3,7 +3,7 @@
 
 use super::area::{Area, Scratch, rows_of_area};
 use super::blocks::Blocks;
-use super::column_params::{ColumnParams, Repeat};
+use super::column_params::ColumnParams;
 use super::exec::{Exec, dispatch};
 use super::formula::mask;
 use super::grid::Grid;
@@ -13,6 +13,7 @@ use super::reduce::{fill_rows, leaf_of_rows};
 use super::relay::{Block, Relay};
 use super::source::{Kind, PartialOf, Source};
 use super::strip;
+use super::vectors::Repeat;
 use fearless_simd::Simd;
 use std::ops::Range;
 
@@ -109,12 +110,13 @@ pub(crate) trait Pass: Sync {
                     (false, false) => self.write_beside_inline::<S, OfRow, NONE>(simd, params, back, areas, scratch),
                     (false, true) => self.write_beside_inline::<S, OfRow, RELU>(simd, params, back, areas, scratch),
                 },
-                (Params::Columns(params) | Params::Strip(params), false) => {
+                (Params::Strip(params), false) => {
                     self.write_strip_beside_inline::<S, NONE>(simd, params, back, areas, scratch)
                 }
-                (Params::Columns(params) | Params::Strip(params), true) => {
+                (Params::Strip(params), true) => {
                     self.write_strip_beside_inline::<S, RELU>(simd, params, back, areas, scratch)
                 }
+                (Params::Columns(_), _) => unreachable!("columns have no blocks"),
             },
         )
     }

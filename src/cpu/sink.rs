@@ -22,7 +22,10 @@ impl<'a> Sink<'a> {
     #[inline(always)]
     pub fn new(dtype: DType, to: &'a mut [u8], way: Way, ahead: Ahead) -> Sink<'a> {
         match dtype {
-            DType::F32 if way.is_around(to) => Sink::Stream(Stream::new(bytemuck::cast_slice_mut(to), ahead)),
+            DType::F32 if way.is_around(to) => {
+                // SAFETY: that is what `is_around` says.
+                Sink::Stream(unsafe { Stream::new(bytemuck::cast_slice_mut(to), ahead) })
+            }
             DType::F32 => Sink::Plain(bytemuck::cast_slice_mut(to)),
             DType::F16 => Sink::F16(Half::new(to, way, ahead)),
             DType::BF16 => Sink::Bf16(Half::new(to, way, ahead)),
@@ -128,11 +131,11 @@ pub(crate) enum Way {
 }
 
 /// Bytes of a call's tensors from which on what is written goes around the caches, which could not hold it anyway.
-const LARGE: usize = 16 << 20;
+const LARGE: u64 = 16 << 20;
 
 impl Way {
     /// For a call whose tensors have so many bytes: around the caches, where there are instructions for it.
-    pub fn of(bytes: usize) -> Way {
+    pub fn of(bytes: u64) -> Way {
         if cfg!(target_arch = "x86_64") && bytes >= LARGE { Way::Around } else { Way::Cached }
     }
 

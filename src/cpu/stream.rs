@@ -13,8 +13,11 @@ pub(crate) struct Stream<'a, T = f32> {
 }
 
 impl<'a, T> Stream<'a, T> {
+    /// # Safety
+    ///
+    /// What the struct says of the row.
     #[inline(always)]
-    pub fn new(to: &'a mut [T], ahead: Ahead) -> Self {
+    pub unsafe fn new(to: &'a mut [T], ahead: Ahead) -> Self {
         Stream { to, ahead }
     }
 
@@ -120,48 +123,56 @@ impl<T: Number> Store for Stream<'_, T> {
     }
 }
 
-/// A row of halves, which may go `around` the caches: see [`Stream`].
-pub(crate) struct Half<'a, T> {
-    row: Stream<'a, T>,
-    around: bool,
+/// A row of halves, which may go around the caches.
+pub(crate) enum Half<'a, T> {
+    Plain(&'a mut [T]),
+    Stream(Stream<'a, T>),
 }
 
 impl<'a, T: Number> Half<'a, T> {
     #[inline(always)]
     pub fn new(to: &'a mut [u8], way: Way, ahead: Ahead) -> Self {
-        let around = way.is_around(to);
-        Half { row: Stream { to: bytemuck::cast_slice_mut(to), ahead }, around }
+        let is_around = way.is_around(to);
+        let to = bytemuck::cast_slice_mut(to);
+        // SAFETY: that is what `is_around` says.
+        if is_around { Half::Stream(unsafe { Stream::new(to, ahead) }) } else { Half::Plain(to) }
     }
 
     #[inline(always)]
     pub fn len(&self) -> usize {
-        self.row.len()
+        match self {
+            Half::Plain(to) => to.len(),
+            Half::Stream(to) => to.len(),
+        }
     }
 
     #[inline(always)]
     pub fn of_len(self, len: usize) -> Self {
-        debug_assert!(!self.around || len == self.len(), "rows that go around the caches are written whole");
-        let Stream { to, ahead } = self.row;
-        Half { row: Stream { to: &mut to[..len], ahead }, ..self }
+        match self {
+            Half::Plain(to) => Half::Plain(&mut to[..len]),
+            Half::Stream(to) => Half::Stream(to.of_len(len)),
+        }
     }
 }
 
 impl<T: Number> Store for Half<'_, T> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
-        if self.around {
-            return self.row.store(span, value);
+        match self {
+            Half::Plain(to) => span.put(&T::of_vector(value), to),
+            Half::Stream(to) => to.store(span, value),
         }
-        span.put(&T::of_vector(value), self.row.to);
     }
 
     #[inline(always)]
     fn write<S: Simd>(self, simd: S, len: usize, values: impl Values<S>) {
-        if self.around {
-            return self.row.write(simd, len, values);
+        match self {
+            Half::Plain(to) => {
+                let (to, values) = (&mut to[..len], values.part(0, len));
+                for_spans!(len, span => { span.put(&T::of_vector(values.at(simd, span)), to); });
+            }
+            Half::Stream(to) => to.write(simd, len, values),
         }
-        let (to, values) = (&mut self.row.to[..len], values.part(0, len));
-        for_spans!(len, span => { span.put(&T::of_vector(values.at(simd, span)), to); });
     }
 }
 

@@ -2,10 +2,11 @@
 //! elements once, and then used for every sample; and those of columns, for which what belongs to a row is copied.
 
 use super::area::TILE;
-use super::column_params::{ColumnParams, Repeat};
+use super::column_params::ColumnParams;
 use super::grid::{Grid, Join};
 use super::lanes::{LANES, STRIDE};
 use super::params::RowParams;
+use super::vectors::Repeat;
 use std::ops::Range;
 
 /// Rows of so many elements are long enough to be worked on one by one.

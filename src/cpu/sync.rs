@@ -3,7 +3,7 @@
 use super::call::{From, Types};
 use super::forward::{self, Stat};
 use super::input::Place;
-use super::io::{Backward, Forward, check_len};
+use super::io::{Backward, Forward, Source, check_len};
 use super::norm::Norm;
 use super::params::Affine;
 use super::saved::Saved;
@@ -28,8 +28,9 @@ impl Norm {
         self.check_batch()?;
         let op = Op::LocalSums(Direction::Forward);
         // The sum is this call's own, and lies in memory without gaps.
-        let pitches = &ForwardPitches { sum: Pitch::default(), ..*pitches };
-        let call = self.forward_call(tensor, fusion, Statistics::Batch, op, (pitches, Way::Cached), (dtype, dtype))?;
+        let pitches = ForwardPitches { sum: Pitch::default(), ..*pitches };
+        let io = Forward { residual: residual.map(Source::From), pitches, ..Forward::new(x, &mut []) };
+        let call = self.forward_call(tensor, fusion, Statistics::Batch, op, &io, (dtype, dtype))?;
         let before = fusion.residual == Residual::Before;
         let residual = match residual {
             None if before => return Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" }),
@@ -74,8 +75,7 @@ impl Norm {
     ) -> Result<Saved, Error> {
         self.check_batch()?;
         check_len("the group's sums", Some(moments.len()), self.descriptor().affine_len())?;
-        let call =
-            self.forward_call(tensor, fusion, Statistics::Batch, Op::ApplyMoments, (&io.pitches, io.way()), types)?;
+        let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::ApplyMoments, &io, types)?;
         io.check(&call.problem, true)?;
         let stats: Vec<Stat> = moments.iter().map(|m| Stat::new(m, self.descriptor.eps())).collect();
         if call.problem.layout.elements > 0 {

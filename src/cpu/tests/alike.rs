@@ -1,4 +1,4 @@
-//! Calls that come to the same by other ways, and one by hand.
+//! Calls that come to the same by other ways, one by hand, and one that is too large.
 
 use super::{elements, noise};
 use crate::cpu::{Backward, Forward, Norm, Source};
@@ -92,4 +92,14 @@ fn rows_of_one_element() {
         }
         assert!((f64::from(dweight[0]) - sum).abs() <= 1e-6 * rows as f64, "{rows}: {} {sum}", dweight[0]);
     }
+}
+
+/// Statistics are counted by 32 bits.
+#[test]
+fn more_statistics_than_are_counted() {
+    let norm = Norm::new(LayerNormDescriptor::new(&[1])).unwrap();
+    let shape = [5_000_000_000, 1];
+    let result =
+        norm.forward_eval::<f32, f32>(&TensorDescriptor::new(&shape), Fusion::default(), Forward::new(&[], &mut []));
+    assert!(matches!(result, Err(Error::TooLarge { required: 5_000_000_000, .. })), "{result:?}");
 }
