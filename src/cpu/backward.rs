@@ -13,14 +13,14 @@ use super::half::first_half;
 use super::input::Input;
 use super::lanes::{LANES, Number};
 use super::leaf_columns::TALL;
-use super::output::Output;
+use super::output::{Destination, Output};
 use super::params::{OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, with_params};
 use super::partial::{Sums, merge_all};
 use super::pass::{self, Pass as _};
 use super::reduce::{self, Parts, Table, leaf_of_rows};
 use super::relay::Block;
 use super::sink::Sink;
-use super::source::{GradientOf, SumPairs, SumsOf};
+use super::source::{GradientOf, GradientTile, Source as _, SumPairs, SumsOf};
 use super::stream::by_strides;
 use super::vectors::{Repeat, Vectors};
 use fearless_simd::Simd;
@@ -288,6 +288,12 @@ impl Pass<'_> {
         }
         projections
     }
+
+    /// Where an area is read and written, if it takes no scratch memory.
+    #[inline(always)]
+    fn direct(&self, area: Area) -> Option<(GradientTile<'_>, Destination<'_>)> {
+        Some((self.gradient.plain(area)?, self.dx?.area(area, &mut [], Ahead::default())))
+    }
 }
 
 /// What is taken out of the gradients of a block's statistics: see [`StatSlices`].
@@ -342,20 +348,15 @@ impl pass::Pass for Pass<'_> {
         &self,
         simd: S,
         params: &RowParams,
-        back: usize,
+        written: Area,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
     ) -> Sums<S> {
         let source = self.source();
-        let Some(dx) = self.dx else { return leaf_of_rows(simd, &source, areas, scratch) };
-        let area = Area { first: areas.0.first - back, ..areas.0 };
-        // They need no scratch memory.
-        let gradient = self.gradient.tile(simd, area, (&mut [], &mut [], &mut []));
-        let reduced = self.gradient.tile(simd, areas.0, (&mut [], &mut [], &mut []));
-        let dx = dx.area(area, &mut [], Ahead::default());
-        let cursor = Cursor::new(self.grid, area.first);
-        let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: area.at, owner: PhantomData };
-        source.rows_beside::<S, f32, O, MASK>(simd, reduced, areas, rows)
+        let Some((gradient, dx)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, scratch) };
+        let cursor = Cursor::new(self.grid, written.first);
+        let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: written.at, owner: PhantomData };
+        source.rows_beside::<S, f32, O, MASK>(simd, source.tile(simd, areas.0, scratch), areas, rows)
     }
 
     #[inline(always)]
@@ -363,20 +364,16 @@ impl pass::Pass for Pass<'_> {
         &self,
         simd: S,
         params: &DxColumns,
-        back: usize,
+        written: Area,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
     ) -> Sums<S> {
         let source = self.source();
-        let Some(dx) = self.dx else { return leaf_of_rows(simd, &source, areas, scratch) };
-        let area = Area { first: areas.0.first - back, ..areas.0 }.flat();
-        let gradient = self.gradient.tile(simd, area, (&mut [], &mut [], &mut []));
-        let reduced = self.gradient.tile(simd, areas.0, (&mut [], &mut [], &mut []));
-        let mut dx = dx.area(area, &mut [], Ahead::default());
+        let Some((gradient, mut dx)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, scratch) };
         let Sink::Stream(dx) = dx.row(0) else { unreachable!("asked for strips that go around the caches") };
-        let values = Dx::<_, _, MASK> { gradient: gradient.row(0), of: params.cells(0..area.len) };
+        let values = Dx::<_, _, MASK> { gradient: gradient.row(0), of: params.cells(0..written.len) };
         let rows = StripStrides(by_strides(simd, dx, values));
-        source.rows_beside::<S, f32, OfRow, MASK>(simd, reduced, areas, rows)
+        source.rows_beside::<S, f32, OfRow, MASK>(simd, source.tile(simd, areas.0, scratch), areas, rows)
     }
 
     #[inline(always)]

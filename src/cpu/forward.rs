@@ -9,7 +9,7 @@ use super::column_params::YColumns;
 use super::exec::{Exec, dispatch};
 use super::grid::{Cursor, Grid, Join};
 use super::half::first_half;
-use super::input::Place;
+use super::input::{Place, Tile};
 use super::lanes::{LANES, Number};
 use super::output::{Destination, Output};
 use super::params::{Affine, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, with_params};
@@ -18,7 +18,7 @@ use super::pass::{self, Pass as _};
 use super::reduce::{self, leaf_of_rows};
 use super::relay::Block;
 use super::sink::Sink;
-use super::source::{Means, MomentsOf};
+use super::source::{Means, MomentsOf, Source as _};
 use super::stream::by_strides;
 use crate::moments::Moments;
 use fearless_simd::Simd;
@@ -190,6 +190,12 @@ impl Pass<'_> {
             sum.finish(simd);
         }
     }
+
+    /// Where an area is read and written, if it takes no scratch memory.
+    #[inline(always)]
+    fn direct(&self, area: Area) -> Option<(Tile<'_>, Destination<'_>)> {
+        Some((self.x.plain(area)?, self.y?.area(area, &mut [], Ahead::default())))
+    }
 }
 
 impl pass::Pass for Pass<'_> {
@@ -244,18 +250,15 @@ impl pass::Pass for Pass<'_> {
         &self,
         simd: S,
         params: &RowParams,
-        back: usize,
+        written: Area,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
     ) -> Mean<S> {
         let source = self.source();
-        let Some(y) = self.y else { return leaf_of_rows(simd, &source, areas, scratch) };
-        let area = Area { first: areas.0.first - back, ..areas.0 };
-        // They need no scratch memory.
-        let (x, y) = (self.x.tile(simd, area, &mut []), y.area(area, &mut [], Ahead::default()));
-        let cursor = Cursor::new(self.grid, area.first);
-        let rows = ForwardRows::<O, MASK> { x, y, params, cursor, at: area.at, owner: PhantomData };
-        source.rows_beside(simd, self.x.tile(simd, areas.0, &mut []), areas, rows)
+        let Some((x, y)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, scratch) };
+        let cursor = Cursor::new(self.grid, written.first);
+        let rows = ForwardRows::<O, MASK> { x, y, params, cursor, at: written.at, owner: PhantomData };
+        source.rows_beside(simd, source.tile(simd, areas.0, scratch), areas, rows)
     }
 
     #[inline(always)]
@@ -263,18 +266,16 @@ impl pass::Pass for Pass<'_> {
         &self,
         simd: S,
         params: &YColumns,
-        back: usize,
+        written: Area,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
     ) -> Mean<S> {
         let source = self.source();
-        let Some(y) = self.y else { return leaf_of_rows(simd, &source, areas, scratch) };
-        let area = Area { first: areas.0.first - back, ..areas.0 }.flat();
-        let (x, mut y) = (self.x.tile(simd, area, &mut []), y.area(area, &mut [], Ahead::default()));
+        let Some((x, mut y)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, scratch) };
         let Sink::Stream(y) = y.row(0) else { unreachable!("asked for strips that go around the caches") };
-        let values = Y::<_, _, MASK> { x: x.row(0), residual: None, relu: false, of: params.cells(0..area.len) };
+        let values = Y::<_, _, MASK> { x: x.row(0), residual: None, relu: false, of: params.cells(0..written.len) };
         let rows = StripStrides(by_strides(simd, y, values));
-        source.rows_beside(simd, self.x.tile(simd, areas.0, &mut []), areas, rows)
+        source.rows_beside(simd, source.tile(simd, areas.0, scratch), areas, rows)
     }
 
     #[inline(always)]

@@ -37,7 +37,7 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     centred: bool,
     run: impl Fn(usize) -> &'a [T],
     ahead: Ahead,
-    mut meanwhile: M,
+    meanwhile: M,
 ) -> Mean<S> {
     let zero = V::splat(simd, 0.0);
     // One pass, about a number that is near the mean; or about 0, where the sum is not needed.
@@ -50,28 +50,21 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
         pivot = fold(&near, runs);
     }
     let pivots = pivot.to_array();
-    let (mut sums, mut squares) = ([zero; LANES], [zero; LANES]);
-    each_row::<S, M>(
-        runs,
-        len,
+    let [sum, about_pivot] = sum_rows(
+        simd,
+        (runs, len),
+        ahead,
+        meanwhile,
         #[inline(always)]
-        |k, short| {
-            let (run, pivot, ahead) = (&run(k)[..len], V::splat(simd, pivots[k]), ahead.row(k));
-            [sums[k], squares[k]] = sum_row(
-                simd,
-                len,
-                short,
-                meanwhile.row(simd, k),
-                #[inline(always)]
-                |span| {
-                    ahead.ask(span.index());
-                    let deviation = span.load(simd, run) - pivot;
-                    [deviation, deviation * deviation]
-                },
-            );
+        |k| {
+            let (run, pivot) = (&run(k)[..len], V::splat(simd, pivots[k]));
+            #[inline(always)]
+            move |span: Span| {
+                let deviation = span.load(simd, run) - pivot;
+                [deviation, deviation * deviation]
+            }
         },
     );
-    let (sum, about_pivot) = (fold(&sums, runs), fold(&squares, runs));
     if !centred {
         return Mean { hi: zero, lo: zero, m2: about_pivot };
     }
@@ -145,19 +138,50 @@ pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, Q: Param<S>, M: Meanwhile<S>,
     weighted: bool,
     run: impl Fn(usize) -> (Gradient<'a, T>, [f32; 3], Weights<Q>),
     ahead: Ahead,
-    mut meanwhile: M,
+    meanwhile: M,
 ) -> Sums<S> {
-    let (mut g_sums, mut gx_sums) = ([V::splat(simd, 0.0); LANES], [V::splat(simd, 0.0); LANES]);
     let (mut lows, mut rstds) = ([0.0; LANES], [0.0; LANES]);
-    each_row::<S, M>(
-        runs,
-        len,
+    let [g, gx] = sum_rows(
+        simd,
+        (runs, len),
+        ahead,
+        meanwhile,
         #[inline(always)]
-        |k, short| {
+        |k| {
             let (gradient, numbers, affine) = run(k);
-            let (gradient, stats, ahead) = (gradient.of_len(len), Stats::same(simd, numbers), ahead.row(k));
+            let (gradient, stats) = (gradient.of_len(len), Stats::same(simd, numbers));
             [_, lows[k], rstds[k]] = numbers;
-            [g_sums[k], gx_sums[k]] = sum_row(
+            #[inline(always)]
+            move |span: Span| {
+                let mut g = gradient.masked::<S, MASK>(simd, span, Made { stats, weights: affine });
+                if weighted {
+                    g *= affine.weight.at(simd, span);
+                }
+                [g, g * (span.load(simd, gradient.x) - stats.hi.at(simd, span))]
+            }
+        },
+    );
+    let (lo, rstd) = (V::from_slice(simd, &lows), V::from_slice(simd, &rstds));
+    Sums([g, gx * rstd - lo * rstd * g])
+}
+
+/// Sums `N` terms of every element of up to sixteen rows of one length: those of row k in lane k. `terms` gives what a row's
+/// terms are.
+#[inline(always)]
+fn sum_rows<S: Simd, M: Meanwhile<S>, F: FnMut(Span) -> [V<S>; N], const N: usize>(
+    simd: S,
+    (rows, len): (usize, usize),
+    ahead: Ahead,
+    mut meanwhile: M,
+    mut terms: impl FnMut(usize) -> F,
+) -> [V<S>; N] {
+    let zero = V::splat(simd, 0.0);
+    let mut sums = [[zero; LANES]; N];
+    let mut sum = {
+        #[inline(always)]
+        |k: usize, short: bool| {
+            let (mut terms, ahead) = (terms(k), ahead.row(k));
+            let of_row = sum_row(
                 simd,
                 len,
                 short,
@@ -165,30 +189,26 @@ pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, Q: Param<S>, M: Meanwhile<S>,
                 #[inline(always)]
                 |span| {
                     ahead.ask(span.index());
-                    let mut g = gradient.masked::<S, MASK>(simd, span, Made { stats, weights: affine });
-                    if weighted {
-                        g *= affine.weight.at(simd, span);
-                    }
-                    [g, g * (span.load(simd, gradient.x) - stats.hi.at(simd, span))]
+                    terms(span)
                 },
             );
-        },
-    );
-    let (g, gx) = (fold(&g_sums, runs), fold(&gx_sums, runs));
-    let (lo, rstd) = (V::from_slice(simd, &lows), V::from_slice(simd, &rstds));
-    Sums([g, gx * rstd - lo * rstd * g])
-}
-
-/// Calls `row` with each row, and with whether rows are shorter than a stride.
-#[inline(always)]
-fn each_row<S: Simd, M: Meanwhile<S>>(runs: usize, len: usize, mut row: impl FnMut(usize, bool)) {
+            for i in 0..N {
+                sums[i][k] = of_row[i];
+            }
+        }
+    };
     if M::SHORT.unwrap_or(len < STRIDE) {
-        for k in 0..runs {
-            row(k, true);
+        for k in 0..rows {
+            sum(k, true);
         }
     } else {
-        for k in 0..runs {
-            row(k, false);
+        for k in 0..rows {
+            sum(k, false);
         }
     }
+    let mut folded = [zero; N];
+    for i in 0..N {
+        folded[i] = fold(&sums[i], rows);
+    }
+    folded
 }

@@ -54,22 +54,22 @@ pub(crate) trait Pass: Sync {
         scratch: &mut Scratch,
     );
 
-    /// As [`Pass::write_beside`], for weights and a mask that are known.
+    /// As [`Pass::write_beside`], for weights and a mask that are known: what is written meanwhile is another area.
     fn write_beside_inline<S: Simd, O: Owner, const MASK: u8>(
         &self,
         simd: S,
         params: &RowParams,
-        back: usize,
+        written: Area,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
     ) -> PartialOf<Self::Kind, S>;
 
-    /// The same of a strip.
+    /// The same of a strip, an area of one row.
     fn write_strip_beside_inline<S: Simd, const MASK: u8>(
         &self,
         simd: S,
         params: &Self::Columns,
-        back: usize,
+        written: Area,
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
     ) -> PartialOf<Self::Kind, S>;
@@ -100,21 +100,22 @@ pub(crate) trait Pass: Sync {
         areas: (Area, Option<Area>),
         scratch: &mut Scratch,
     ) -> PartialOf<Self::Kind, S> {
+        let written = Area { first: areas.0.first - back, ..areas.0 };
         const NONE: u8 = mask::NONE;
         const RELU: u8 = mask::RELU;
         simd.vectorize(
             #[inline(always)]
             || match (params, self.relu()) {
                 (Params::Rows(params), relu) => match (self.grid().by_column, relu) {
-                    (true, _) => self.write_beside_inline::<S, OfColumn, NONE>(simd, params, back, areas, scratch),
-                    (false, false) => self.write_beside_inline::<S, OfRow, NONE>(simd, params, back, areas, scratch),
-                    (false, true) => self.write_beside_inline::<S, OfRow, RELU>(simd, params, back, areas, scratch),
+                    (true, _) => self.write_beside_inline::<S, OfColumn, NONE>(simd, params, written, areas, scratch),
+                    (false, false) => self.write_beside_inline::<S, OfRow, NONE>(simd, params, written, areas, scratch),
+                    (false, true) => self.write_beside_inline::<S, OfRow, RELU>(simd, params, written, areas, scratch),
                 },
                 (Params::Strip(params), false) => {
-                    self.write_strip_beside_inline::<S, NONE>(simd, params, back, areas, scratch)
+                    self.write_strip_beside_inline::<S, NONE>(simd, params, written.flat(), areas, scratch)
                 }
                 (Params::Strip(params), true) => {
-                    self.write_strip_beside_inline::<S, RELU>(simd, params, back, areas, scratch)
+                    self.write_strip_beside_inline::<S, RELU>(simd, params, written.flat(), areas, scratch)
                 }
                 (Params::Columns(_), _) => unreachable!("columns have no blocks"),
             },
