@@ -12,7 +12,6 @@ use super::grid::{Cursor, Grid, Join};
 use super::half::first_half;
 use super::input::Input;
 use super::lanes::{LANES, Number};
-use super::leaf_columns::TALL;
 use super::output::{Destination, Output};
 use super::params::{OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, with_params};
 use super::partial::{Sums, merge_all};
@@ -24,6 +23,7 @@ use super::source::{GradientOf, GradientTile, Source as _, SumPairs, SumsOf};
 use super::stream::by_strides;
 use super::vectors::{Repeat, Vectors};
 use fearless_simd::Simd;
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -185,51 +185,42 @@ impl Pass<'_> {
         AffineGradients(reduce::join_samples::<SumPairs>(self.exec, table).parts)
     }
 
-    /// A block of whole groups of rows. Where weights belong to columns, their sums are taken every few rows.
+    /// A block of whole groups of rows.
     #[inline(always)]
     fn row_blocks<S: Simd>(&self, simd: S, rows: Range<usize>, to: Parts, scratch: &mut Scratch) {
-        let (grid, source) = (self.grid, self.source());
+        let grid = self.grid;
         if !grid.by_column {
-            return self.group_rows(simd, rows, Some(to), scratch, |_, _| ());
+            return self.group_rows(simd, rows, Some(to), None, scratch);
         }
-        let mut columns = Columns::new(simd, grid.width, grid.leaf_down, rows.len().div_ceil(grid.leaf_down));
-        let (few, mut first) = (TALL / grid.leaf_down * grid.leaf_down, rows.start);
-        self.group_rows(
-            simd,
-            rows.clone(),
-            None,
-            scratch,
-            #[inline(always)]
-            |end, scratch| {
-                while self.affine && first < end && (end - first >= few || end == rows.end) {
-                    let next = end.min(first + few);
-                    columns.push(simd, &source, first..next, scratch);
-                    first = next;
-                }
-            },
-        );
+        if !self.affine {
+            return self.group_rows(simd, rows, None, None, scratch);
+        }
+        let leaves = rows.len().div_ceil(grid.leaf_down);
+        let mut columns = Columns::new(simd, (grid.width, grid.tree.leaf_len() as usize), grid.leaf_down, leaves);
+        self.group_rows(simd, rows, None, Some(&mut columns), scratch);
         columns.store(simd, to);
     }
 
-    /// Sums of rows, and their dx. `to`: where the sums go if they are those of weights. `then` gets to know how far it has
-    /// come, batch by batch.
+    /// Sums of rows, and their dx. `to`: where the sums go if they are those of weights; `down`: those of columns if these
+    /// are.
     #[inline(always)]
     fn group_rows<S: Simd>(
         &self,
         simd: S,
         rows: Range<usize>,
         mut to: Option<Parts>,
+        down: Option<&mut Columns<S, SumPairs>>,
         scratch: &mut Scratch,
-        mut then: impl FnMut(usize, &mut Scratch),
     ) {
         let (grid, start) = (self.grid, rows.start);
         let mut weighted = Vec::with_capacity(grid.batch());
         self.groups(
             simd,
             rows,
+            down,
             scratch,
             #[inline(always)]
-            |rows, [bias, weight, _], scratch| {
+            |rows, [bias, weight, _]| {
                 weighted.clear();
                 weighted.extend(rows.clone().zip(bias).zip(weight).map(|((row, bias), weight)| {
                     let of_row = if grid.by_column { 1.0 } else { self.weight(row % grid.rows) };
@@ -240,7 +231,6 @@ impl Pass<'_> {
                     to[0][at.clone()].copy_from_slice(bias);
                     to[1][at].copy_from_slice(weight);
                 }
-                then(rows.end, scratch);
                 self.projections(weighted.chunks(grid.group()).map(merged))
             },
         );
@@ -350,13 +340,16 @@ impl pass::Pass for Pass<'_> {
         params: &RowParams,
         written: Area,
         areas: (Area, Option<Area>),
+        down: &[Cell<Sums<S>>],
         scratch: &mut Scratch,
     ) -> Sums<S> {
         let source = self.source();
-        let Some((gradient, dx)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, scratch) };
+        let Some((gradient, dx)) = self.direct(written) else {
+            return leaf_of_rows(simd, &source, areas, down, scratch);
+        };
         let cursor = Cursor::new(self.grid, written.first);
         let rows = BackwardRows::<O, MASK> { gradient, dx, params, cursor, at: written.at, owner: PhantomData };
-        source.rows_beside::<S, f32, O, MASK>(simd, source.tile(simd, areas.0, scratch), areas, rows)
+        source.rows_beside::<S, f32, O, MASK>(simd, source.tile(simd, areas.0, scratch), areas, down, rows)
     }
 
     #[inline(always)]
@@ -369,11 +362,13 @@ impl pass::Pass for Pass<'_> {
         scratch: &mut Scratch,
     ) -> Sums<S> {
         let source = self.source();
-        let Some((gradient, mut dx)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, scratch) };
+        let Some((gradient, mut dx)) = self.direct(written) else {
+            return leaf_of_rows(simd, &source, areas, &[], scratch);
+        };
         let Sink::Stream(dx) = dx.row(0) else { unreachable!("asked for strips that go around the caches") };
         let values = Dx::<_, _, MASK> { gradient: gradient.row(0), of: params.cells(0..written.len) };
         let rows = StripStrides(by_strides(simd, dx, values));
-        source.rows_beside::<S, f32, OfRow, MASK>(simd, source.tile(simd, areas.0, scratch), areas, rows)
+        source.rows_beside::<S, f32, OfRow, MASK>(simd, source.tile(simd, areas.0, scratch), areas, &[], rows)
     }
 
     #[inline(always)]

@@ -7,8 +7,9 @@ use super::lanes::{LANES, Number, Span};
 use super::leaf_columns::{TALL, WIDE};
 use super::partial::{Partial, Stack};
 use super::reduce::{Parts, Table, branches_of_entry, join, store};
-use super::source::{PartialOf, Source};
+use super::source::{Kind, PartialOf, Source};
 use fearless_simd::Simd;
+use std::cell::Cell;
 use std::ops::Range;
 
 /// How the rows of a grid of columns are cut into entries: by samples, or samples by leaves.
@@ -77,47 +78,72 @@ pub(crate) fn fill_columns<S: Simd, K: Source>(
     scratch: &mut Scratch,
 ) {
     let (all, leaf) = (samples * rows, if samples > 1 { rows } else { down.leaf.min(rows) });
-    let mut columns = Columns::<S, K>::new(simd, down.width, leaf, all.div_ceil(leaf));
+    let mut columns = Columns::<S, K::Kind>::new(simd, (down.width, WIDE), leaf, all.div_ceil(leaf));
     columns.push(simd, source, first..first + all, scratch);
     columns.store(simd, to);
 }
 
 /// The trees over all columns of some rows, row by row as they lie in memory.
-pub(crate) struct Columns<S: Simd, K: Source> {
-    width: usize,
+pub(crate) struct Columns<S: Simd, K: Kind> {
+    panels: Panels,
     /// Rows of a leaf.
     leaf: usize,
-    stack: Stack<PartialOf<K::Kind, S>>,
+    stack: Stack<PartialOf<K, S>>,
     /// One a span.
-    merged: Vec<PartialOf<K::Kind, S>>,
+    merged: Vec<PartialOf<K, S>>,
+    /// Rows that have been added up in these.
+    rows: usize,
 }
 
-impl<S: Simd, K: Source> Columns<S, K> {
-    /// For so many leaves.
+impl<S: Simd, K: Kind> Columns<S, K> {
+    /// For so many leaves. Columns that are reduced side by side are cut into spans from the first on.
     #[inline(always)]
-    pub fn new(simd: S, width: usize, leaf: usize, leaves: usize) -> Self {
-        let spans = width / WIDE * (WIDE / LANES) + (width % WIDE).div_ceil(LANES);
-        let merged = vec![PartialOf::<K::Kind, S>::empty(simd); spans];
-        Columns { width, leaf, stack: Stack::new(simd, spans, leaves), merged }
+    pub fn new(simd: S, (width, side_by_side): (usize, usize), leaf: usize, leaves: usize) -> Self {
+        let panels = Panels { width, len: side_by_side };
+        let spans = panels.spans_before(width);
+        let merged = vec![PartialOf::<K, S>::empty(simd); spans];
+        Columns { panels, leaf, stack: Stack::new(simd, spans, leaves), merged, rows: 0 }
+    }
+
+    /// Where rows of one leaf are added up, of columns that are reduced side by side; one a span.
+    #[inline(always)]
+    pub fn open(&mut self, area: Area) -> &[Cell<PartialOf<K, S>>] {
+        let spans = self.panels.spans(area.at, area.len);
+        Cell::from_mut(&mut self.merged[spans]).as_slice_of_cells()
+    }
+
+    /// So many rows have been added up, of all columns.
+    #[inline(always)]
+    pub fn added(&mut self, simd: S, rows: usize) {
+        self.rows += rows;
+        if self.rows == self.leaf {
+            self.close(simd);
+        }
+    }
+
+    #[inline(always)]
+    fn close(&mut self, simd: S) {
+        self.stack.push(0, &mut self.merged, self.rows as u32);
+        self.merged.fill(PartialOf::<K, S>::empty(simd));
+        self.rows = 0;
     }
 
     /// The next rows: whole leaves, but for the last rows of all.
     #[inline(always)]
-    pub fn push(&mut self, simd: S, source: &K, rows: Range<usize>, scratch: &mut Scratch) {
+    pub fn push(&mut self, simd: S, source: &impl Source<Kind = K>, rows: Range<usize>, scratch: &mut Scratch) {
         let mut first = rows.start;
         while first < rows.end {
             // As many leaves as a tile holds, a power of two; or the last one, which may be shorter.
             let full = ((rows.end - first) / self.leaf).min(TALL / self.leaf);
             let level = full.max(1).ilog2() as usize;
             let count = (self.leaf << level).min(rows.end - first);
-            for (at, len, spans) in panels(self.width) {
+            let Panels { width, len: most } = self.panels;
+            for (at, len, spans) in self.panels.all() {
                 let area = Area { first, rows: count, at, len };
                 // Panels are not read in the order of memory, so it has to be told.
-                let behind = Area { at: at + len, len: WIDE.min(self.width - at - len), ..area };
-                let below = Area { first: first + count, at: 0, len: WIDE.min(self.width), ..area };
-                let next = if behind.len > 0 { behind } else { below };
-                // Who pushes a few rows has read them just now.
-                let next = (rows.len() > TALL && next.first < rows.end).then_some(next);
+                let behind = Area { at: at + len, len: most.min(width - at - len), ..area };
+                let below = Area { first: first + count, at: 0, len: most.min(width), ..area };
+                let next = Some(if behind.len > 0 { behind } else { below }).filter(|next| next.first < rows.end);
                 leaves_of_columns(simd, source, (area, next), self.leaf, &mut self.merged[spans], scratch);
             }
             self.stack.push(level, &mut self.merged, count as u32);
@@ -126,8 +152,11 @@ impl<S: Simd, K: Source> Columns<S, K> {
     }
 
     #[inline(always)]
-    pub fn store(&self, simd: S, mut to: Parts) {
-        for (at, len, spans) in panels(self.width) {
+    pub fn store(&mut self, simd: S, mut to: Parts) {
+        if self.rows > 0 {
+            self.close(simd);
+        }
+        for (at, len, spans) in self.panels.all() {
             let [a, b, c] = &mut to;
             let mut to = [&mut a[at..at + len], &mut b[at..at + len], &mut c[at..at + len]];
             for i in 0..spans.len() {
@@ -137,12 +166,31 @@ impl<S: Simd, K: Source> Columns<S, K> {
     }
 }
 
-/// Columns that are reduced side by side: where they begin, how many they are, and their spans.
-fn panels(width: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
-    (0..width).step_by(WIDE).map(move |at| {
-        let (len, first) = (WIDE.min(width - at), at / LANES);
-        (at, len, first..first + len.div_ceil(LANES))
-    })
+/// Columns that are reduced side by side: so many of a row, the last of it may be fewer.
+#[derive(Clone, Copy)]
+struct Panels {
+    width: usize,
+    len: usize,
+}
+
+impl Panels {
+    /// Where they begin, how many they are, and their spans.
+    fn all(self) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+        (0..self.width).step_by(self.len).map(move |at| {
+            let len = self.len.min(self.width - at);
+            (at, len, self.spans(at, len))
+        })
+    }
+
+    /// Of the panel that begins at a column.
+    fn spans(self, at: usize, len: usize) -> Range<usize> {
+        let first = self.spans_before(at);
+        first..first + len.div_ceil(LANES)
+    }
+
+    fn spans_before(self, column: usize) -> usize {
+        column / self.len * self.len.div_ceil(LANES) + (column % self.len).div_ceil(LANES)
+    }
 }
 
 /// Leaves of every column of an area, merged: one partial result a span. Out of line, so that it is compiled once.

@@ -22,6 +22,7 @@ use super::source::{Means, MomentsOf, Source as _};
 use super::stream::by_strides;
 use crate::moments::Moments;
 use fearless_simd::Simd;
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -129,7 +130,7 @@ impl Pass<'_> {
             Blocks::Rows(len) => self.exec.each(pieces, |(i, moments), scratch| {
                 let (size, first) = (self.grid.group(), i * len);
                 let rows = first..first + moments.len() * size;
-                dispatch!(self.exec.level, simd => self.groups(simd, rows, scratch, |rows, [hi, lo, m2], _| {
+                dispatch!(self.exec.level, simd => self.groups(simd, rows, None, scratch, |rows, [hi, lo, m2]| {
                     let count = self.grid.width as u32;
                     let cell = |k: usize| Moments { count, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
                     let moments = &mut moments[(rows.start - first) / size..(rows.end - first) / size];
@@ -252,10 +253,11 @@ impl pass::Pass for Pass<'_> {
         params: &RowParams,
         written: Area,
         areas: (Area, Option<Area>),
+        down: &[Cell<Mean<S>>],
         scratch: &mut Scratch,
     ) -> Mean<S> {
         let source = self.source();
-        let Some((x, y)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, scratch) };
+        let Some((x, y)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, down, scratch) };
         let cursor = Cursor::new(self.grid, written.first);
         let rows = ForwardRows::<O, MASK> { x, y, params, cursor, at: written.at, owner: PhantomData };
         source.rows_beside(simd, source.tile(simd, areas.0, scratch), areas, rows)
@@ -271,7 +273,7 @@ impl pass::Pass for Pass<'_> {
         scratch: &mut Scratch,
     ) -> Mean<S> {
         let source = self.source();
-        let Some((x, mut y)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, scratch) };
+        let Some((x, mut y)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, &[], scratch) };
         let Sink::Stream(y) = y.row(0) else { unreachable!("asked for strips that go around the caches") };
         let values = Y::<_, _, MASK> { x: x.row(0), residual: None, relu: false, of: params.cells(0..written.len) };
         let rows = StripStrides(by_strides(simd, y, values));

@@ -102,6 +102,16 @@ impl Span {
         }
     }
 
+    /// Of a list of one for each span of a row, the span's. Spans are full, but for the last.
+    #[inline(always)]
+    pub fn one_of<T>(self, list: &[T]) -> &T {
+        match self {
+            Span::Whole(i) => &list[i],
+            Span::InTurn(i, turn) => &list.as_chunks::<TURNS>().0[i][turn],
+            Span::Part { .. } => &list[list.len() - 1],
+        }
+    }
+
     /// Loads the span of a row; lanes past the end are 0.
     #[inline(always)]
     pub fn load<S: Simd, T: Number>(self, simd: S, row: &[T]) -> V<S> {

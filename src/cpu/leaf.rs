@@ -5,6 +5,7 @@ use super::formula::{Gradient, Made, Param, Stats, Weights};
 use super::lanes::{LANES, Number, STRIDE, Span, V, fold, sum_row};
 use super::partial::{Mean, Sums, two_sum};
 use fearless_simd::{Simd, SimdBase, SimdMask};
+use std::cell::Cell;
 
 /// What is done with other rows of the same length while rows are reduced, so that arithmetic and memory are busy at the
 /// same time.
@@ -128,15 +129,15 @@ fn about_mean<S: Simd, T: Number>(simd: S, run: &[T], pivot: V<S>, mean: V<S>) -
     )
 }
 
-/// Sums of g and of g times the normalised input, times the weight if `weighted`, of up to sixteen runs.
-/// `ahead` is asked for meanwhile.
+/// Sums of g and of g times the normalised input, times the weight if `weighted`, of up to sixteen runs. If `DOWN`, `down`
+/// has the sums of columns, to which these rows' are added, one a span. `ahead` is asked for meanwhile.
 #[inline(always)]
-pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, Q: Param<S>, M: Meanwhile<S>, const MASK: u8>(
+pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, Q: Param<S>, M: Meanwhile<S>, const MASK: u8, const DOWN: bool>(
     simd: S,
-    runs: usize,
-    len: usize,
+    (runs, len): (usize, usize),
     weighted: bool,
     run: impl Fn(usize) -> (Gradient<'a, T>, [f32; 3], Weights<Q>),
+    down: &[Cell<Sums<S>>],
     ahead: Ahead,
     meanwhile: M,
 ) -> Sums<S> {
@@ -154,6 +155,11 @@ pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, Q: Param<S>, M: Meanwhile<S>,
             #[inline(always)]
             move |span: Span| {
                 let mut g = gradient.masked::<S, MASK>(simd, span, Made { stats, weights: affine });
+                if DOWN {
+                    let sums = span.one_of(down);
+                    let Sums([g_sum, gx_sum]) = sums.get();
+                    sums.set(Sums([g_sum + g, gx_sum + g * gradient.xhat(simd, span, stats)]));
+                }
                 if weighted {
                     g *= affine.weight.at(simd, span);
                 }

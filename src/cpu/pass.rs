@@ -4,6 +4,7 @@
 use super::area::{Area, Scratch, rows_of_area};
 use super::blocks::Blocks;
 use super::column_params::ColumnParams;
+use super::columns::Columns;
 use super::exec::{Exec, dispatch};
 use super::formula::mask;
 use super::grid::Grid;
@@ -15,6 +16,7 @@ use super::source::{Kind, PartialOf, Source};
 use super::strip;
 use super::vectors::Repeat;
 use fearless_simd::Simd;
+use std::cell::Cell;
 use std::ops::Range;
 
 /// A direction.
@@ -61,6 +63,7 @@ pub(crate) trait Pass: Sync {
         params: &RowParams,
         written: Area,
         areas: (Area, Option<Area>),
+        down: &[Cell<PartialOf<Self::Kind, S>>],
         scratch: &mut Scratch,
     ) -> PartialOf<Self::Kind, S>;
 
@@ -90,7 +93,7 @@ pub(crate) trait Pass: Sync {
         )
     }
 
-    /// A leaf, and meanwhile rows are written that are so many rows before it.
+    /// A leaf, as [`leaf_of_rows`], and meanwhile rows are written that are so many rows before it.
     #[inline(never)]
     fn write_beside<S: Simd>(
         &self,
@@ -98,6 +101,7 @@ pub(crate) trait Pass: Sync {
         params: &Params<Self::Columns>,
         back: usize,
         areas: (Area, Option<Area>),
+        down: &[Cell<PartialOf<Self::Kind, S>>],
         scratch: &mut Scratch,
     ) -> PartialOf<Self::Kind, S> {
         let written = Area { first: areas.0.first - back, ..areas.0 };
@@ -107,9 +111,15 @@ pub(crate) trait Pass: Sync {
             #[inline(always)]
             || match (params, self.relu()) {
                 (Params::Rows(params), relu) => match (self.grid().by_column, relu) {
-                    (true, _) => self.write_beside_inline::<S, OfColumn, NONE>(simd, params, written, areas, scratch),
-                    (false, false) => self.write_beside_inline::<S, OfRow, NONE>(simd, params, written, areas, scratch),
-                    (false, true) => self.write_beside_inline::<S, OfRow, RELU>(simd, params, written, areas, scratch),
+                    (true, _) => {
+                        self.write_beside_inline::<S, OfColumn, NONE>(simd, params, written, areas, down, scratch)
+                    }
+                    (false, false) => {
+                        self.write_beside_inline::<S, OfRow, NONE>(simd, params, written, areas, down, scratch)
+                    }
+                    (false, true) => {
+                        self.write_beside_inline::<S, OfRow, RELU>(simd, params, written, areas, down, scratch)
+                    }
                 },
                 (Params::Strip(params), false) => {
                     self.write_strip_beside_inline::<S, NONE>(simd, params, written.flat(), areas, scratch)
@@ -187,22 +197,25 @@ pub(crate) trait Pass: Sync {
                     |rows, next, scratch| self.write_rows(simd, &params, rows, next, scratch),
                     beside.then_some(
                         #[inline(always)]
-                        |back, areas, scratch: &mut Scratch| self.write_beside(simd, &params, back, areas, scratch),
+                        |back, areas, scratch: &mut Scratch| {
+                            self.write_beside(simd, &params, back, areas, &[], scratch)
+                        },
                     ),
                 );
             },
         );
     }
 
-    /// Whole groups of rows, a batch at a time. `finish` gets what each has given, one number a row, while the caches hold
-    /// it.
+    /// Whole groups of rows, a batch at a time. `down`: where they are added up column by column, too. `finish` gets what
+    /// each has given, one number a row.
     #[inline(always)]
     fn groups<S: Simd>(
         &self,
         simd: S,
         rows: Range<usize>,
+        mut down: Option<&mut Columns<S, Self::Kind>>,
         scratch: &mut Scratch,
-        mut finish: impl FnMut(Range<usize>, [&[f32]; 3], &mut Scratch) -> Self::Finished,
+        mut finish: impl FnMut(Range<usize>, [&[f32]; 3]) -> Self::Finished,
     ) {
         let (grid, source) = (self.grid(), self.source());
         let (size, batch) = (grid.group(), grid.batch());
@@ -228,13 +241,19 @@ pub(crate) trait Pass: Sync {
                 first,
                 [&mut a[..len], &mut b[..len], &mut c[..len]],
                 #[inline(always)]
-                |areas| match beside {
-                    Some((_, params)) => self.write_beside(simd, params, batch, areas, scratch),
-                    None => leaf_of_rows(simd, &source, areas, scratch),
+                |areas| {
+                    let down = down.as_mut().map_or(&[][..], |down| down.open(areas.0));
+                    match beside {
+                        Some((_, params)) => self.write_beside(simd, params, batch, areas, down, scratch),
+                        None => leaf_of_rows(simd, &source, areas, down, scratch),
+                    }
                 },
             );
+            if let Some(down) = &mut down {
+                down.added(simd, len);
+            }
             let [a, b, c] = &parts;
-            let stats = finish(of_batch.clone(), [&a[..len], &b[..len], &c[..len]], scratch);
+            let stats = finish(of_batch.clone(), [&a[..len], &b[..len], &c[..len]]);
             before = Some((of_batch, stats));
         }
         if let Some((rows, stats)) = before {

@@ -12,6 +12,7 @@ use super::source::{Kind, PartialOf, Source};
 use super::vectors::Vectors;
 use crate::moments::Moments;
 use fearless_simd::Simd;
+use std::cell::Cell;
 use std::ops::Range;
 
 /// Partial results: `entries` rows of one number a channel, for each part of a partial result.
@@ -110,19 +111,20 @@ pub(crate) fn rows<S: Simd, P: Partial<S>>(
     stack.finish(simd, 0)
 }
 
-/// Out of line, so that it is compiled once.
+/// What [`Source::rows`] gives. Out of line, so that it is compiled once.
 #[inline(never)]
 pub(crate) fn leaf_of_rows<S: Simd, K: Source>(
     simd: S,
     source: &K,
     areas: (Area, Option<Area>),
+    down: &[Cell<PartialOf<K::Kind, S>>],
     scratch: &mut Scratch,
 ) -> PartialOf<K::Kind, S> {
     simd.vectorize(
         #[inline(always)]
-        || match first_half!(S, T => leaf_of_halves::<S, K, T>(simd, source, areas)) {
+        || match first_half!(S, T => leaf_of_halves::<S, K, T>(simd, source, areas, down)) {
             Some(leaf) => leaf,
-            None => source.rows(simd, source.tile(simd, areas.0, scratch), areas),
+            None => source.rows(simd, source.tile(simd, areas.0, scratch), areas, down),
         },
     )
 }
@@ -133,16 +135,22 @@ fn leaf_of_halves<S: Simd, K: Source, T: Number>(
     simd: S,
     source: &K,
     areas: (Area, Option<Area>),
+    down: &[Cell<PartialOf<K::Kind, S>>],
 ) -> Option<PartialOf<K::Kind, S>> {
     simd.vectorize(
         #[inline(always)]
-        || Some(source.rows(simd, source.plain::<T>(areas.0)?, areas)),
+        || Some(source.rows(simd, source.plain::<T>(areas.0)?, areas, down)),
     )
 }
 
-/// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache.
+/// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache; of grids with leaves down
+/// columns, of one leaf.
 pub(crate) fn rows_at_once(grid: &Grid) -> usize {
-    (TILE / grid.width.min(grid.tree.leaf_len() as usize)).clamp(1, LANES)
+    let once = (TILE / grid.width.min(grid.tree.leaf_len() as usize)).clamp(1, LANES);
+    if grid.by_column && !grid.columns {
+        return (1..=once).rev().find(|&rows| grid.leaf_down.is_multiple_of(rows)).unwrap_or(1);
+    }
+    once
 }
 
 /// Every row a cell, of rows from `first` on. Those behind are asked for, too. `leaf` gives what [`Source::rows`] does.
@@ -168,7 +176,7 @@ pub(crate) fn cells_of_rows<K: Source>(exec: Exec, grid: &Grid, source: &K) -> T
     let step = exec.rows_of_task(grid.width, grid.all_rows());
     exec.each(table.pieces(step).enumerate(), |(i, to), scratch| {
         dispatch!(exec.level, simd => fill_rows(simd, grid, i * step, to, |areas| {
-            leaf_of_rows(simd, source, areas, scratch)
+            leaf_of_rows(simd, source, areas, &[], scratch)
         }));
     });
     table
@@ -213,7 +221,7 @@ fn fill_channels<S: Simd, K: Source>(
                 of,
                 once,
                 #[inline(always)]
-                |areas| leaf_of_rows(simd, source, areas, scratch),
+                |areas| leaf_of_rows(simd, source, areas, &[], scratch),
             );
         }
         stack.push(0, &mut merged, grid.width as u32);

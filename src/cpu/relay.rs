@@ -71,7 +71,7 @@ impl<K: Source, B: Fn(Range<usize>, &mut Scratch)> Relay<'_, K, B> {
                 next,
                 scratch,
                 #[inline(always)]
-                |areas, scratch| leaf_of_rows(simd, self.source, areas, scratch),
+                |areas, scratch| leaf_of_rows(simd, self.source, areas, &[], scratch),
             );
         }
     }

@@ -11,6 +11,7 @@ use super::leaf_columns::{self, Leaves, TALL};
 use super::params::{Affine, OfColumn, OfRow, Owner, StatSlices};
 use super::partial::{Mean, Partial, Sums};
 use fearless_simd::Simd;
+use std::cell::Cell;
 
 /// Which partial results, whatever the instruction set.
 pub(crate) trait Kind: Sync {
@@ -44,12 +45,14 @@ pub(crate) trait Source: Sync {
     /// An area: in place where it lies in memory as `f32`, otherwise in `scratch`.
     fn tile<'a, S: Simd>(&'a self, simd: S, area: Area, scratch: &'a mut Scratch) -> Self::Tile<'a, f32>;
 
-    /// Of an area of up to sixteen rows, each row a lane. The second area is asked for meanwhile.
+    /// Of an area of up to sixteen rows, each row a lane. The second area is asked for meanwhile. `down`: where the rows
+    /// are added up column by column, too, one a span of the area; empty if they are not.
     fn rows<S: Simd, T: Number>(
         &self,
         simd: S,
         tile: Self::Tile<'_, T>,
         areas: (Area, Option<Area>),
+        down: &[Cell<PartialOf<Self::Kind, S>>],
     ) -> PartialOf<Self::Kind, S>;
 
     /// Of an area of up to [`WIDE`] columns and [`TALL`] rows, each column a lane: one of `to` a span. Leaves have so
@@ -115,7 +118,14 @@ impl Source for MomentsOf<'_> {
     }
 
     #[inline(always)]
-    fn rows<S: Simd, T: Number>(&self, simd: S, tile: Tile<T>, areas: (Area, Option<Area>)) -> Mean<S> {
+    fn rows<S: Simd, T: Number>(
+        &self,
+        simd: S,
+        tile: Tile<T>,
+        areas: (Area, Option<Area>),
+        down: &[Cell<Mean<S>>],
+    ) -> Mean<S> {
+        debug_assert!(down.is_empty(), "moments belong to rows or to columns");
         self.rows_beside(simd, tile, areas, ())
     }
 
@@ -235,18 +245,35 @@ impl SumsOf<'_> {
         &self,
         simd: S,
         gradient: GradientTile<T>,
+        areas: (Area, Option<Area>),
+        down: &[Cell<Sums<S>>],
+        meanwhile: impl Meanwhile<S>,
+    ) -> Sums<S> {
+        if O::IN_SUMS && !down.is_empty() {
+            self.sums_of_rows::<S, T, O, MASK, true>(simd, gradient, areas, down, meanwhile)
+        } else {
+            self.sums_of_rows::<S, T, O, MASK, false>(simd, gradient, areas, down, meanwhile)
+        }
+    }
+
+    #[inline(always)]
+    fn sums_of_rows<S: Simd, T: Number, O: Owner, const MASK: u8, const DOWN: bool>(
+        &self,
+        simd: S,
+        gradient: GradientTile<T>,
         (area, next): (Area, Option<Area>),
+        down: &[Cell<Sums<S>>],
         meanwhile: impl Meanwhile<S>,
     ) -> Sums<S> {
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
         let all = rows_of(of.grid, area);
-        leaf::sums_of_rows::<S, T, _, _, MASK>(
+        leaf::sums_of_rows::<S, T, _, _, MASK, DOWN>(
             simd,
-            rows,
-            len,
+            (rows, len),
             O::IN_SUMS,
             #[inline(always)]
             |k| (gradient.row(k), stats.numbers(all[k]), O::weights(simd, of.affine, all[k], at, len)),
+            down,
             of.ahead(next),
             meanwhile,
         )
@@ -269,11 +296,17 @@ impl Source for SumsOf<'_> {
     }
 
     #[inline(always)]
-    fn rows<S: Simd, T: Number>(&self, simd: S, tile: GradientTile<T>, areas: (Area, Option<Area>)) -> Sums<S> {
+    fn rows<S: Simd, T: Number>(
+        &self,
+        simd: S,
+        tile: GradientTile<T>,
+        areas: (Area, Option<Area>),
+        down: &[Cell<Sums<S>>],
+    ) -> Sums<S> {
         with_mask!(self.gradient, MASK => if self.gradient.grid.by_column {
-            self.rows_beside::<S, T, OfColumn, MASK>(simd, tile, areas, ())
+            self.rows_beside::<S, T, OfColumn, MASK>(simd, tile, areas, down, ())
         } else {
-            self.rows_beside::<S, T, OfRow, MASK>(simd, tile, areas, ())
+            self.rows_beside::<S, T, OfRow, MASK>(simd, tile, areas, down, ())
         })
     }
 
