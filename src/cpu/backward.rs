@@ -3,7 +3,7 @@
 use super::ahead::Ahead;
 use super::apply::{Dx, backward_row, backward_row_to, masked_row};
 use super::area::{Area, Scratch, areas};
-use super::beside::{BackwardRows, StripStrides};
+use super::beside::{BackwardRows, Strip};
 use super::blocks::Blocks;
 use super::column_params::DxColumns;
 use super::columns::{self, Columns, Down};
@@ -20,7 +20,7 @@ use super::reduce::{self, Parts, Table, leaf_of_rows};
 use super::relay::Block;
 use super::sink::Sink;
 use super::source::{GradientOf, GradientTile, Source as _, SumPairs, SumsOf};
-use super::stream::by_strides;
+use super::stream::ByLines;
 use super::vectors::{Repeat, Vectors};
 use fearless_simd::Simd;
 use std::cell::Cell;
@@ -367,7 +367,7 @@ impl pass::Pass for Pass<'_> {
         };
         let Sink::Stream(dx) = dx.row(0) else { unreachable!("asked for strips that go around the caches") };
         let values = Dx::<_, _, MASK> { gradient: gradient.row(0), of: params.cells(0..written.len) };
-        let rows = StripStrides(by_strides(simd, dx, values));
+        let rows = Strip(ByLines::new(simd, dx, values));
         source.rows_beside::<S, f32, OfRow, MASK>(simd, source.tile(simd, areas.0, scratch), areas, &[], rows)
     }
 

@@ -3,12 +3,13 @@
 use super::apply::{Dx, Y};
 use super::grid::Cursor;
 use super::input::Tile;
+use super::lanes::Span;
 use super::leaf::Meanwhile;
 use super::output::Destination;
 use super::params::{Owner, RowParams};
-use super::sink::Sink;
+use super::sink::{Sink, Values};
 use super::source::GradientTile;
-use super::stream::by_strides;
+use super::stream::ByLines;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
 
@@ -26,27 +27,29 @@ impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for ForwardRows<'_, O, MASK
     const SHORT: Option<bool> = Some(false);
 
     #[inline(always)]
-    fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
+    fn row(&mut self, simd: S, k: usize) -> impl FnMut(Span) {
         let row = self.cursor.next();
         let Sink::Stream(y) = self.y.row(k) else { unreachable!("asked for rows that go around the caches") };
         let (x, params) = (self.x.row(k), self.params);
         let weights = O::weights(simd, params.affine, row, self.at, x.len());
         let of = params.of_stats(simd, row).with(weights);
-        by_strides(simd, y, Y::<_, _, MASK> { x, residual: None, relu: false, of })
+        let mut y = ByLines::new(simd, y, Y::<_, _, MASK> { x, residual: None, relu: false, of });
+        #[inline(always)]
+        move |span| y.beside(span)
     }
 }
 
-/// A strip (see [`super::strip`]) that is written by this function, a stride for each row that is reduced. Rows are shorter
-/// than a stride, so there are fewer strides than rows, and what is behind them has its turn, too.
-pub(crate) struct StripStrides<F>(pub F);
+/// A strip (see [`super::strip`]), a stride for each row that is reduced. Rows are shorter than a stride, so there are fewer
+/// strides than rows, and what is behind them has its turn, too.
+pub(crate) struct Strip<'a, S, F>(pub ByLines<'a, S, F>);
 
-impl<S: Simd, F: FnMut(usize)> Meanwhile<S> for StripStrides<F> {
+impl<S: Simd, F: Values<S>> Meanwhile<S> for Strip<'_, S, F> {
     const SHORT: Option<bool> = Some(true);
 
     #[inline(always)]
-    fn row(&mut self, _: S, k: usize) -> impl FnMut(usize) {
+    fn row(&mut self, _: S, k: usize) -> impl FnMut(Span) {
         #[inline(always)]
-        move |_| (self.0)(k)
+        move |_| self.0.stride(k)
     }
 }
 
@@ -64,12 +67,14 @@ impl<S: Simd, O: Owner, const MASK: u8> Meanwhile<S> for BackwardRows<'_, O, MAS
     const SHORT: Option<bool> = Some(false);
 
     #[inline(always)]
-    fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize) {
+    fn row(&mut self, simd: S, k: usize) -> impl FnMut(Span) {
         let row = self.cursor.next();
         let Sink::Stream(dx) = self.dx.row(k) else { unreachable!("asked for rows that go around the caches") };
         let (gradient, params) = (self.gradient.row(k), self.params);
         let weights = O::weights(simd, params.affine, row, self.at, gradient.x.len());
         let of = params.of_stats(simd, row).with(weights);
-        by_strides(simd, dx, Dx::<_, _, MASK> { gradient, of })
+        let mut dx = ByLines::new(simd, dx, Dx::<_, _, MASK> { gradient, of });
+        #[inline(always)]
+        move |span| dx.beside(span)
     }
 }

@@ -3,7 +3,7 @@
 use super::ahead::Ahead;
 use super::apply::{Y, add_row, forward_row, forward_row_to};
 use super::area::{Area, Scratch, areas};
-use super::beside::{ForwardRows, StripStrides};
+use super::beside::{ForwardRows, Strip};
 use super::blocks::Blocks;
 use super::column_params::YColumns;
 use super::exec::{Exec, dispatch};
@@ -19,7 +19,7 @@ use super::reduce::{self, leaf_of_rows};
 use super::relay::Block;
 use super::sink::Sink;
 use super::source::{Means, MomentsOf, Source as _};
-use super::stream::by_strides;
+use super::stream::ByLines;
 use crate::moments::Moments;
 use fearless_simd::Simd;
 use std::cell::Cell;
@@ -276,7 +276,7 @@ impl pass::Pass for Pass<'_> {
         let Some((x, mut y)) = self.direct(written) else { return leaf_of_rows(simd, &source, areas, &[], scratch) };
         let Sink::Stream(y) = y.row(0) else { unreachable!("asked for strips that go around the caches") };
         let values = Y::<_, _, MASK> { x: x.row(0), residual: None, relu: false, of: params.cells(0..written.len) };
-        let rows = StripStrides(by_strides(simd, y, values));
+        let rows = Strip(ByLines::new(simd, y, values));
         source.rows_beside(simd, source.tile(simd, areas.0, scratch), areas, rows)
     }
 

@@ -200,14 +200,14 @@ const STRIDES: usize = 16;
 /// Sums `N` terms of every element of a row, once each, lane by lane in a fixed order. The spans of a stride are added
 /// first, so that sums are short, need not wait for each other, and take few registers; then [`STRIDES`].
 ///
-/// `meanwhile` is called before each stride, and before what is behind them. `short`: whether the compiler may leave strides
-/// out, as there are none.
+/// `meanwhile` is called before each span of a stride, with it, and once before what is behind strides, with the first span
+/// there. `short`: whether the compiler may leave strides out, as there are none.
 #[inline(always)]
 pub(crate) fn sum_row<S: Simd, const N: usize>(
     simd: S,
     len: usize,
     short: bool,
-    mut meanwhile: impl FnMut(usize),
+    mut meanwhile: impl FnMut(Span),
     mut f: impl FnMut(Span) -> [V<S>; N],
 ) -> [V<S>; N] {
     let zero = V::splat(simd, 0.0);
@@ -217,9 +217,15 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(
     for first in (0..strides).step_by(STRIDES) {
         let mut part = [zero; N];
         for i in first..strides.min(first + STRIDES) {
-            meanwhile(i);
-            let [a, b] = [f(Span::InTurn(i, 0)), f(Span::InTurn(i, 1))];
-            let [c, d] = [f(Span::InTurn(i, 2)), f(Span::InTurn(i, 3))];
+            // One store at a time: several in a row keep loads waiting.
+            meanwhile(Span::InTurn(i, 0));
+            let a = f(Span::InTurn(i, 0));
+            meanwhile(Span::InTurn(i, 1));
+            let b = f(Span::InTurn(i, 1));
+            meanwhile(Span::InTurn(i, 2));
+            let c = f(Span::InTurn(i, 2));
+            meanwhile(Span::InTurn(i, 3));
+            let d = f(Span::InTurn(i, 3));
             for k in 0..N {
                 part[k] += (a[k] + b[k]) + (c[k] + d[k]);
             }
@@ -228,7 +234,7 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(
             sum[k] += part[k];
         }
     }
-    meanwhile(strides);
+    meanwhile(Span::Whole(strides * TURNS));
     for i in strides * TURNS..full {
         let term = f(Span::Whole(i));
         for k in 0..N {

@@ -13,8 +13,8 @@ pub(crate) trait Meanwhile<S: Simd> {
     /// Whether rows are shorter than a stride, if that is known when it is compiled; `Some(false)`: they may be longer.
     const SHORT: Option<bool>;
 
-    /// What is done with each stride of row k in turn, and then with what is behind them, as if it were one more.
-    fn row(&mut self, simd: S, k: usize) -> impl FnMut(usize);
+    /// What is done with row k, span by span: see [`sum_row`].
+    fn row(&mut self, simd: S, k: usize) -> impl FnMut(Span);
 }
 
 /// Nothing.
@@ -22,7 +22,7 @@ impl<S: Simd> Meanwhile<S> for () {
     const SHORT: Option<bool> = None;
 
     #[inline(always)]
-    fn row(&mut self, _: S, _: usize) -> impl FnMut(usize) {
+    fn row(&mut self, _: S, _: usize) -> impl FnMut(Span) {
         #[inline(always)]
         |_| ()
     }

@@ -73,32 +73,53 @@ impl<'a, T: Number> Lined<'a, T> {
     }
 }
 
-/// Writes a row around the caches, a stride at a time, in the order of memory: what ends within a line is then joined by
-/// what begins there. It is called with the number of each stride that a row of this length has, and one more; what is beyond
-/// does nothing.
-#[inline(always)]
-pub(crate) fn by_strides<S: Simd>(simd: S, row: Stream, values: impl Values<S>) -> impl FnMut(usize) {
-    let mut row = Lined::new(row);
-    row.head(simd, values);
-    let whole = row.lines.len() / TURNS;
-    let (from, in_strides) = (row.head.len(), whole * STRIDE);
-    let of_strides = values.part(from, in_strides);
+/// A row that is written around the caches line by line, each beside a span of another row as long, in the order of
+/// memory: what ends within a line is then joined by what begins there.
+pub(crate) struct ByLines<'a, S, F> {
+    simd: S,
+    row: Lined<'a>,
+    values: F,
+    of_strides: F,
+}
+
+impl<'a, S: Simd, F: Values<S>> ByLines<'a, S, F> {
+    /// What is before the first line is written at once.
     #[inline(always)]
-    move |i| {
+    pub fn new(simd: S, row: Stream<'a>, values: F) -> Self {
+        let mut row = Lined::new(row);
+        row.head(simd, values);
+        let of_strides = values.part(row.head.len(), row.lines.len() / TURNS * STRIDE);
+        ByLines { simd, row, values, of_strides }
+    }
+
+    /// Writes a line beside a span of a stride, if the row has it, and all that is behind strides beside any other.
+    #[inline(always)]
+    pub fn beside(&mut self, span: Span) {
+        let ByLines { simd, row, values, of_strides } = self;
         let (strides, rest) = row.lines.as_chunks_mut::<TURNS>();
-        if let Some(lines) = strides.get_mut(i) {
-            for (u, line) in lines.iter_mut().enumerate() {
-                stream_whole::<S, f32>(simd, of_strides.at(simd, Span::InTurn(i, u)), line);
+        let in_strides = strides.len() * STRIDE;
+        if let Span::InTurn(i, turn) = span {
+            if let Some(lines) = strides.get_mut(i) {
+                stream_whole::<S, f32>(*simd, of_strides.at(*simd, span), &mut lines[turn]);
             }
-        }
-        if i != row.len / STRIDE {
             return;
         }
-        let of_rest = values.part(from + in_strides, rest.len() * LANES);
+        let of_rest = values.part(row.head.len() + in_strides, rest.len() * LANES);
         for (i, line) in rest.iter_mut().enumerate() {
-            stream_whole::<S, f32>(simd, of_rest.at(simd, Span::Whole(i)), line);
+            stream_whole::<S, f32>(*simd, of_rest.at(*simd, Span::Whole(i)), line);
         }
-        row.tail(simd, values);
+        row.tail(*simd, *values);
+    }
+
+    /// Writes a stride, and all that is behind strides as if it were one more; what is beyond does nothing.
+    #[inline(always)]
+    pub fn stride(&mut self, i: usize) {
+        if i == self.row.len / STRIDE {
+            return self.beside(Span::Whole(i * TURNS));
+        }
+        for turn in 0..TURNS {
+            self.beside(Span::InTurn(i, turn));
+        }
     }
 }
 
