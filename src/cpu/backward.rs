@@ -188,36 +188,33 @@ impl Pass<'_> {
     /// A block of whole groups of rows.
     #[inline(always)]
     fn row_blocks<S: Simd>(&self, simd: S, rows: Range<usize>, to: Parts, scratch: &mut Scratch) {
-        let grid = self.grid;
-        if !grid.by_column {
-            return self.group_rows(simd, rows, Some(to), None, scratch);
+        let (grid, leaves) = (self.grid, rows.len().div_ceil(self.grid.leaf_down));
+        let mut columns = (grid.by_column && self.affine)
+            .then(|| Columns::new(simd, (grid.width, grid.piece()), grid.leaf_down, leaves));
+        let (of_rows, of_columns) = if grid.by_column { (None, Some(to)) } else { (Some(to), None) };
+        self.group_rows(simd, rows, of_rows, columns.as_mut(), scratch);
+        if let (Some(mut columns), Some(to)) = (columns, of_columns) {
+            columns.store(simd, to);
         }
-        if !self.affine {
-            return self.group_rows(simd, rows, None, None, scratch);
-        }
-        let leaves = rows.len().div_ceil(grid.leaf_down);
-        let mut columns = Columns::new(simd, (grid.width, grid.tree.leaf_len() as usize), grid.leaf_down, leaves);
-        self.group_rows(simd, rows, None, Some(&mut columns), scratch);
-        columns.store(simd, to);
     }
 
-    /// Sums of rows, and their dx. `to`: where the sums go if they are those of weights; `down`: those of columns if these
-    /// are.
+    /// Sums of rows, and their dx. `to`: where the sums go if they are those of weights; `columns`: those of columns if
+    /// these are.
     #[inline(always)]
     fn group_rows<S: Simd>(
         &self,
         simd: S,
         rows: Range<usize>,
         mut to: Option<Parts>,
-        down: Option<&mut Columns<S, SumPairs>>,
+        columns: Option<&mut Columns<S, SumPairs>>,
         scratch: &mut Scratch,
     ) {
         let (grid, start) = (self.grid, rows.start);
-        let mut weighted = Vec::with_capacity(grid.batch());
+        let mut weighted = vec![];
         self.groups(
             simd,
             rows,
-            down,
+            columns,
             scratch,
             #[inline(always)]
             |rows, [bias, weight, _]| {
@@ -317,7 +314,7 @@ impl pass::Pass for Pass<'_> {
             && !(grid.by_column && of.relu)
             && self.dsum.is_none()
             && self.dresidual.is_none()
-            && self.dx.is_some_and(|dx| dx.is_direct(grid, grid.tree.leaf_len() as usize))
+            && self.dx.is_some_and(|dx| dx.is_direct(grid, grid.piece()))
     }
 
     #[inline(always)]

@@ -96,18 +96,19 @@ pub(crate) struct Columns<S: Simd, K: Kind> {
 }
 
 impl<S: Simd, K: Kind> Columns<S, K> {
-    /// For so many leaves. Columns that are reduced side by side are cut into spans from the first on.
+    /// For so many leaves. `panel`: columns that are reduced side by side, and are cut into spans from the first on.
     #[inline(always)]
-    pub fn new(simd: S, (width, side_by_side): (usize, usize), leaf: usize, leaves: usize) -> Self {
-        let panels = Panels { width, len: side_by_side };
+    pub fn new(simd: S, (width, panel): (usize, usize), leaf: usize, leaves: usize) -> Self {
+        let panels = Panels { width, len: panel };
         let spans = panels.spans_before(width);
         let merged = vec![PartialOf::<K, S>::empty(simd); spans];
         Columns { panels, leaf, stack: Stack::new(simd, spans, leaves), merged, rows: 0 }
     }
 
-    /// Where rows of one leaf are added up, of columns that are reduced side by side; one a span.
+    /// Where rows of one leaf are added up, of a panel's columns; one a span.
     #[inline(always)]
-    pub fn open(&mut self, area: Area) -> &[Cell<PartialOf<K, S>>] {
+    pub fn spans(&mut self, area: Area) -> &[Cell<PartialOf<K, S>>] {
+        debug_assert!(area.at.is_multiple_of(self.panels.len), "a part of a panel");
         let spans = self.panels.spans(area.at, area.len);
         Cell::from_mut(&mut self.merged[spans]).as_slice_of_cells()
     }
@@ -116,6 +117,7 @@ impl<S: Simd, K: Kind> Columns<S, K> {
     #[inline(always)]
     pub fn added(&mut self, simd: S, rows: usize) {
         self.rows += rows;
+        debug_assert!(self.rows <= self.leaf, "rows of more than a leaf");
         if self.rows == self.leaf {
             self.close(simd);
         }
@@ -128,7 +130,7 @@ impl<S: Simd, K: Kind> Columns<S, K> {
         self.rows = 0;
     }
 
-    /// The next rows: whole leaves, but for the last rows of all.
+    /// Rows that are read for it: whole leaves, but for the last of all.
     #[inline(always)]
     pub fn push(&mut self, simd: S, source: &impl Source<Kind = K>, rows: Range<usize>, scratch: &mut Scratch) {
         let mut first = rows.start;

@@ -221,11 +221,10 @@ impl pass::Pass for Pass<'_> {
     }
 
     fn can_write_beside(&self) -> bool {
-        let piece = self.grid.tree.leaf_len() as usize;
         matches!(self.x, Place::In(x) if x.is_plain_f32(self.grid))
             && self.residual.is_none()
             && !(self.grid.by_column && self.relu)
-            && self.y.is_some_and(|y| y.is_direct(self.grid, piece))
+            && self.y.is_some_and(|y| y.is_direct(self.grid, self.grid.piece()))
     }
 
     #[inline(always)]

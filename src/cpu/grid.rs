@@ -192,9 +192,9 @@ impl Grid {
         }
     }
 
-    /// Rows that are reduced at a time where statistics are rows': a group, or as many as there are lanes.
-    pub fn batch(&self) -> usize {
-        if self.group() > 1 { self.group() } else { super::reduce::rows_at_once(self) }
+    /// Elements of a row that are reduced at a time: a leaf.
+    pub fn piece(&self) -> usize {
+        self.tree.leaf_len() as usize
     }
 
     /// Where a tensor's rows lie.

@@ -102,13 +102,16 @@ impl Span {
         }
     }
 
-    /// Of a list of one for each span of a row, the span's. Spans are full, but for the last.
+    /// Of a list of one for each span of a row, the span's. A part is the last.
     #[inline(always)]
     pub fn one_of<T>(self, list: &[T]) -> &T {
         match self {
             Span::Whole(i) => &list[i],
             Span::InTurn(i, turn) => &list.as_chunks::<TURNS>().0[i][turn],
-            Span::Part { .. } => &list[list.len() - 1],
+            Span::Part { at, len } => {
+                debug_assert_eq!((at + len).div_ceil(LANES), list.len(), "a part that is not the last");
+                &list[list.len() - 1]
+            }
         }
     }
 
@@ -200,8 +203,8 @@ const STRIDES: usize = 16;
 /// Sums `N` terms of every element of a row, once each, lane by lane in a fixed order. The spans of a stride are added
 /// first, so that sums are short, need not wait for each other, and take few registers; then [`STRIDES`].
 ///
-/// `meanwhile` is called before each span of a stride, with it, and once before what is behind strides, with the first span
-/// there. `short`: whether the compiler may leave strides out, as there are none.
+/// `meanwhile` is called before each span of a stride, with it, and once before what is behind strides, with a span that is
+/// in none. `short`: whether the compiler may leave strides out, as there are none.
 #[inline(always)]
 pub(crate) fn sum_row<S: Simd, const N: usize>(
     simd: S,

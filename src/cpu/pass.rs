@@ -4,13 +4,13 @@
 use super::area::{Area, Scratch, rows_of_area};
 use super::blocks::Blocks;
 use super::column_params::ColumnParams;
-use super::columns::Columns;
+use super::columns;
 use super::exec::{Exec, dispatch};
 use super::formula::mask;
 use super::grid::Grid;
 use super::lanes::LANES;
 use super::params::{OfColumn, OfRow, Owner, Params, RowParams};
-use super::reduce::{fill_rows, leaf_of_rows};
+use super::reduce::{fill_rows, leaf_of_rows, rows_at_once, rows_of_leaf_at_once};
 use super::relay::{Block, Relay};
 use super::source::{Kind, PartialOf, Source};
 use super::strip;
@@ -206,19 +206,21 @@ pub(crate) trait Pass: Sync {
         );
     }
 
-    /// Whole groups of rows, a batch at a time. `down`: where they are added up column by column, too. `finish` gets what
+    /// Whole groups of rows, a batch at a time. `columns`: where they are added up column by column, too. `finish` gets what
     /// each has given, one number a row.
     #[inline(always)]
     fn groups<S: Simd>(
         &self,
         simd: S,
         rows: Range<usize>,
-        mut down: Option<&mut Columns<S, Self::Kind>>,
+        mut columns: Option<&mut columns::Columns<S, Self::Kind>>,
         scratch: &mut Scratch,
         mut finish: impl FnMut(Range<usize>, [&[f32]; 3]) -> Self::Finished,
     ) {
         let (grid, source) = (self.grid(), self.source());
-        let (size, batch) = (grid.group(), grid.batch());
+        let size = grid.group();
+        let once = if columns.is_some() { rows_of_leaf_at_once(grid) } else { rows_at_once(grid) };
+        let batch = if size > 1 { size } else { once };
         let of_groups = |rows: &Range<usize>| rows.start / size..rows.end / size;
         let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
         let beside = self.can_write_beside() && Blocks::fits_twice(grid, self.inputs(), batch);
@@ -238,19 +240,19 @@ pub(crate) trait Pass: Sync {
             fill_rows(
                 simd,
                 grid,
-                first,
+                (first, once),
                 [&mut a[..len], &mut b[..len], &mut c[..len]],
                 #[inline(always)]
                 |areas| {
-                    let down = down.as_mut().map_or(&[][..], |down| down.open(areas.0));
+                    let down = columns.as_mut().map_or(&[][..], |columns| columns.spans(areas.0));
                     match beside {
                         Some((_, params)) => self.write_beside(simd, params, batch, areas, down, scratch),
                         None => leaf_of_rows(simd, &source, areas, down, scratch),
                     }
                 },
             );
-            if let Some(down) = &mut down {
-                down.added(simd, len);
+            if let Some(columns) = &mut columns {
+                columns.added(simd, len);
             }
             let [a, b, c] = &parts;
             let stats = finish(of_batch.clone(), [&a[..len], &b[..len], &c[..len]]);

@@ -97,7 +97,7 @@ pub(crate) fn rows<S: Simd, P: Partial<S>>(
     next: usize,
     mut leaf: impl FnMut((Area, Option<Area>)) -> P,
 ) -> P {
-    let (width, most) = (grid.width, grid.tree.leaf_len() as usize);
+    let (width, most) = (grid.width, grid.piece());
     let area = |at| Area { first, rows, at, len: most.min(width - at) };
     let behind = area(0).further(next);
     if width <= most {
@@ -143,26 +143,26 @@ fn leaf_of_halves<S: Simd, K: Source, T: Number>(
     )
 }
 
-/// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache; of grids with leaves down
-/// columns, of one leaf.
+/// Rows that are reduced side by side, so that a leaf of each stays in the first-level cache.
 pub(crate) fn rows_at_once(grid: &Grid) -> usize {
-    let once = (TILE / grid.width.min(grid.tree.leaf_len() as usize)).clamp(1, LANES);
-    if grid.by_column && !grid.columns {
-        return (1..=once).rev().find(|&rows| grid.leaf_down.is_multiple_of(rows)).unwrap_or(1);
-    }
-    once
+    (TILE / grid.width.min(grid.piece())).clamp(1, LANES)
 }
 
-/// Every row a cell, of rows from `first` on. Those behind are asked for, too. `leaf` gives what [`Source::rows`] does.
+/// The same of rows that make up leaves down columns, too.
+pub(crate) fn rows_of_leaf_at_once(grid: &Grid) -> usize {
+    (1..=rows_at_once(grid)).rev().find(|&rows| grid.leaf_down.is_multiple_of(rows)).unwrap_or(1)
+}
+
+/// Every row a cell, of rows from `first` on, so many side by side. Those behind are asked for, too. `leaf` gives what
+/// [`Source::rows`] does.
 #[inline(always)]
 pub(crate) fn fill_rows<S: Simd, P: Partial<S>>(
     simd: S,
     grid: &Grid,
-    first: usize,
+    (first, once): (usize, usize),
     mut to: Parts,
     mut leaf: impl FnMut((Area, Option<Area>)) -> P,
 ) {
-    let once = rows_at_once(grid);
     for at in (0..to[0].len()).step_by(once) {
         let len = once.min(to[0].len() - at);
         let partial = rows(simd, grid, (first + at, len), once, &mut leaf);
@@ -175,7 +175,7 @@ pub(crate) fn cells_of_rows<K: Source>(exec: Exec, grid: &Grid, source: &K) -> T
     let mut table = Table::new(grid.rows, vec![grid.width as u32; grid.samples]);
     let step = exec.rows_of_task(grid.width, grid.all_rows());
     exec.each(table.pieces(step).enumerate(), |(i, to), scratch| {
-        dispatch!(exec.level, simd => fill_rows(simd, grid, i * step, to, |areas| {
+        dispatch!(exec.level, simd => fill_rows(simd, grid, (i * step, rows_at_once(grid)), to, |areas| {
             leaf_of_rows(simd, source, areas, &[], scratch)
         }));
     });

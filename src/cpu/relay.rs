@@ -249,24 +249,39 @@ mod tests {
         }
     }
 
-    /// The same of rows and groups, and of types that are not written beside anything.
+    /// The same of rows and groups, and of types that are not written beside anything. Gradients of weight and bias are those
+    /// of a quarter's rows added up, where quarters are branches of the tree.
     #[test]
     fn rows_have_the_bits_of_small_calls() {
         fn check<I: Element + PartialEq, O: Element>(norm: &NormDescriptor, shape: &[usize], relu: bool) {
             let len = shape.iter().product::<usize>();
             let (x, dy) = (elements::<I>(noise(3, len)), elements::<O>(noise(4, len)));
-            let [y, dx, ..] = step(norm.clone(), shape, relu, &x, &dy);
+            let [y, dx, dweight, dbias] = step(norm.clone(), shape, relu, &x, &dy);
             let mut few = shape.to_vec();
             few[0] /= 4;
+            let mut of_parts = vec![];
             for at in (0..len).step_by(len / 4) {
                 let part = at..at + len / 4;
-                let [some_y, some_dx, ..] = step(norm.clone(), &few, relu, &x[part.clone()], &dy[part.clone()]);
+                let [some_y, some_dx, dweight, dbias] =
+                    step(norm.clone(), &few, relu, &x[part.clone()], &dy[part.clone()]);
                 assert!(y[part.clone()] == some_y && dx[part] == some_dx, "{norm:?} of {shape:?}");
+                of_parts.push([dweight, dbias]);
+            }
+            for (k, whole) in [dweight, dbias].iter().enumerate() {
+                for (i, &v) in whole.iter().enumerate() {
+                    let [a, b, c, d] = [0, 1, 2, 3].map(|part: usize| of_parts[part][k][i]);
+                    let (sum, terms) = ((a + b) + (c + d), (len / whole.len()) as f32);
+                    let is_branch = few[0].is_multiple_of(16) && few[0].is_power_of_two();
+                    let same = if is_branch { v == sum } else { (v - sum).abs() <= 1e-7 * terms };
+                    assert!(same, "{k}[{i}] is {v}, of parts {sum}: {norm:?} of {shape:?}");
+                }
             }
         }
         for relu in [false, true] {
             check::<f32, f32>(&LayerNormDescriptor::new(&[520]).into(), &[4120, 520], relu);
+            check::<f32, f32>(&LayerNormDescriptor::new(&[520]).into(), &[4096, 520], relu);
             check::<f32, f32>(&RmsNormDescriptor::new(&[2052]).into(), &[1048, 2052], relu);
+            check::<f32, f32>(&LayerNormDescriptor::new(&[4104]).into(), &[512, 4104], relu);
             check::<f32, f32>(&GroupNormDescriptor::new(2, 6).into(), &[352, 6, 1028], relu);
             check::<half::f16, half::f16>(&LayerNormDescriptor::new(&[520]).into(), &[8120, 520], relu);
             check::<half::bf16, half::bf16>(&LayerNormDescriptor::new(&[520]).into(), &[8120, 520], relu);

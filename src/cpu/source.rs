@@ -249,6 +249,8 @@ impl SumsOf<'_> {
         down: &[Cell<Sums<S>>],
         meanwhile: impl Meanwhile<S>,
     ) -> Sums<S> {
+        // Not compiled for weights of rows, which are not summed up by column.
+        debug_assert!(O::IN_SUMS || down.is_empty(), "weights of rows");
         if O::IN_SUMS && !down.is_empty() {
             self.sums_of_rows::<S, T, O, MASK, true>(simd, gradient, areas, down, meanwhile)
         } else {
