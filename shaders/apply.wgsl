@@ -8,7 +8,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         // A tile's lanes take the partial results of all tiles.
         var q = p;
         q.leaf = p.leaf_lane;
-        result = results(p, tree(p, partials_of(q), params.partials_in));
+        let sums = tree(p, partials_of(q), params.partials_in);
+        result = results(p, sums);
+        if (p.tile == 0u) {
+            write_partials(p, sums);
+        }
     }
     if (p.inside) {
 //#for u

@@ -16,7 +16,8 @@ struct Known {
 
 fn known_of(p: Place) -> Known {
     let stat = stat_at(select(p.goal, mapped(p), OVER_AFFINE));
-    let shift = select(opaque(stat.lo * stat.rstd), 0.0, OVER_AFFINE && MAP != 0u);
+    // Where a weight belongs to a column, or as many as rows have, each element has it taken off, in both walks.
+    let shift = select(opaque(stat.lo * stat.rstd), 0.0, MAP == 1u);
     return Known(stat, shift, weight_of(p), bias_of(p));
 }
 
@@ -31,38 +32,41 @@ struct Unit {
     xhat: vec4<f32>,
 }
 
-fn normalise(p: Place, unit: u32, x: vec4<f32>, stat: Stat) -> vec4<f32> {
-    if (OVER_AFFINE && MAP != 0u) {
+// Inputs less their means, and what they are multiplied by.
+struct Centred {
+    x: vec4<f32>,
+    rstd: vec4<f32>,
+}
+
+fn centre(p: Place, unit: u32, x: vec4<f32>, stat: Stat) -> Centred {
+    if (OVER_AFFINE && MAP == 1u) {
         let i = min(mapped_at(p, 4u * unit_at(p, unit)), vec4<u32>(mapped_at(p, params.len - 1u).x));
         let a = stat_at(i.x);
         let b = stat_at(i.y);
         let c = stat_at(i.z);
         let d = stat_at(i.w);
-        return ((x - vec4<f32>(a.hi, b.hi, c.hi, d.hi)) - vec4<f32>(a.lo, b.lo, c.lo, d.lo))
-            * vec4<f32>(a.rstd, b.rstd, c.rstd, d.rstd);
+        return Centred(
+            (x - vec4<f32>(a.hi, b.hi, c.hi, d.hi)) - vec4<f32>(a.lo, b.lo, c.lo, d.lo),
+            vec4<f32>(a.rstd, b.rstd, c.rstd, d.rstd),
+        );
     }
-    return opaque4((x - stat.hi) * stat.rstd);
+    return Centred((x - stat.hi) - stat.lo, vec4<f32>(stat.rstd));
 }
 
 // dy where the ReLU let the value through. The sum is the forward pass's.
 fn masked(
     p: Place,
     unit: u32,
-    x: vec4<f32>,
+    centred: Centred,
     residual: vec4<f32>,
     dy: vec4<f32>,
-    xhat: vec4<f32>,
     known: Known,
 ) -> vec4<f32> {
     if (!RELU) {
         return dy;
     }
     let weight = weights(p, unit, known.weight);
-    let bias = biases(p, unit, known.bias);
-    var y = fma(xhat, weight, bias);
-    if (!(OVER_AFFINE && MAP != 0u)) {
-        y = fma((x - known.stat.hi) - known.stat.lo, weight * known.stat.rstd, bias);
-    }
+    var y = fma(centred.x, weight * centred.rstd, biases(p, unit, known.bias));
 //#if RESIDUAL_EARLY
     y += residual;
 //#end
@@ -71,11 +75,22 @@ fn masked(
 
 fn unit_of(p: Place, unit: u32, x: vec4<f32>, residual: vec4<f32>, dy: vec4<f32>, known: Known) -> Unit {
 //#if INPUT
-    let xhat = normalise(p, unit, x, known.stat);
-    return Unit(masked(p, unit, x, residual, dy, xhat, known), xhat);
+    let centred = centre(p, unit, x, known.stat);
+    var xhat = centred.x * centred.rstd;
+    if (MAP != 1u) {
+        xhat = opaque4((x - known.stat.hi) * known.stat.rstd);
+    }
+    return Unit(masked(p, unit, centred, residual, dy, known), xhat);
 //#else
     return Unit(dy, vec4<f32>(0.0));
 //#end
+}
+
+// Sums of g and of g * xhat and four rows more, one by one: drivers regroup sums in a row.
+fn with_rows(sums: vec2<f32>, g: vec4<f32>, xhat: vec4<f32>) -> vec2<f32> {
+    let g_xhat = fma(g.w, xhat.w, fma(g.z, xhat.z, fma(g.y, xhat.y, fma(g.x, xhat.x, sums.y))));
+    let g_sum = opaque(opaque(opaque(opaque(sums.x + g.x) + g.y) + g.z) + g.w);
+    return vec2<f32>(g_sum, g_xhat);
 }
 
 //#if SINGLES
@@ -109,6 +124,14 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     let sum = (sums.x + sums.y) + (sums.z + sums.w);
     if (!p.inside) {
         return EMPTY;
+    }
+    if (OVER_AFFINE && MAP == 1u) {
+        // Row by row, as they are summed where rows are on chip.
+        var columns = vec2<f32>(0.0);
+//#for u
+        columns = with_rows(columns, only(p, $uu, tile[$u].g), only(p, $uu, tile[$u].xhat));
+//#end
+        return Partial(count, columns.x, columns.y, 0.0);
     }
     return Partial(count, sum, fma(-known.shift, sum, (products.x + products.y) + (products.z + products.w)), 0.0);
 }

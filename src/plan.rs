@@ -1,5 +1,6 @@
 //! From a descriptor and a shape to passes: pure data, no device.
 
+mod backward;
 mod geometry;
 mod planner;
 mod window;
@@ -228,12 +229,17 @@ pub struct Pass {
     pub partials_in: u64,
     /// Where they begin in the scratch buffer, counted in partial results.
     pub partials_in_at: u64,
-    /// Whether they lie shard after shard, and not target after target.
-    pub planes: bool,
-    /// Partial results per target that go out (Reduce, Merge).
+    /// Whether they lie in planes of one of each target, one after the other (shards, samples), and not target after
+    /// target.
+    pub planes_in: bool,
+    /// Whether each is weighed as it comes in: those of a group's channels.
+    pub weighs: bool,
+    /// Partial results per target that go out (Reduce, Merge, and where a target's sums are of use to another walk).
     pub partials_out: u64,
     /// Where they begin.
     pub partials_out_at: u64,
+    /// As `planes_in`.
+    pub planes_out: bool,
     /// Tensors read.
     pub reads: Vec<Tensor>,
     /// Tensors written.
@@ -243,6 +249,12 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// Whether partial results over affine parameters go out, each from a workgroup's targets: planes, one after the
+    /// other.
+    pub fn sums_columns(&self) -> bool {
+        self.geometry.rounds > 1
+    }
+
     /// Whether the pass reads or writes a tensor.
     pub fn touches(&self, tensor: Tensor) -> bool {
         self.reads.contains(&tensor) || self.writes.contains(&tensor)
@@ -274,7 +286,7 @@ impl Plan {
     /// ```
     pub fn new(problem: Problem, profile: &Profile) -> Result<Plan, Error> {
         profile.check()?;
-        let mut planner = Planner { problem: &problem, profile, passes: Vec::new() };
+        let mut planner = Planner { problem: &problem, profile, passes: Vec::new(), kept: 0 };
         match problem.op {
             Op::Forward => planner.forward()?,
             Op::Backward(wanted) => planner.backward(wanted)?,
@@ -298,12 +310,7 @@ impl Plan {
 
     /// Bytes of the scratch buffer: partial results that passes leave for the next ones.
     pub fn scratch(&self) -> u64 {
-        let end = |p: &Pass| {
-            let targets = self.walk(p.over).targets();
-            let end = |at: u64, n: u64| at.saturating_add(n.saturating_mul(targets));
-            end(p.partials_in_at, p.partials_in).max(end(p.partials_out_at, p.partials_out))
-        };
-        self.passes.iter().map(end).max().unwrap_or(0).saturating_mul(PARTIAL)
+        scratch(&self.problem, &self.passes)
     }
 
     /// Byte of the scratch buffer at which the last partial results are.
@@ -335,4 +342,14 @@ impl Plan {
     pub fn writes(&self, tensor: Tensor) -> bool {
         self.passes.iter().any(|p| p.writes.contains(&tensor))
     }
+}
+
+/// See [`Plan::scratch`].
+fn scratch(problem: &Problem, passes: &[Pass]) -> u64 {
+    let end = |p: &Pass| {
+        let targets = problem.walk(p.over).targets();
+        let end = |at: u64, n: u64| at.saturating_add(n.saturating_mul(targets));
+        end(p.partials_in_at, p.partials_in).max(end(p.partials_out_at, p.partials_out))
+    };
+    passes.iter().map(end).max().unwrap_or(0).saturating_mul(PARTIAL)
 }

@@ -104,9 +104,11 @@ impl Profile {
         Profile { abreast: if fits { row.abreast } else { 1 }, ..profile }
     }
 
-    /// Bytes of memory that a workgroup shares: a partial result for each leaf of each target that it reduces.
+    /// Bytes of memory that a workgroup shares: a partial result for each leaf of each target that it reduces, or sums of
+    /// four columns for each.
     pub(crate) const fn workgroup_memory(&self) -> u64 {
-        self.workgroup as u64 * self.abreast as u64 * PARTIAL
+        let results = if self.abreast > 2 { self.abreast } else { 2 };
+        self.workgroup as u64 * results as u64 * PARTIAL
     }
 
     /// Checks what plans count on. [`Error::Parameter`]

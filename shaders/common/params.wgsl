@@ -19,13 +19,15 @@ struct Params {
     end_target: u32,
     first_tile: u32,
     tiles: u32,
-    // Partial results per target, where they start, and the distances of two targets and of two partial results.
+    // Partial results per target, where they start, and the distances of two targets and of two partial results; then
+    // those that are written.
     partials_in: u32,
     partials_in_at: u32,
     partials_in_target: u32,
     partials_in_step: u32,
-    partials_out: u32,
     partials_out_at: u32,
+    partials_out_target: u32,
+    partials_out_step: u32,
     // The index that the walk does not go over: see `IndexMap`.
     map_target_div: u32,
     map_target: u32,
@@ -59,6 +61,8 @@ override LEAF_STRIDE: u32;
 // Leaves whose units interleave, and how many of a leaf's units have four elements wherever it has any.
 override LANES: u32;
 override WHOLE: u32;
+// Targets that an invocation takes one after the other.
+override ROUNDS: u32;
 override CENTRED: bool;
 override HAS_WEIGHT: bool;
 override HAS_BIAS: bool;
@@ -74,6 +78,10 @@ override MAP: u32;
 override REDUCES: bool;
 // Results per target are written.
 override FINISHES: bool;
+// Partial results per target are written.
+override PARTIALS: bool;
+// Those that come in have a weight each.
+override WEIGHS: bool;
 // What to do with the running statistics: 0 nothing, 1 update, 2 update even if not finite.
 override UPDATE: u32;
 // dx is projected (statistics depend on x).

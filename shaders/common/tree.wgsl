@@ -1,4 +1,4 @@
-// The fixed binary tree over a workgroup's leaves. Barriers are here and nowhere else.
+// The fixed binary tree over a workgroup's leaves. Barriers are here, and where columns are summed.
 struct Partial {
     count: u32,
     a: f32,
@@ -62,7 +62,12 @@ fn tree(p: Place, leaves: Partials, width: u32) -> Partials {
 fn partial_of(p: Place) -> Partial {
     if (p.exists & (p.leaf < params.partials_in)) {
         let at = p.goal * params.partials_in_target + p.leaf * params.partials_in_step;
-        return from_bits(partials[params.partials_in_at + at]);
+        let sum = from_bits(partials[params.partials_in_at + at]);
+        if (WEIGHS & HAS_WEIGHT) {
+            let weight = state_at(0u, p.goal % params.inner * params.map_target + p.leaf);
+            return Partial(sum.count, opaque(weight * sum.a), opaque(weight * sum.b), 0.0);
+        }
+        return sum;
     }
     return EMPTY;
 }
@@ -76,9 +81,10 @@ fn partials_of(p: Place) -> Partials {
 }
 
 fn write_partials(p: Place, sums: Partials) {
-    if (p.exists & (p.leaf_lane == 0u) & (params.partials_out > 0u)) {
+    if (PARTIALS & p.exists & (p.leaf_lane == 0u)) {
 //#for t
-        partials[params.partials_out_at + (p.goal + $tu) * params.partials_out + p.tile] = to_bits(sums[$t]);
+        let at$t = (p.goal + $tu) * params.partials_out_target + p.tile * params.partials_out_step;
+        partials[params.partials_out_at + at$t] = to_bits(sums[$t]);
 //#end
     }
 }

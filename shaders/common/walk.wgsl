@@ -24,11 +24,20 @@ fn segment_offset(goal: u32, segment: u32, strides: vec4<u32>) -> u32 {
         + min(segment, params.segments - 1u) * strides.z;
 }
 
+fn group_of(workgroup: vec3<u32>) -> u32 {
+    return workgroup.x + workgroup.y * params.grid_x;
+}
+
 fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
-    let group = workgroup.x + workgroup.y * params.grid_x;
+    return locate_round(workgroup, slot, 0u);
+}
+
+fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
+    let group = group_of(workgroup);
     let leaf_lane = (slot / LEAF_STRIDE) % LEAVES;
     let target_lane = slot % LEAF_STRIDE + slot / (LEAF_STRIDE * LEAVES) * LEAF_STRIDE;
-    let wanted = params.first_target + ABREASTu * (group / params.tiles * (WORKGROUP / LEAVES) + target_lane);
+    let lanes = group / params.tiles * (WORKGROUP / LEAVES) + target_lane;
+    let wanted = params.first_target + ABREASTu * (lanes * ROUNDS + round);
     let exists = wanted < params.end_target;
     let goal = min(wanted, params.end_target - ABREASTu);
     let tile = params.first_tile + group % params.tiles;

@@ -17,6 +17,8 @@ pub struct Shader {
     pub direction: Direction,
     /// Units of four elements that an invocation takes.
     pub units: u32,
+    /// Whether columns are summed while rows are reduced.
+    pub columns: bool,
     /// Whether one load takes a unit.
     pub vec4: bool,
     /// Element type of each tensor, and whether it is written. None: the shader streams no elements.
@@ -36,6 +38,7 @@ pub fn shaders(plan: &Plan, update: u32) -> Vec<Shader> {
             kernel: pass.kernel,
             direction: pass.direction,
             units: key.variant.units,
+            columns: key.variant.columns,
             vec4: key.variant.addressing.vec4,
             tensors: key.variant.tensors.iter().map(|t| (t.dtype, t.written)).collect(),
         }

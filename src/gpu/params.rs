@@ -25,8 +25,9 @@ pub(crate) struct Params {
     pub partials_in_at: u32,
     pub partials_in_target: u32,
     pub partials_in_step: u32,
-    pub partials_out: u32,
     pub partials_out_at: u32,
+    pub partials_out_target: u32,
+    pub partials_out_step: u32,
     pub map_target_div: u32,
     pub map_target: u32,
     pub map_segment: u32,
@@ -42,7 +43,7 @@ pub(crate) struct Params {
     pub shift_gradient: u32,
     pub shift_output: u32,
     pub shift_second_output: u32,
-    pub padding: [u32; 2],
+    pub padding: [u32; 1],
 }
 
 /// Numbers of a layer and a call that no plan has.
@@ -76,6 +77,9 @@ impl Params {
         let walk = plan.walk(pass.over);
         let tree = pass.geometry.tree;
         let map = index_map(plan, pass.over);
+        let distances = |planes, partials| if planes { (1, walk.targets()) } else { (partials, 1) };
+        let (partials_in_target, partials_in_step) = distances(pass.planes_in, pass.partials_in);
+        let (partials_out_target, partials_out_step) = distances(pass.planes_out, pass.partials_out);
         Params {
             inner: low(walk.inner),
             segments: low(walk.segments),
@@ -88,10 +92,11 @@ impl Params {
             tiles: low(dispatch.tiles.end - dispatch.tiles.start),
             partials_in: low(pass.partials_in),
             partials_in_at: low(pass.partials_in_at),
-            partials_in_target: low(if pass.planes { 1 } else { pass.partials_in }),
-            partials_in_step: low(if pass.planes { walk.targets() } else { 1 }),
-            partials_out: low(pass.partials_out),
+            partials_in_target: low(partials_in_target),
+            partials_in_step: low(partials_in_step),
             partials_out_at: low(pass.partials_out_at),
+            partials_out_target: low(partials_out_target),
+            partials_out_step: low(partials_out_step),
             map_target_div: low(map.target_div),
             map_target: low(map.target),
             map_segment: low(map.segment),

@@ -21,6 +21,7 @@ pub(crate) struct Constants {
     leaf_stride: u32,
     lanes: u32,
     whole: u32,
+    rounds: u32,
     centred: bool,
     has_weight: bool,
     has_bias: bool,
@@ -30,6 +31,8 @@ pub(crate) struct Constants {
     map: u32,
     reduces: bool,
     finishes: bool,
+    partials: bool,
+    weighs: bool,
     update: u32,
     project: bool,
     weighted: bool,
@@ -50,11 +53,17 @@ impl Constants {
         Constants {
             workgroup: geometry.workgroup,
             // Memory of a workgroup that nothing is kept in would only keep others from running.
-            slots: if pass.reduces { geometry.workgroup * geometry.abreast } else { 1 },
+            slots: match (pass.reduces, pass.sums_columns()) {
+                (false, _) => 1,
+                (true, false) => geometry.workgroup * geometry.abreast,
+                // Two sums of each of a unit's four columns.
+                (true, true) => geometry.workgroup * 2,
+            },
             leaves: geometry.leaves,
             leaf_stride: if geometry.tree.side_by_side { geometry.targets / geometry.abreast } else { 1 },
             lanes: geometry.tree.lanes,
             whole: geometry.tree.whole_units(plan.walk(pass.over).len),
+            rounds: geometry.rounds,
             centred: problem.centred,
             has_weight: problem.affine.weight,
             has_bias: problem.affine.bias,
@@ -70,13 +79,15 @@ impl Constants {
             reduces: pass.reduces,
             finishes: pass.finishes
                 && (pass.direction == Direction::Forward || (results_are_gradients && wants_gradients)),
+            partials: pass.partials_out > 0,
+            weighs: pass.weighs,
             update,
             project: problem.statistics == Statistics::Batch,
-            weighted: !results_are_gradients,
+            weighted: !over_affine && map.position != 0,
         }
     }
 
-    pub(super) fn pairs(&self) -> [(&'static str, f64); 18] {
+    pub(super) fn pairs(&self) -> [(&'static str, f64); 21] {
         let flag = |b: bool| f64::from(u8::from(b));
         [
             ("WORKGROUP", self.workgroup.into()),
@@ -85,6 +96,7 @@ impl Constants {
             ("LEAF_STRIDE", self.leaf_stride.into()),
             ("LANES", self.lanes.into()),
             ("WHOLE", self.whole.into()),
+            ("ROUNDS", self.rounds.into()),
             ("CENTRED", flag(self.centred)),
             ("HAS_WEIGHT", flag(self.has_weight)),
             ("HAS_BIAS", flag(self.has_bias)),
@@ -94,6 +106,8 @@ impl Constants {
             ("MAP", self.map.into()),
             ("REDUCES", flag(self.reduces)),
             ("FINISHES", flag(self.finishes)),
+            ("PARTIALS", flag(self.partials)),
+            ("WEIGHS", flag(self.weighs)),
             ("UPDATE", self.update.into()),
             ("PROJECT", flag(self.project)),
             ("WEIGHTED", flag(self.weighted)),
@@ -124,6 +138,7 @@ impl Key {
                 units: pass.geometry.tree.units,
                 abreast: pass.geometry.abreast,
                 singles: pass.geometry.tree.singles && matches!(pass.kernel, Kernel::Rows | Kernel::Reduce),
+                columns: pass.sums_columns(),
                 addressing: Addressing { vec4, ..addressing },
                 unit_weights: elements
                     && vec4
@@ -171,7 +186,7 @@ pub struct Context(Arc<Inner>);
 impl Context {
     /// A context on a device that was opened with WebGPU's default limits or better.
     ///
-    /// [`Error::Limit`] if it has less than the kernels need: 8 storage buffers a stage, 4 KiB of workgroup
+    /// [`Error::Limit`] if it has less than the kernels need: 8 storage buffers a stage, 8 KiB of workgroup
     /// memory. Downlevel limits of WebGL2 are not enough.
     pub fn new(device: &wgpu::Device) -> Result<Context, Error> {
         let profile = Profile::new(device.adapter_info().device_type, &device.limits());

@@ -62,6 +62,8 @@ pub(crate) struct Variant {
     pub abreast: u32,
     /// Whether a leaf's elements are merged pair by pair.
     pub singles: bool,
+    /// Whether columns are summed while rows are reduced.
+    pub columns: bool,
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.
     pub unit_weights: bool,
@@ -115,6 +117,9 @@ pub(crate) fn compose(variant: &Variant) -> String {
     }
     if variant.singles {
         flags.push("SINGLES".into());
+    }
+    if variant.columns {
+        flags.push("COLUMNS".into());
     }
     if variant.unit_weights {
         flags.push("UNIT_WEIGHTS".into());
@@ -170,6 +175,9 @@ pub(crate) fn compose(variant: &Variant) -> String {
         &flags,
     );
     add(include_str!("../../shaders/common/tile.wgsl"), &flags);
+    if variant.columns {
+        add(include_str!("../../shaders/common/columns.wgsl"), &flags);
+    }
     add(
         match variant.kernel {
             Kernel::Rows => include_str!("../../shaders/rows.wgsl"),

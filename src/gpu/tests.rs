@@ -171,15 +171,15 @@ fn check_resources(module: &Module, key: &Key) -> Result<(), String> {
     let buffers = globals().filter(|v| matches!(v.space, AddressSpace::Storage { .. })).count();
     let shared = globals().filter(|v| v.space == AddressSpace::WorkGroup);
     let bytes: u32 = shared.map(|v| module.types[v.ty].inner.size(module.to_ctx())).sum();
-    let is_tree = |function: &Function| function.name.as_deref() == Some("tree");
+    let is_tree = |function: &Function| matches!(function.name.as_deref(), Some("tree" | "write_columns"));
     let mut looping: Vec<String> = module
         .functions
         .iter()
         .filter(|(_, f)| loops(&f.body) > usize::from(is_tree(f)))
         .map(|(_, f)| f.name.clone().unwrap_or_default())
         .collect();
-    // The average over samples has as many terms as there are samples.
-    let main = usize::from(key.variant.kernel == Kernel::Running);
+    // The average over samples has as many terms as there are samples, and rows follow one another.
+    let main = usize::from(key.variant.kernel == Kernel::Running || key.variant.columns);
     if loops(&module.entry_points[0].function.body) > main {
         looping.push("main".into());
     }
@@ -242,8 +242,8 @@ fn params_are_what_the_shader_reads() {
     let rust = fields! {
         strides strides_input strides_residual strides_gradient strides_output strides_second_output
         inner segments len leaves_log2 grid_x first_target
-        end_target first_tile tiles partials_in partials_in_at partials_in_target partials_in_step partials_out
-        partials_out_at map_target_div map_target map_segment map_position_div map_position state_stride gradients_at
+        end_target first_tile tiles partials_in partials_in_at partials_in_target partials_in_step
+        partials_out_at partials_out_target partials_out_step map_target_div map_target map_segment map_position_div map_position state_stride gradients_at
         zero eps momentum shift_input shift_residual shift_gradient shift_output shift_second_output
     };
     assert_eq!(shader, rust);

@@ -14,7 +14,7 @@ const MOST_LEAVES: u64 = 1 << 31;
 pub const PARTIAL: u64 = 16;
 
 /// Fewest elements of a target for each partial result, so that those are an eighth of an `f32` tensor's bytes at most.
-const ELEMENTS_OF_PARTIAL: u64 = 32;
+pub const ELEMENTS_OF_PARTIAL: u64 = 32;
 
 /// Elements that a strided leaf reaches over: a quarter of the smallest binding, so that bindings can hold one.
 pub const MOST_SPAN: u64 = 1 << 23;
@@ -100,6 +100,9 @@ pub struct Geometry {
     pub targets: u32,
     /// Neighbouring ones that an invocation takes abreast: one load has an element of each.
     pub abreast: u32,
+    /// Neighbouring ones that an invocation takes one after the other, and sums what lies below each other in them:
+    /// layer norm's rows, for the gradients of its weights.
+    pub rounds: u32,
     /// Invocations of a workgroup.
     pub workgroup: u32,
 }
@@ -156,7 +159,8 @@ impl Geometry {
         let on_chip = whole || all * elements <= workgroup || all <= split;
         let abreast = if fours && (abreast_on_chip || !on_chip) { 4 } else { 1 };
         let leaves = if on_chip { all } else { split };
-        let empty = Geometry { tree, leaves: 0, tiles: 0, targets: 0, abreast, workgroup: profile.workgroup };
+        let empty =
+            Geometry { tree, leaves: 0, tiles: 0, targets: 0, abreast, rounds: 1, workgroup: profile.workgroup };
         Ok(empty.with_leaves(walk, leaves as u32))
     }
 
@@ -164,6 +168,11 @@ impl Geometry {
     pub(super) fn with_leaves(self, walk: &Walk, leaves: u32) -> Geometry {
         let tiles = (walk.segments * self.tree.leaves).div_ceil(leaves.into());
         Geometry { leaves, tiles, targets: (self.workgroup / leaves).max(1) * self.abreast, ..self }
+    }
+
+    /// The same tiles, of targets of which an invocation takes `rounds`.
+    pub(super) fn with_rounds(self, rounds: u32) -> Geometry {
+        Geometry { targets: self.targets * rounds, rounds, ..self }
     }
 
     /// One target an invocation.
@@ -180,8 +189,17 @@ impl Geometry {
             tiles: partials.div_ceil(leaves),
             targets: profile.workgroup / leaves as u32,
             abreast: 1,
+            rounds: 1,
             workgroup: profile.workgroup,
         }
+    }
+
+    /// Tiles over planes of partial results, one result of each target after the other; `of_tile`: most that belong
+    /// together.
+    pub fn of_planes(planes: u64, of_tile: u64, profile: &Profile) -> Geometry {
+        let geometry = Geometry::of_partials(of_tile, profile);
+        let tree = Tree { side_by_side: true, ..geometry.tree };
+        Geometry { tree, tiles: planes.div_ceil(geometry.leaves.into()), ..geometry }
     }
 }
 

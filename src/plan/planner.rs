@@ -2,7 +2,7 @@
 
 use super::{Geometry, Kernel, Over, Pass, Problem, Tensor, window};
 use crate::error::Error;
-use crate::op::{Direction, Fusion, Gradients, Op, Residual, Statistics};
+use crate::op::{Direction, Fusion, Op, Residual, Statistics};
 use crate::profile::Profile;
 
 /// Adds the passes of a call one by one.
@@ -10,6 +10,8 @@ pub(super) struct Planner<'a> {
     pub problem: &'a Problem,
     pub profile: &'a Profile,
     pub passes: Vec<Pass>,
+    /// Partial results before this place are still needed.
+    pub kept: u64,
 }
 
 impl Planner<'_> {
@@ -17,34 +19,12 @@ impl Planner<'_> {
         use Direction::Forward;
         match self.problem.statistics {
             Statistics::Running => self.element_wise(Forward),
-            Statistics::Batch => self.reduce_and_apply(Forward, Over::Stats, true),
+            Statistics::Batch => self.reduce_and_apply(Forward, Over::Stats, true, 0),
         }?;
         let by_average = self.problem.tracks && !self.problem.layout.is_per_channel();
         if self.problem.statistics == Statistics::Batch && by_average {
             let geometry = Geometry::of_targets(self.profile);
             self.push(Kernel::Running, Forward, Over::Stats, geometry, |_| {})?;
-        }
-        Ok(())
-    }
-
-    pub fn backward(&mut self, wanted: Gradients) -> Result<(), Error> {
-        use Direction::Backward;
-        let writes = wanted.dx || wanted.dresidual;
-        let projects = wanted.dx && self.problem.statistics == Statistics::Batch;
-        if self.problem.layout.is_per_channel() {
-            return match (projects || wanted.affine, writes) {
-                (true, _) => self.reduce_and_apply(Backward, Over::Stats, writes),
-                (false, true) => self.element_wise(Backward),
-                (false, false) => Ok(()),
-            };
-        }
-        if projects {
-            self.reduce_and_apply(Backward, Over::Stats, true)?;
-        } else if writes {
-            self.element_wise(Backward)?;
-        }
-        if wanted.affine {
-            self.reduce_and_apply(Backward, Over::Affine, false)?;
         }
         Ok(())
     }
@@ -63,14 +43,7 @@ impl Planner<'_> {
     }
 
     pub fn merge_sums(&mut self, direction: Direction, shards: u32) -> Result<(), Error> {
-        self.merge_of(shards.into(), direction, Over::Stats)?;
-        if let Some(first) = self.passes.last_mut() {
-            first.planes = true;
-        }
-        while self.passes.last().is_some_and(|p| p.partials_out > 1) {
-            self.merge(direction, Over::Stats)?;
-        }
-        Ok(())
+        self.merge_planes(shards.into(), 0, direction, Over::Stats)
     }
 
     /// Sums that came from elsewhere are the one partial result of each target.
@@ -79,9 +52,7 @@ impl Planner<'_> {
             // An empty shard has nothing to normalise, but running statistics like everyone's.
             if direction == Direction::Forward {
                 self.merge_of(1, direction, Over::Stats)?;
-                if let Some(last) = self.passes.last_mut() {
-                    (last.finishes, last.partials_out) = (true, 0);
-                }
+                self.finish();
             }
             return Ok(());
         }
@@ -96,15 +67,29 @@ impl Planner<'_> {
         })
     }
 
-    /// Everything a reduction feeds: on chip in one pass, or split over several. `writes`: whether elements
-    /// are written, or only results per target.
-    fn reduce_and_apply(&mut self, direction: Direction, over: Over, writes: bool) -> Result<(), Error> {
+    /// The last pass, a merge, writes results per target in place of partial results.
+    pub(super) fn finish(&mut self) {
+        if let Some(last) = self.passes.last_mut() {
+            (last.finishes, last.partials_out) = (true, 0);
+        }
+    }
+
+    /// Everything a reduction feeds: on chip in one pass, or split over several. `writes`: whether elements are written, or
+    /// only results per target. `partials_out`: 1 if the last pass gives each target's sums, too.
+    pub(super) fn reduce_and_apply(
+        &mut self,
+        direction: Direction,
+        over: Over,
+        writes: bool,
+        partials_out: u64,
+    ) -> Result<(), Error> {
         let geometry = self.geometry(over)?;
         if geometry.tiles == 1 {
             let kernel = Kernel::Rows;
             return self.push(kernel, direction, over, geometry, |p| {
                 p.reduces = true;
                 p.finishes = true;
+                p.partials_out = partials_out;
                 if !writes {
                     p.writes.clear();
                 }
@@ -112,9 +97,7 @@ impl Planner<'_> {
         }
         if !writes {
             self.reduce(direction, over, 1)?;
-            if let Some(last) = self.passes.last_mut() {
-                (last.finishes, last.partials_out) = (true, 0);
-            }
+            self.finish();
             return Ok(());
         }
         let elements = self.element_geometry(over)?;
@@ -124,6 +107,7 @@ impl Planner<'_> {
             p.reduces = true;
             p.finishes = true;
             p.partials_in = partials_in;
+            p.partials_out = partials_out;
         })
     }
 
@@ -140,12 +124,33 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Planes of partial results, one after the other from `at` on, to one a target.
+    pub(super) fn merge_planes(&mut self, planes: u64, at: u64, direction: Direction, over: Over) -> Result<(), Error> {
+        let geometry = Geometry::of_planes(planes, planes, self.profile);
+        self.push(Kernel::Merge, direction, over, geometry, |p| {
+            p.reduces = true;
+            p.planes_in = true;
+            p.partials_in_at = at;
+            p.partials_in = planes;
+            p.partials_out = geometry.tiles;
+        })?;
+        while self.passes.last().is_some_and(|p| p.partials_out > 1) {
+            self.merge(direction, over)?;
+        }
+        Ok(())
+    }
+
+    /// Where the last partial results are.
+    pub(super) fn partials_at(&self) -> u64 {
+        self.passes.last().map_or(0, |p| p.partials_out_at)
+    }
+
     fn merge(&mut self, direction: Direction, over: Over) -> Result<(), Error> {
         let partials_in = self.passes.last().map_or(1, |p| p.partials_out);
         self.merge_of(partials_in, direction, over)
     }
 
-    fn merge_of(&mut self, partials_in: u64, direction: Direction, over: Over) -> Result<(), Error> {
+    pub(super) fn merge_of(&mut self, partials_in: u64, direction: Direction, over: Over) -> Result<(), Error> {
         let geometry = Geometry::of_partials(partials_in.max(1), self.profile);
         self.push(Kernel::Merge, direction, over, geometry, |p| {
             p.reduces = true;
@@ -154,12 +159,12 @@ impl Planner<'_> {
         })
     }
 
-    fn element_wise(&mut self, direction: Direction) -> Result<(), Error> {
+    pub(super) fn element_wise(&mut self, direction: Direction) -> Result<(), Error> {
         let geometry = self.element_geometry(Over::Stats)?;
         self.push(Kernel::Apply, direction, Over::Stats, geometry, |_| {})
     }
 
-    fn push(
+    pub(super) fn push(
         &mut self,
         kernel: Kernel,
         direction: Direction,
@@ -175,10 +180,12 @@ impl Planner<'_> {
             reduces: false,
             finishes: false,
             partials_in: 0,
-            partials_in_at: self.passes.last().map_or(0, |p| p.partials_out_at),
-            planes: false,
+            partials_in_at: self.partials_at(),
+            planes_in: false,
+            weighs: false,
             partials_out: 0,
-            partials_out_at: 0,
+            partials_out_at: self.kept,
+            planes_out: false,
             reads: Vec::new(),
             writes: self.tensors_written(kernel, direction),
             dispatches: Vec::new(),
@@ -188,8 +195,8 @@ impl Planner<'_> {
         pass.dispatches = window::dispatches(&pass, self.problem, self.profile)?;
         let targets = self.problem.walk(over).targets();
         // Before the ones that come in, if there is room.
-        if pass.partials_in_at < pass.partials_out * targets {
-            pass.partials_out_at = pass.partials_in_at + pass.partials_in * targets;
+        if pass.partials_in_at < self.kept + pass.partials_out * targets {
+            pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.partials_in * targets);
         }
         self.passes.push(pass);
         Ok(())
@@ -243,12 +250,12 @@ impl Planner<'_> {
         }
     }
 
-    fn geometry(&self, over: Over) -> Result<Geometry, Error> {
+    pub(super) fn geometry(&self, over: Over) -> Result<Geometry, Error> {
         let walk = &self.problem.walk(over);
         window::fitting(Geometry::new(walk, self.profile)?, over, self.problem, self.profile)
     }
 
-    fn element_geometry(&self, over: Over) -> Result<Geometry, Error> {
+    pub(super) fn element_geometry(&self, over: Over) -> Result<Geometry, Error> {
         let walk = &self.problem.walk(over);
         window::fitting(Geometry::of_elements(walk, self.profile)?, over, self.problem, self.profile)
     }

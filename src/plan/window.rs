@@ -83,8 +83,9 @@ impl Windows {
         } else {
             (1, (leaves / u64::from(tree.lanes)).max(1) * tree.chunk_len())
         };
+        let rows = if geometry.rounds > 1 { geometry.targets.into() } else { 1 };
         let axes = [
-            Axis { len: walk.outer, stride: walk.outer_stride, step: 1 },
+            Axis { len: walk.outer, stride: walk.outer_stride, step: rows },
             Axis { len: walk.segments, stride: walk.segment_stride, step: segments },
             Axis { len: walk.inner, stride: walk.inner_stride, step: geometry.abreast.into() },
             Axis { len: walk.len, stride: walk.stride, step: positions },
@@ -146,6 +147,12 @@ pub(super) fn fitting(geometry: Geometry, over: Over, problem: &Problem, profile
     }
     let required = tiles().map(|(_, windows)| windows.span()).min().unwrap_or(0);
     Err(Error::TooLarge { what: "elements of one leaf in a binding", required, limit })
+}
+
+/// Whether a binding holds what a workgroup takes.
+pub(super) fn holds(geometry: &Geometry, over: Over, problem: &Problem, profile: &Profile) -> bool {
+    let limit = max_elements(problem, profile);
+    Windows::new(&widest(problem, over), geometry, limit).span() <= limit
 }
 
 pub(super) fn dispatches(pass: &Pass, problem: &Problem, profile: &Profile) -> Result<Vec<Dispatch>, Error> {

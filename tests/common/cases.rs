@@ -363,7 +363,7 @@ pub const CHANNEL_SHAPES: [(usize, usize, usize); 22] = [
 ];
 
 /// Rows and row lengths, chosen as the channel shapes.
-pub const ROW_SHAPES: [(usize, usize); 15] = [
+pub const ROW_SHAPES: [(usize, usize); 16] = [
     (1, 1),
     (17, 1),
     (300, 1),
@@ -378,6 +378,7 @@ pub const ROW_SHAPES: [(usize, usize); 15] = [
     (3, 4099),
     (2, 8196),
     (300, 8),
+    (530, 130),
     (2, 33000),
 ];
 
@@ -400,6 +401,10 @@ pub fn norms() -> Vec<Case> {
     }
     cases.push(Case::new(GroupNormDescriptor::new(4, 12), &[3, 12, 5, 7]));
     cases.push(Case::new(GroupNormDescriptor::new(32, 64), &[2, 64, 8, 8]));
+    // Groups that are split over workgroups: of few channels, of more than a workgroup has lanes, of small ones.
+    for (groups, shape) in [(2, [3, 6, 3001]), (1, [2, 70, 41]), (1, [2, 300, 9])] {
+        cases.push(Case::new(GroupNormDescriptor::new(groups, shape[1]), &shape));
+    }
     cases.push(Case::new(BatchNormDescriptor::new(5), &[2, 5, 3, 4, 6]));
     for (m, d) in ROW_SHAPES {
         cases.push(Case::new(LayerNormDescriptor::new(&[d]), &[m, d]));

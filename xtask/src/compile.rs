@@ -84,10 +84,11 @@ fn measure(chip: &str, driver: &str, pipeline: &Pipeline, compiled: &Compiled) -
         (_, true) => "-vec4",
         (_, false) => "-scalar",
     };
+    let columns = if shader.columns { "-columns" } else { "" };
     Ok(Measured {
         chip: chip.into(),
         driver: driver.into(),
-        kernel: format!("{:?}-{:?}{path}", shader.kernel, shader.direction).to_lowercase(),
+        kernel: format!("{:?}{columns}-{:?}{path}", shader.kernel, shader.direction).to_lowercase(),
         call: call.clone(),
         units: shader.units,
         vgprs: statistic("VGPRs")?,

@@ -1,0 +1,51 @@
+// Sums down the columns of rows that a workgroup takes, for the gradients of layer norm's weights: a leaf of the walk over
+// weights is what one invocation has summed, row by row.
+struct Columns {
+    g: vec4<f32>,
+    g_xhat: vec4<f32>,
+}
+
+// What the elements of a unit that are not there add goes nowhere.
+fn with_row(sums: Columns, row: Unit) -> Columns {
+    return Columns(opaque4(sums.g + row.g), fma(row.g, row.xhat, sums.g_xhat));
+}
+
+// Merges the sums of a unit's columns over the workgroup's leaves, and writes a partial result for each column, in the
+// workgroup's plane.
+fn write_columns(workgroup: vec3<u32>, slot: u32, unit: u32, own: Columns) {
+    slots[slot] = bitcast<vec4<u32>>(own.g);
+    slots[WORKGROUP + slot] = bitcast<vec4<u32>>(own.g_xhat);
+    for (var step = LEAVES; step < WORKGROUP; step <<= 1u) {
+        workgroupBarrier();
+        let left = slot / LEAVES * (2u * step) + slot % LEAVES;
+        if (left + step < WORKGROUP) {
+            slots[left] = added(left, left + step);
+            slots[WORKGROUP + left] = added(WORKGROUP + left, WORKGROUP + left + step);
+        }
+    }
+    let p = locate(workgroup, slot);
+    let n = valid(p, unit);
+    if (p.inside & (slot < LEAVES) & (n > 0u)) {
+        let rows = WORKGROUP / LEAVES * ROUNDS;
+        let count = min(params.end_target - p.goal, rows);
+        let at = params.partials_out_at + p.goal / rows * params.len + 4u * unit_at(p, unit);
+        let g = slots[slot];
+        let g_xhat = slots[WORKGROUP + slot];
+        partials[at] = vec4<u32>(count, g.x, g_xhat.x, 0u);
+        if (n > 1u) {
+            partials[at + 1u] = vec4<u32>(count, g.y, g_xhat.y, 0u);
+        }
+        if (n > 2u) {
+            partials[at + 2u] = vec4<u32>(count, g.z, g_xhat.z, 0u);
+        }
+        if (n > 3u) {
+            partials[at + 3u] = vec4<u32>(count, g.w, g_xhat.w, 0u);
+        }
+    }
+    // The next unit's sums go where these were read.
+    workgroupBarrier();
+}
+
+fn added(left: u32, right: u32) -> vec4<u32> {
+    return bitcast<vec4<u32>>(bitcast<vec4<f32>>(slots[left]) + bitcast<vec4<f32>>(slots[right]));
+}
