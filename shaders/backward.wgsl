@@ -16,7 +16,7 @@ struct Known {
 
 fn known_of(p: Place) -> Known {
     let stat = stat_at(select(p.goal, mapped(p), OVER_AFFINE));
-    // Where a weight belongs to a column, or as many as rows have, each element has it taken off, in both walks.
+    // Where weights change with each position each element has it taken off: sums of columns need it so.
     let shift = select(opaque(stat.lo * stat.rstd), 0.0, MAP == 1u);
     return Known(stat, shift, weight_of(p), bias_of(p));
 }
@@ -76,11 +76,11 @@ fn masked(
 fn unit_of(p: Place, unit: u32, x: vec4<f32>, residual: vec4<f32>, dy: vec4<f32>, known: Known) -> Unit {
 //#if INPUT
     let centred = centre(p, unit, x, known.stat);
-    var xhat = centred.x * centred.rstd;
+    var xhat = centred.x;
     if (MAP != 1u) {
-        xhat = opaque4((x - known.stat.hi) * known.stat.rstd);
+        xhat = x - known.stat.hi;
     }
-    return Unit(masked(p, unit, centred, residual, dy, known), xhat);
+    return Unit(masked(p, unit, centred, residual, dy, known), opaque4(xhat * centred.rstd));
 //#else
     return Unit(dy, vec4<f32>(0.0));
 //#end

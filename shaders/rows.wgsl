@@ -31,8 +31,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         // The next row's leaves go where results of this one are read.
         workgroupBarrier();
     }
+    let first = locate(workgroup, slot);
 //#for u
-    write_columns(workgroup, slot, $uu, columns$u);
+    write_columns(first, $uu, columns$u);
 //#end
 //#else
     let p = locate(workgroup, slot);

@@ -12,6 +12,8 @@ pub struct Profile {
     pub workgroup: u32,
     /// Longest leaf, in units of four elements.
     pub max_units: u32,
+    /// As `max_units`, where sums of columns are kept beside a leaf (layer norm's backward pass): registers hold both.
+    pub max_units_beside_columns: u32,
     /// Longest leaf where neighbouring targets lie side by side (channels-last), in units.
     pub max_strided_units: u32,
     /// As `max_strided_units`, where elements are written and nothing is summed.
@@ -41,6 +43,7 @@ impl Profile {
     pub const GPU: Profile = Profile {
         workgroup: 256,
         max_units: 8,
+        max_units_beside_columns: 4,
         max_strided_units: 2,
         max_strided_element_units: 1,
         min_lanes: 8,
@@ -58,12 +61,12 @@ impl Profile {
     pub const SOFTWARE_GPU: Profile = Profile {
         workgroup: 32,
         max_units: 16,
+        max_units_beside_columns: 16,
         max_strided_units: 16,
         max_strided_element_units: 4,
         min_lanes: 1,
         min_element_lanes: 1,
         max_lanes: 32,
-        target_lanes: 8,
         ..Profile::GPU
     };
 
@@ -71,6 +74,7 @@ impl Profile {
     pub const CPU: Profile = Profile {
         workgroup: 1 << 6,
         max_units: 1024,
+        max_units_beside_columns: 1024,
         max_strided_units: 4,
         max_strided_element_units: 4,
         min_lanes: 1,
@@ -129,6 +133,7 @@ impl Profile {
         }
         let positive = [
             ("Profile::max_units", u64::from(self.max_units)),
+            ("Profile::max_units_beside_columns", self.max_units_beside_columns.into()),
             ("Profile::max_strided_units", self.max_strided_units.into()),
             ("Profile::max_strided_element_units", self.max_strided_element_units.into()),
             ("Profile::offset_alignment", self.offset_alignment),

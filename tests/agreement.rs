@@ -12,7 +12,7 @@ mod golden;
 use cases::{Case, Data, compare, norms, run};
 use wgpu_norm::{
     BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor,
-    Residual, RmsNormDescriptor, Statistics, TensorDescriptor, host,
+    Profile, Residual, RmsNormDescriptor, Statistics, TensorDescriptor, host,
 };
 
 /// Runs a list of cases on a backend and fails with all that is wrong.
@@ -125,6 +125,41 @@ fn every_combination_is_one() {
     let cases = every_combination();
     // 9 pairs of types; 3 norms in 2 formats and 2 in one; 2 of the 3 also with running statistics.
     assert_eq!(cases.len(), 9 * (3 * 2 + 2 + 2 * 2));
+}
+
+/// Workgroups as large as a real GPU's, whatever is here: what fits one chip there is split on software drivers.
+fn workgroups_of_a_gpu() -> Vec<Case> {
+    let instance = |c| InstanceNormDescriptor { affine: true, ..InstanceNormDescriptor::new(c) };
+    let fusion = Fusion { residual: Residual::After, relu: true };
+    vec![
+        Case::new(LayerNormDescriptor::new(&[768]), &[70, 768]),
+        Case::new(LayerNormDescriptor::new(&[131]), &[300, 131]),
+        Case::new(LayerNormDescriptor::new(&[5000]), &[9, 5000]),
+        Case::new(LayerNormDescriptor::new(&[9000]), &[3, 9000]),
+        Case::new(LayerNormDescriptor::new(&[3]), &[3000, 3]),
+        Case { fusion, ..Case::new(LayerNormDescriptor::new(&[260]), &[70, 260]) },
+        Case { input: DType::BF16, output: DType::BF16, ..Case::new(RmsNormDescriptor::new(&[4096]), &[17, 4096]) },
+        Case::new(instance(3), &[4, 3, 900]),
+        Case::new(instance(3), &[2, 3, 9000]),
+        Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 4100]),
+        Case::new(GroupNormDescriptor::new(1, 300), &[2, 300, 40]),
+        Case { fusion, format: Format::ChannelsLast, ..Case::new(GroupNormDescriptor::new(2, 12), &[3, 12, 2000]) },
+        Case { format: Format::ChannelsLast, ..Case::new(BatchNormDescriptor::new(300), &[9, 300, 50]) },
+        Case::new(BatchNormDescriptor::new(70), &[700, 70]),
+    ]
+}
+
+#[test]
+fn on_workgroups_of_a_gpu() {
+    for (gpu, _) in backends::gpus() {
+        let _turn = gpu.turn();
+        let own = *wgpu_norm::gpu::Context::new(&gpu.device).unwrap().profile();
+        let Profile { max_binding_size, offset_alignment, max_workgroups, .. } = own;
+        let profile = Profile { max_binding_size, offset_alignment, max_workgroups, ..Profile::GPU };
+        let context = wgpu_norm::gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
+        let backend = host::Backend::Gpu { context, queue: gpu.queue.clone(), name: gpu.name.clone() };
+        check(&gpu.name, &backend, 1e-6, &workgroups_of_a_gpu());
+    }
 }
 
 /// One test a table and implementation; an adapter that is not here is printed as skipped by `adapters`.

@@ -434,6 +434,7 @@ fn profiles() {
         ("max_lanes", Profile { max_lanes: 512, ..own }),
         ("target_lanes", Profile { target_lanes: 0, ..own }),
         ("max_units", Profile { max_units: 0, ..own }),
+        ("max_units_beside_columns", Profile { max_units_beside_columns: 0, ..own }),
         ("offset_alignment", Profile { offset_alignment: 0, ..own }),
         ("max_workgroups", Profile { max_workgroups: 0, ..own }),
         ("abreast", Profile { abreast: 2, ..own }),

@@ -56,6 +56,7 @@ fn examples() -> Vec<(NormDescriptor, Vec<usize>, bool)> {
         (batch(2048), vec![32, 2048, 7, 7], true),
         (batch(256), vec![32, 256, 56, 56], false),
         (layer(768), vec![512, 768], true),
+        (layer(8192), vec![512, 8192], true),
         (layer(40000), vec![8, 40000], false),
         (RmsNormDescriptor::new(&[768]).into(), vec![512, 768], true),
         (GroupNormDescriptor::new(32, 256).into(), vec![2, 256, 14, 14], true),
@@ -132,13 +133,15 @@ fn backward_moves_the_least_bytes() {
         let tensor = TensorDescriptor::new(&shape);
         let with = |wanted, fusion| traffic(&plan(&norm, &tensor, fusion, Op::Backward(wanted)));
         let split = |n| if on_chip { n } else { 2 * n };
-        // Sums for the gradients of weight and bias are made on the way to dx. Not so where that leaves no less to read:
-        // groups that fit on chip, and rows that do not.
-        let apart = match norm {
+        // Sums for the gradients of weight and bias are made on the way to dx, but for groups that fit on chip and for rows
+        // that do not, or not with the sums of their columns.
+        let apart = match &norm {
             NormDescriptor::Group(_) if on_chip => 2,
-            NormDescriptor::Layer(_) if !on_chip => 2,
+            NormDescriptor::Layer(layer) if layer.normalized_shape[0] > 4096 => 2,
             _ => 0,
         };
+        let tree = |wanted| plan(&norm, &tensor, PLAIN, Op::Backward(wanted)).passes[0].geometry.tree;
+        assert_eq!(tree(ALL), tree(Gradients { affine: false, ..ALL }), "{shape:?}: dx has the same bits");
         assert_eq!(with(ALL, PLAIN), (split(2) + apart, 1), "{shape:?}");
         assert_eq!(with(Gradients { affine: false, ..ALL }, PLAIN), (split(2), 1), "{shape:?}");
         assert_eq!(with(Gradients { dx: false, ..ALL }, PLAIN), (2, 0), "{shape:?}");
@@ -479,7 +482,7 @@ fn sums_on_the_way_to_dx_are_found_again() {
     let group: NormDescriptor = GroupNormDescriptor::new(32, 256).into();
     let instance: NormDescriptor = InstanceNormDescriptor::new(64).into();
     let cases: [(&NormDescriptor, &[usize], &[Kernel]); 7] = [
-        // Eight rows side by side, eight one after the other.
+        // Four rows side by side, eight one after the other.
         (&layer(768), &[512, 768], &[Rows, Merge]),
         (&layer(768), &[1 << 15, 768], &[Rows, Merge, Merge]),
         (&instance, &[2, 64, 28, 28], &[Rows, Merge]),
@@ -539,6 +542,13 @@ fn sums_on_the_way_to_dx_are_found_again() {
         let alone = backward(&norm, &[samples, channels, 64, 64], dx, &profile);
         assert_eq!(alone.passes, plan.passes[..alone.passes.len()]);
     }
+    // Limits do not change what dx is summed from.
+    let (norm, shape) = (GroupNormDescriptor::new(16, 1024).into(), [256, 1024, 256]);
+    let [roomy, small] = [128 << 20, 4 << 20].map(|max_binding_size| {
+        let profile = Profile { max_binding_size, ..Profile::GPU };
+        backward(&norm, &shape, ALL, &profile).passes[0].over
+    });
+    assert_eq!([roomy, small], [Over::Affine; 2]);
     // Where partial results would not fit a binding, the tensors are read for the weights.
     let small = Profile { max_binding_size: 1 << 19, ..Profile::GPU };
     assert_eq!(traffic(&backward(&layer(768), &[1 << 15, 768], ALL, &small)), (4, 1));

@@ -5,14 +5,20 @@ struct Columns {
     g_xhat: vec4<f32>,
 }
 
-// What the elements of a unit that are not there add goes nowhere.
+// What the elements of a unit that are not there add goes nowhere. Registers are short: the bias's sum only where there
+// is one.
 fn with_row(sums: Columns, row: Unit) -> Columns {
-    return Columns(opaque4(sums.g + row.g), fma(row.g, row.xhat, sums.g_xhat));
+    let g_xhat = fma(row.g, row.xhat, sums.g_xhat);
+    if (!HAS_BIAS) {
+        return Columns(vec4<f32>(0.0), g_xhat);
+    }
+    return Columns(opaque4(sums.g + row.g), g_xhat);
 }
 
 // Merges the sums of a unit's columns over the workgroup's leaves, and writes a partial result for each column, in the
-// workgroup's plane.
-fn write_columns(workgroup: vec3<u32>, slot: u32, unit: u32, own: Columns) {
+// workgroup's plane. `p`: of an invocation's first row. A row's lanes are neighbours, and no rows are abreast.
+fn write_columns(p: Place, unit: u32, own: Columns) {
+    let slot = p.slot;
     slots[slot] = bitcast<vec4<u32>>(own.g);
     slots[WORKGROUP + slot] = bitcast<vec4<u32>>(own.g_xhat);
     for (var step = LEAVES; step < WORKGROUP; step <<= 1u) {
@@ -23,7 +29,6 @@ fn write_columns(workgroup: vec3<u32>, slot: u32, unit: u32, own: Columns) {
             slots[WORKGROUP + left] = added(WORKGROUP + left, WORKGROUP + left + step);
         }
     }
-    let p = locate(workgroup, slot);
     let n = valid(p, unit);
     if (p.inside & (slot < LEAVES) & (n > 0u)) {
         let rows = WORKGROUP / LEAVES * ROUNDS;

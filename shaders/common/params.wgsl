@@ -19,6 +19,8 @@ struct Params {
     end_target: u32,
     first_tile: u32,
     tiles: u32,
+    // Workgroups' blocks of targets.
+    blocks: u32,
     // Partial results per target, where they start, and the distances of two targets and of two partial results; then
     // those that are written.
     partials_in: u32,
@@ -61,6 +63,8 @@ override LEAF_STRIDE: u32;
 // Leaves whose units interleave, and how many of a leaf's units have four elements wherever it has any.
 override LANES: u32;
 override WHOLE: u32;
+// Whether workgroups follow one another over targets first, which are neighbours in memory, and not over tiles.
+override ACROSS: bool;
 // Targets that an invocation takes one after the other.
 override ROUNDS: u32;
 override CENTRED: bool;

@@ -24,23 +24,23 @@ fn segment_offset(goal: u32, segment: u32, strides: vec4<u32>) -> u32 {
         + min(segment, params.segments - 1u) * strides.z;
 }
 
-fn group_of(workgroup: vec3<u32>) -> u32 {
-    return workgroup.x + workgroup.y * params.grid_x;
-}
-
 fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
     return locate_round(workgroup, slot, 0u);
 }
 
 fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
-    let group = group_of(workgroup);
+    let group = workgroup.x + workgroup.y * params.grid_x;
     let leaf_lane = (slot / LEAF_STRIDE) % LEAVES;
     let target_lane = slot % LEAF_STRIDE + slot / (LEAF_STRIDE * LEAVES) * LEAF_STRIDE;
-    let lanes = group / params.tiles * (WORKGROUP / LEAVES) + target_lane;
+    let steps = select(params.tiles, params.blocks, ACROSS);
+    let block = select(group / steps, group % steps, ACROSS);
+    let tile_of_dispatch = select(group % steps, group / steps, ACROSS);
+    let lanes = block * (WORKGROUP / LEAVES) + target_lane;
     let wanted = params.first_target + ABREASTu * (lanes * ROUNDS + round);
-    let exists = wanted < params.end_target;
+    // A grid that is folded has more workgroups than there is work.
+    let exists = (wanted < params.end_target) & (tile_of_dispatch < params.tiles);
     let goal = min(wanted, params.end_target - ABREASTu);
-    let tile = params.first_tile + group % params.tiles;
+    let tile = params.first_tile + min(tile_of_dispatch, params.tiles - 1u);
     let leaf = tile * LEAVES + leaf_lane;
     let segment = leaf >> params.leaves_log2;
     let in_segment = leaf & ((1u << params.leaves_log2) - 1u);

@@ -21,6 +21,7 @@ pub(crate) struct Params {
     pub end_target: u32,
     pub first_tile: u32,
     pub tiles: u32,
+    pub blocks: u32,
     pub partials_in: u32,
     pub partials_in_at: u32,
     pub partials_in_target: u32,
@@ -43,7 +44,6 @@ pub(crate) struct Params {
     pub shift_gradient: u32,
     pub shift_output: u32,
     pub shift_second_output: u32,
-    pub padding: [u32; 1],
 }
 
 /// Numbers of a layer and a call that no plan has.
@@ -90,6 +90,7 @@ impl Params {
             end_target: low(dispatch.targets.end),
             first_tile: low(dispatch.tiles.start),
             tiles: low(dispatch.tiles.end - dispatch.tiles.start),
+            blocks: low((dispatch.targets.end - dispatch.targets.start).div_ceil(pass.geometry.targets.into())),
             partials_in: low(pass.partials_in),
             partials_in_at: low(pass.partials_in_at),
             partials_in_target: low(partials_in_target),

@@ -21,6 +21,7 @@ pub(crate) struct Constants {
     leaf_stride: u32,
     lanes: u32,
     whole: u32,
+    across: bool,
     rounds: u32,
     centred: bool,
     has_weight: bool,
@@ -63,6 +64,7 @@ impl Constants {
             leaf_stride: if geometry.tree.side_by_side { geometry.targets / geometry.abreast } else { 1 },
             lanes: geometry.tree.lanes,
             whole: geometry.tree.whole_units(plan.walk(pass.over).len),
+            across: geometry.tree.side_by_side,
             rounds: geometry.rounds,
             centred: problem.centred,
             has_weight: problem.affine.weight,
@@ -87,7 +89,7 @@ impl Constants {
         }
     }
 
-    pub(super) fn pairs(&self) -> [(&'static str, f64); 21] {
+    pub(super) fn pairs(&self) -> [(&'static str, f64); 22] {
         let flag = |b: bool| f64::from(u8::from(b));
         [
             ("WORKGROUP", self.workgroup.into()),
@@ -96,6 +98,7 @@ impl Constants {
             ("LEAF_STRIDE", self.leaf_stride.into()),
             ("LANES", self.lanes.into()),
             ("WHOLE", self.whole.into()),
+            ("ACROSS", flag(self.across)),
             ("ROUNDS", self.rounds.into()),
             ("CENTRED", flag(self.centred)),
             ("HAS_WEIGHT", flag(self.has_weight)),

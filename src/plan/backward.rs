@@ -3,10 +3,11 @@
 
 use super::geometry::ELEMENTS_OF_PARTIAL;
 use super::planner::Planner;
-use super::{Geometry, Kernel, Over, Tree, scratch, window};
+use super::{Geometry, Kernel, Over, PARTIAL, Tree, scratch, window};
 use crate::error::Error;
 use crate::layout::{IndexMap, Layout};
 use crate::op::{Direction, Gradients, Statistics};
+use crate::profile::Profile;
 
 impl Planner<'_> {
     pub fn backward(&mut self, wanted: Gradients) -> Result<(), Error> {
@@ -20,12 +21,14 @@ impl Planner<'_> {
                 (false, false) => Ok(()),
             };
         }
-        if projects && self.on_the_way(wanted.affine)? {
+        if projects && self.sums_channels_of_groups()? {
+            return self.sum_and_project(wanted.affine);
+        }
+        if projects && wanted.affine && self.project_and_sum()? {
             if scratch(self.problem, &self.passes) <= self.profile.max_binding_size {
                 return Ok(());
             }
             self.passes.clear();
-            self.kept = 0;
         }
         if projects {
             self.reduce_and_apply(Backward, Over::Stats, true, 0)?;
@@ -38,27 +41,16 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// dx, and gradients of weight and bias without reading the tensors for them, if there is a way.
-    fn on_the_way(&mut self, affine: bool) -> Result<bool, Error> {
-        if self.sums_channels_of_groups()? {
-            self.sum_and_project(affine)?;
-            return Ok(true);
-        }
-        let planes = if affine { self.project_and_sum()? } else { None };
-        if let Some(planes) = planes {
-            self.merge_planes(planes, self.partials_at(), Direction::Backward, Over::Affine)?;
-            self.finish();
-        }
-        Ok(planes.is_some())
-    }
-
     /// Whether statistics are sums over whole channels of a sample (group norm), too large for a chip, while channels are
-    /// not too small: their sums then serve both the statistics and the weights, whatever is asked for, for the same bits.
+    /// not too small and not too many: their sums then serve both the statistics and the weights. Neither a device's limits
+    /// nor what is asked for decide about it, for the same bits.
     fn sums_channels_of_groups(&self) -> Result<bool, Error> {
         let Layout { affine_of_stats, stat_of_affine, affine, .. } = self.problem.layout;
         let channels = affine_of_stats != IndexMap::OF_TARGET && stat_of_affine.position == 0;
         let large = affine.len >= ELEMENTS_OF_PARTIAL;
-        Ok(channels && large && Geometry::new(&self.problem.walk(Over::Stats), self.profile)?.tiles > 1)
+        // Those that they are merged to need as much room at the most.
+        let few = affine.targets().saturating_mul(affine.segments) <= Profile::GPU.max_binding_size / (2 * PARTIAL);
+        Ok(channels && large && few && Geometry::new(&self.problem.walk(Over::Stats), self.profile)?.tiles > 1)
     }
 
     /// Group norm: sums of each sample's channels, of which those of a group, weighed, give dx, and those of all samples
@@ -108,47 +100,52 @@ impl Planner<'_> {
         })?;
         let mut of_segment = leaves / u64::from(geometry.leaves);
         while of_segment > 1 {
-            let partials_in = self.passes.last().map_or(1, |p| p.partials_out);
-            let geometry = Geometry::of_planes(partials_in, of_segment, self.profile);
-            self.push(Kernel::Merge, Backward, Over::Affine, geometry, |p| {
-                p.reduces = true;
-                p.planes_in = true;
-                p.partials_in = partials_in;
-                p.partials_out = geometry.tiles;
-                p.planes_out = true;
-            })?;
-            of_segment /= u64::from(geometry.leaves);
+            let planes = Geometry::of_planes(self.partials_out(), of_segment, self.profile);
+            self.merge_as(planes, self.partials_out(), self.partials_at(), Backward, Over::Affine)?;
+            if let Some(last) = self.passes.last_mut() {
+                last.planes_out = true;
+            }
+            of_segment /= u64::from(planes.leaves);
         }
         Ok(())
     }
 
-    /// dx, and on the way partial results of the gradients of weight and bias, one plane of them after the other, if there
-    /// is a way: how many planes.
-    fn project_and_sum(&mut self) -> Result<Option<u64>, Error> {
+    /// dx, and on the way partial results of the gradients of weight and bias, in planes that are merged; false where there
+    /// is no such way.
+    fn project_and_sum(&mut self) -> Result<bool, Error> {
         let layout = &self.problem.layout;
-        if layout.affine_of_stats == IndexMap::OF_TARGET {
+        let planes = if layout.affine_of_stats == IndexMap::OF_TARGET {
             // Instance norm: a statistic's sums are those of its weight in one sample.
-            let samples = layout.stats.outer;
             self.reduce_and_apply(Direction::Backward, Over::Stats, true, 1)?;
-            return Ok(Some(samples));
-        }
-        let Some(geometry) = self.rows_and_columns()? else { return Ok(None) };
-        let blocks = layout.stats.targets().div_ceil(geometry.targets.into());
-        self.push(Kernel::Rows, Direction::Backward, Over::Stats, geometry, |p| p.reduces = true)?;
-        Ok(Some(blocks))
+            layout.stats.outer
+        } else {
+            let Some(geometry) = self.rows_and_columns()? else { return Ok(false) };
+            self.push(Kernel::Rows, Direction::Backward, Over::Stats, geometry, |p| p.reduces = true)?;
+            layout.stats.targets().div_ceil(geometry.targets.into())
+        };
+        self.merge_planes(planes, self.partials_at(), Direction::Backward, Over::Affine)?;
+        self.finish();
+        Ok(true)
     }
 
-    /// Layer norm: rows on chip, of which an invocation takes as many one after the other as are a leaf of the walk over
-    /// weights.
-    fn rows_and_columns(&self) -> Result<Option<Geometry>, Error> {
-        let (rows, columns) = (self.problem.walk(Over::Stats), self.problem.walk(Over::Affine));
-        let crossed =
-            [rows.inner, rows.segments, columns.outer, columns.segments] == [1; 4] && columns.len == rows.outer;
-        let (geometry, tree) = (self.geometry(Over::Stats)?, Tree::new(&columns, self.profile));
-        if !crossed || !tree.side_by_side || geometry.tiles > 1 {
+    /// Layer norm's rows, if they fit a chip with the sums of their columns, whether those are wanted or not: for the same
+    /// bits.
+    pub(super) fn beside_columns(&self, over: Over) -> Result<Option<Geometry>, Error> {
+        let is_layer = self.problem.layout.stat_of_affine.position != 0;
+        if !is_layer || over != Over::Stats || self.problem.op.direction() != Direction::Backward {
             return Ok(None);
         }
+        let max_units = self.profile.max_units.min(self.profile.max_units_beside_columns);
+        let profile = Profile { max_units, ..*self.profile };
+        Ok(Some(Geometry::new(&self.problem.layout.stats, &profile)?).filter(|geometry| geometry.tiles == 1))
+    }
+
+    /// The same, of which an invocation takes as many one after the other as are a leaf of the walk over weights.
+    fn rows_and_columns(&self) -> Result<Option<Geometry>, Error> {
+        let Some(geometry) = self.beside_columns(Over::Stats)? else { return Ok(None) };
+        let tree = Tree::new(&self.problem.layout.affine, self.profile);
         let geometry = geometry.with_rounds(tree.leaf_len() as u32);
-        Ok(window::holds(&geometry, Over::Stats, self.problem, self.profile).then_some(geometry))
+        let holds = window::holds(&geometry, Over::Stats, self.problem, self.profile);
+        Ok(Some(geometry).filter(|_| tree.side_by_side && holds))
     }
 }

@@ -102,7 +102,7 @@ impl Planner<'_> {
         }
         let elements = self.element_geometry(over)?;
         self.reduce(direction, over, u64::from(elements.leaves))?;
-        let partials_in = self.passes.last().map_or(1, |p| p.partials_out);
+        let partials_in = self.partials_out();
         self.push(Kernel::Apply, direction, over, elements, |p| {
             p.reduces = true;
             p.finishes = true;
@@ -127,13 +127,7 @@ impl Planner<'_> {
     /// Planes of partial results, one after the other from `at` on, to one a target.
     pub(super) fn merge_planes(&mut self, planes: u64, at: u64, direction: Direction, over: Over) -> Result<(), Error> {
         let geometry = Geometry::of_planes(planes, planes, self.profile);
-        self.push(Kernel::Merge, direction, over, geometry, |p| {
-            p.reduces = true;
-            p.planes_in = true;
-            p.partials_in_at = at;
-            p.partials_in = planes;
-            p.partials_out = geometry.tiles;
-        })?;
+        self.merge_as(geometry, planes, at, direction, over)?;
         while self.passes.last().is_some_and(|p| p.partials_out > 1) {
             self.merge(direction, over)?;
         }
@@ -145,16 +139,34 @@ impl Planner<'_> {
         self.passes.last().map_or(0, |p| p.partials_out_at)
     }
 
+    /// How many of each target.
+    pub(super) fn partials_out(&self) -> u64 {
+        self.passes.last().map_or(1, |p| p.partials_out)
+    }
+
     fn merge(&mut self, direction: Direction, over: Over) -> Result<(), Error> {
-        let partials_in = self.passes.last().map_or(1, |p| p.partials_out);
-        self.merge_of(partials_in, direction, over)
+        self.merge_of(self.partials_out(), direction, over)
     }
 
     pub(super) fn merge_of(&mut self, partials_in: u64, direction: Direction, over: Over) -> Result<(), Error> {
         let geometry = Geometry::of_partials(partials_in.max(1), self.profile);
+        self.merge_as(geometry, partials_in, self.partials_at(), direction, over)
+    }
+
+    /// Tiles of partial results to one each.
+    pub(super) fn merge_as(
+        &mut self,
+        geometry: Geometry,
+        partials_in: u64,
+        at: u64,
+        direction: Direction,
+        over: Over,
+    ) -> Result<(), Error> {
         self.push(Kernel::Merge, direction, over, geometry, |p| {
             p.reduces = true;
+            p.planes_in = geometry.tree.side_by_side;
             p.partials_in = partials_in;
+            p.partials_in_at = at;
             p.partials_out = geometry.tiles;
         })
     }
@@ -252,7 +264,11 @@ impl Planner<'_> {
 
     pub(super) fn geometry(&self, over: Over) -> Result<Geometry, Error> {
         let walk = &self.problem.walk(over);
-        window::fitting(Geometry::new(walk, self.profile)?, over, self.problem, self.profile)
+        let geometry = match self.beside_columns(over)? {
+            Some(geometry) => geometry,
+            None => Geometry::new(walk, self.profile)?,
+        };
+        window::fitting(geometry, over, self.problem, self.profile)
     }
 
     pub(super) fn element_geometry(&self, over: Over) -> Result<Geometry, Error> {

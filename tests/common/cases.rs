@@ -363,7 +363,7 @@ pub const CHANNEL_SHAPES: [(usize, usize, usize); 22] = [
 ];
 
 /// Rows and row lengths, chosen as the channel shapes.
-pub const ROW_SHAPES: [(usize, usize); 16] = [
+pub const ROW_SHAPES: [(usize, usize); 17] = [
     (1, 1),
     (17, 1),
     (300, 1),
@@ -379,6 +379,7 @@ pub const ROW_SHAPES: [(usize, usize); 16] = [
     (2, 8196),
     (300, 8),
     (530, 130),
+    (37, 1500),
     (2, 33000),
 ];
 
