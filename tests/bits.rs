@@ -16,8 +16,8 @@ use cases::{Case, Data, Results, norms, run};
 use placement::{Gaps, Over, Placement};
 use wgpu_norm::plan::{Plan, Problem};
 use wgpu_norm::{
-    BatchNormDescriptor, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
-    LayerNormDescriptor, Op, Profile, Residual, RmsNormDescriptor, gpu, host::Backend,
+    BatchNormDescriptor, Commit, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
+    LayerNormDescriptor, Op, Profile, Residual, RmsNormDescriptor, gpu, host, host::Backend,
 };
 
 fn last(case: Case) -> Case {
@@ -201,6 +201,36 @@ fn any_number_abreast() {
         |_, &own| [1, 4].map(|abreast| Profile { abreast, ..own }).into_iter().filter(|p| *p != own).collect(),
         |_, _| true,
     );
+}
+
+/// Each gradient is the same whichever others are wanted, though other kernels make it.
+#[test]
+fn any_gradients() {
+    let check = |name: &str, backend: &Backend| {
+        let plain = |case: &Case| case.fusion.residual == Residual::None && case.output == DType::F32;
+        for case in table().into_iter().filter(|case| plain(case) && case.input == DType::F32) {
+            let data = Data::new(&case);
+            let [x, dy] = [&data.x, &data.dy].map(|values| cases::typed::<f32>(values));
+            let gradients = |dx, affine| {
+                let mut norm = host::Norm::new(backend, case.descriptor.clone()).unwrap();
+                let (tensor, fusion) = (case.tensor(), case.fusion);
+                pollster::block_on(async {
+                    let training = norm.forward_train::<f32, f32>(&tensor, fusion, &x, None, Commit::Skip);
+                    let (_, saved) = training.await.unwrap();
+                    let io = host::Backward { x: &x, residual: None, dy: &dy, dsum: None };
+                    norm.backward(&tensor, saved, io, Gradients { dx, dresidual: false, affine }).await.unwrap()
+                })
+            };
+            let (all, dx, affine) = (gradients(true, true), gradients(true, false), gradients(false, true));
+            assert_eq!(all.dx, dx.dx, "{name}: {}", case.name());
+            assert_eq!((all.dweight, all.dbias), (affine.dweight, affine.dbias), "{name}: {}", case.name());
+        }
+    };
+    check("cpu", &Backend::Cpu);
+    for (gpu, backend) in backends::gpus() {
+        let _turn = gpu.turn();
+        check(&gpu.name, backend);
+    }
 }
 
 /// Cases for tensors that lie where they like.
