@@ -229,8 +229,8 @@ pub struct Pass {
     pub partials_in: u64,
     /// Where they begin in the scratch buffer, counted in partial results.
     pub partials_in_at: u64,
-    /// Whether they lie in planes of one of each target, one after the other (shards, samples), and not target after
-    /// target.
+    /// Whether they lie in planes of one of each target, one after the other (of shards, samples, blocks of rows), and not
+    /// target after target.
     pub planes_in: bool,
     /// Whether each is weighed as it comes in: those of a group's channels.
     pub weighs: bool,
