@@ -33,14 +33,15 @@ fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
     let leaf_lane = (slot / LEAF_STRIDE) % LEAVES;
     let target_lane = slot % LEAF_STRIDE + slot / (LEAF_STRIDE * LEAVES) * LEAF_STRIDE;
     let steps = select(params.tiles, params.blocks, ACROSS);
-    let block = select(group / steps, group % steps, ACROSS);
-    let tile_of_dispatch = select(group % steps, group / steps, ACROSS);
+    let turn = group / steps;
+    let block = select(turn, group % steps, ACROSS);
+    let tile_of_dispatch = select(group % steps, min(turn, params.tiles - 1u), ACROSS);
     let lanes = block * (WORKGROUP / LEAVES) + target_lane;
     let wanted = params.first_target + ABREASTu * (lanes * ROUNDS + round);
     // A grid that is folded has more workgroups than there is work.
-    let exists = (wanted < params.end_target) & (tile_of_dispatch < params.tiles);
+    let exists = (wanted < params.end_target) & (!ACROSS | (turn < params.tiles));
     let goal = min(wanted, params.end_target - ABREASTu);
-    let tile = params.first_tile + min(tile_of_dispatch, params.tiles - 1u);
+    let tile = params.first_tile + tile_of_dispatch;
     let leaf = tile * LEAVES + leaf_lane;
     let segment = leaf >> params.leaves_log2;
     let in_segment = leaf & ((1u << params.leaves_log2) - 1u);
