@@ -2,7 +2,7 @@
 
 use super::formula::{Gradient, Line, OfDx, OfY, Param, clamp, mask, projected, with_mask};
 use super::lanes::{LANES, Number, Span, V, for_spans};
-use super::sink::{Sink, Store, Values, with_sink};
+use super::sink::{Sink, Store, Values};
 use fearless_simd::Simd;
 
 /// y of a row's elements. `MASK` as for its gradient, but that a residual may be there without a ReLU.
@@ -55,19 +55,9 @@ impl<S: Simd, T: Number, O: OfDx<S>, const MASK: u8> Values<S> for Dx<'_, T, O, 
     }
 }
 
-/// y of one row.
+/// y of one row, to what takes `len` elements.
 #[inline(always)]
-pub(crate) fn forward_row<S: Simd>(simd: S, x: &[f32], residual: Option<&[f32]>, y: Sink, relu: bool, of: impl OfY<S>) {
-    let len = y.len();
-    match residual {
-        None => with_sink!(y, len => forward_row_to(simd, x, None, y, len, relu, of)),
-        residual => forward_row_to(simd, x, residual, y.of_len(len), len, relu, of),
-    }
-}
-
-/// The same of elements of any type, to what takes `len` of them.
-#[inline(always)]
-pub(crate) fn forward_row_to<S: Simd, T: Number>(
+pub(crate) fn forward_row<S: Simd, T: Number>(
     simd: S,
     x: &[T],
     residual: Option<&[T]>,
@@ -106,21 +96,19 @@ pub(crate) fn masked_row<S: Simd>(simd: S, gradient: Gradient, dresidual: Sink, 
     }));
 }
 
-/// dx of one row. `projects`: whether its statistics depend on x. `dsum`: a gradient that is added.
+/// dx of one row. `projects`: whether its statistics depend on x. `dsum`: a gradient that is added. Where that is all, see
+/// [`backward_row_to`].
 #[inline(always)]
 pub(crate) fn backward_row<S: Simd>(
     simd: S,
     gradient: Gradient,
     dsum: Option<&[f32]>,
-    mut dx: Sink,
+    dx: Sink,
     of: impl OfDx<S>,
     projects: bool,
 ) {
     let len = dx.len();
-    if projects && dsum.is_none() {
-        return with_sink!(dx, len => backward_row_to(simd, gradient, dx, len, of));
-    }
-    let gradient = gradient.of_len(len);
+    let (gradient, mut dx) = (gradient.of_len(len), dx.of_len(len));
     with_mask!(gradient, MASK => for_spans!(len, span => {
         let mut v = if projects {
             projected::<S, _, MASK>(simd, gradient, span, of)

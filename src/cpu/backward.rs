@@ -13,12 +13,12 @@ use super::half::first_half;
 use super::input::Input;
 use super::lanes::{LANES, Number};
 use super::output::{Destination, Output};
-use super::params::{OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, with_params};
+use super::params::{OfRow, Owner, Params, RowParams, StatSlices, StatVectors, for_rows};
 use super::partial::{Sums, merge_all};
 use super::pass::{self, Pass as _};
 use super::reduce::{self, Parts, Table, leaf_of_rows};
 use super::relay::Block;
-use super::sink::Sink;
+use super::sink::{Sink, with_sink};
 use super::source::{GradientOf, GradientTile, Source as _, SumPairs, SumsOf};
 use super::stream::ByLines;
 use super::vectors::{Repeat, Vectors};
@@ -234,7 +234,7 @@ impl Pass<'_> {
     }
 
     /// dx of an area of halves in training, if nothing else is wanted and all of them lie in memory as they are needed.
-    #[inline(never)]
+    #[inline(always)]
     fn write_halves<S: Simd, T: Number>(
         &self,
         simd: S,
@@ -248,20 +248,10 @@ impl Pass<'_> {
         if !dx.takes::<T>() {
             return None;
         }
-        let Area { first, at, len, .. } = area;
-        simd.vectorize(
-            #[inline(always)]
-            || {
-                let mut cursor = Cursor::new(self.grid, first);
-                for k in 0..area.rows {
-                    let (row, gradient) = (cursor.next(), gradient.row(k));
-                    let dx = dx.halves::<T>(k).of_len(len);
-                    with_params!(simd, self.grid, params, (row, at, len), of => {
-                        backward_row_to(simd, gradient, dx, len, of);
-                    });
-                }
-            },
-        );
+        for_rows!(simd, self.grid, params, area, (k, of) => {
+            let dx = dx.halves::<T>(k).of_len(area.len);
+            backward_row_to(simd, gradient.row(k), dx, area.len, of);
+        });
         Some(())
     }
 
@@ -380,7 +370,6 @@ impl pass::Pass for Pass<'_> {
         let (grid, of) = (self.grid, &self.gradient);
         for area in areas(grid.width, rows) {
             let area = params.area(area);
-            let Area { first, at, len, .. } = area;
             let Scratch { x, dy, residual, dsum, out } = scratch;
             if first_half!(S, T => self.write_halves::<S, T>(simd, params, area, next)).is_some() {
                 continue;
@@ -389,21 +378,22 @@ impl pass::Pass for Pass<'_> {
             let dsum = self.dsum.map(|d| d.tile(simd, area, dsum));
             if let Some(dresidual) = self.dresidual {
                 let mut dresidual = dresidual.area(area, out, Ahead::default());
-                let mut cursor = Cursor::new(grid, first);
-                for k in 0..area.rows {
-                    let (row, gradient, to) = (cursor.next(), gradient.row(k), dresidual.row(k));
-                    with_params!(simd, grid, params, (row, at, len), of => masked_row(simd, gradient, to, of));
-                }
+                for_rows!(simd, grid, params, area, (k, of) => {
+                    masked_row(simd, gradient.row(k), dresidual.row(k), of);
+                });
                 dresidual.finish(simd);
             }
             let Some(dx) = self.dx else { continue };
             let mut dx = dx.area(area, out, of.ahead(area.further(next)));
-            let mut cursor = Cursor::new(grid, first);
-            for k in 0..area.rows {
-                let (row, gradient, dsum) = (cursor.next(), gradient.row(k), dsum.as_ref().map(|d| d.row(k)));
-                let to = dx.row(k);
-                with_params!(simd, grid, params, (row, at, len), of => {
-                    backward_row(simd, gradient, dsum, to, of, self.projects);
+            if self.projects && dsum.is_none() {
+                for_rows!(simd, grid, params, area, (k, of) => {
+                    let (gradient, to) = (gradient.row(k), dx.row(k));
+                    with_sink!(S, to, area.len => backward_row_to(simd, gradient, to, area.len, of));
+                });
+            } else {
+                for_rows!(simd, grid, params, area, (k, of) => {
+                    let dsum = dsum.as_ref().map(|d| d.row(k));
+                    backward_row(simd, gradient.row(k), dsum, dx.row(k), of, self.projects);
                 });
             }
             dx.finish(simd);

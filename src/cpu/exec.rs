@@ -3,7 +3,7 @@
 use super::area::Scratch;
 use super::grid::Grid;
 use super::nontemporal::fence;
-use fearless_simd::Level;
+use fearless_simd::{Level, Simd};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -24,7 +24,6 @@ macro_rules! dispatch {
         let level: fearless_simd::Level = $level;
         #[cfg(target_arch = "x86_64")]
         {
-            use fearless_simd::Simd;
             if let Some($simd) = level.as_avx512() {
                 $simd.vectorize(#[inline(always)] || $run)
             } else if let Some($simd) = level.as_avx2() {
@@ -40,6 +39,19 @@ macro_rules! dispatch {
     }};
 }
 pub(crate) use dispatch;
+
+/// Whether loops are compiled for the least that an x86-64 has, SSE2: once where others have a copy for each form of
+/// rows, as what they would gain is little and what they cost to build is much.
+pub(crate) const fn is_baseline<S: Simd>() -> bool {
+    cfg!(target_arch = "x86_64") && size_of::<S::f32s>() == 16
+}
+
+/// Runs a block as a function of its own, compiled for a level's instruction set: functions that take a quarter of a
+/// megabyte take minutes to compile, and their parts seconds.
+#[inline(never)]
+pub(crate) fn apart<S: Simd, R>(simd: S, run: impl FnOnce() -> R) -> R {
+    simd.vectorize(run)
+}
 
 thread_local! {
     static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };

@@ -1,7 +1,7 @@
 //! The forward pass: moments, statistics, y.
 
 use super::ahead::Ahead;
-use super::apply::{Y, add_row, forward_row, forward_row_to};
+use super::apply::{Y, add_row, forward_row};
 use super::area::{Area, Scratch, areas};
 use super::beside::{ForwardRows, Strip};
 use super::blocks::Blocks;
@@ -12,12 +12,12 @@ use super::half::first_half;
 use super::input::{Place, Tile};
 use super::lanes::{LANES, Number};
 use super::output::{Destination, Output};
-use super::params::{Affine, OfColumn, OfRow, Owner, Params, RowParams, StatSlices, StatVectors, with_params};
+use super::params::{Affine, Owner, Params, RowParams, StatSlices, StatVectors, for_rows};
 use super::partial::{Mean, merge_all};
 use super::pass::{self, Pass as _};
 use super::reduce::{self, leaf_of_rows};
 use super::relay::Block;
-use super::sink::Sink;
+use super::sink::{Sink, with_sink};
 use super::source::{Means, MomentsOf, Source as _};
 use super::stream::ByLines;
 use crate::moments::Moments;
@@ -148,7 +148,7 @@ impl Pass<'_> {
     }
 
     /// y of an area of halves, if all of them lie in memory as they are needed.
-    #[inline(never)]
+    #[inline(always)]
     fn write_halves<S: Simd, T: Number>(
         &self,
         simd: S,
@@ -161,20 +161,10 @@ impl Pass<'_> {
             Some(residual) => Some(residual.plain::<T>(area)?),
             None => None,
         };
-        let Area { first, at, len, .. } = area;
-        simd.vectorize(
-            #[inline(always)]
-            || {
-                let mut cursor = Cursor::new(self.grid, first);
-                for k in 0..area.rows {
-                    let (row, x, residual) = (cursor.next(), x.row(k), residual.as_ref().map(|r| r.row(k)));
-                    let y = y.halves::<T>(k).of_len(len);
-                    with_params!(simd, self.grid, params, (row, at, len), of => {
-                        forward_row_to(simd, x, residual, y, len, self.relu, of);
-                    });
-                }
-            },
-        );
+        for_rows!(simd, self.grid, params, area, (k, of) => {
+            let (y, residual) = (y.halves::<T>(k).of_len(area.len), residual.as_ref().map(|r| r.row(k)));
+            forward_row(simd, x.row(k), residual, y, area.len, self.relu, of);
+        });
         Some(())
     }
 
@@ -291,7 +281,6 @@ impl pass::Pass for Pass<'_> {
         let (grid, Some(y)) = (self.grid, self.y) else { return };
         for area in areas(grid.width, rows) {
             let area = params.area(area);
-            let Area { first, at, len, .. } = area;
             let Scratch { x, residual, out, .. } = scratch;
             let mut y = y.area(area, out, self.source().ahead(area.further(next)));
             if first_half!(S, T => self.write_halves::<S, T>(simd, params, area, &mut y)).is_some() {
@@ -299,12 +288,15 @@ impl pass::Pass for Pass<'_> {
             }
             let x = self.x.tile(simd, area, x);
             let residual = self.residual.map(|r| r.tile(simd, area, residual));
-            let mut cursor = Cursor::new(grid, first);
-            for k in 0..area.rows {
-                let (x, residual, row) = (x.row(k), residual.as_ref().map(|r| r.row(k)), cursor.next());
-                let y = y.row(k);
-                with_params!(simd, grid, params, (row, at, len), of => {
-                    forward_row(simd, x, residual, y, self.relu, of);
+            if let Some(residual) = residual {
+                for_rows!(simd, grid, params, area, (k, of) => {
+                    let (residual, y) = (Some(residual.row(k)), y.row(k).of_len(area.len));
+                    forward_row(simd, x.row(k), residual, y, area.len, self.relu, of);
+                });
+            } else {
+                for_rows!(simd, grid, params, area, (k, of) => {
+                    let (x, y) = (x.row(k), y.row(k));
+                    with_sink!(S, y, area.len => forward_row(simd, x, None, y, area.len, self.relu, of));
                 });
             }
             y.finish(simd);

@@ -64,7 +64,7 @@ pub(crate) fn narrow<S: Simd>(simd: S, dtype: DType, from: &[f32], to: &mut [u8]
     let sink = Sink::new(dtype, to, Way::Cached, Ahead::default());
     simd.vectorize(
         #[inline(always)]
-        || with_sink!(sink, from.len() => store_row(simd, from, sink)),
+        || with_sink!(S, sink, from.len() => store_row(simd, from, sink)),
     );
 }
 

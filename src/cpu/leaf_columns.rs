@@ -2,6 +2,7 @@
 
 use super::ahead::Ahead;
 use super::area::TILE;
+use super::exec::apart;
 use super::formula::{Gradient, Made, Param, Same, Stats, Weights, low, with_mask};
 use super::lanes::{LANES, Number, Span, TURNS, V, for_spans, for_strides};
 use super::partial::{Mean, Partial, Sums, two_sum};
@@ -134,7 +135,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
         let mut waiting: Waiting<_, 1> = [[Sums::empty(simd)]; _];
         // What belongs to a column stays in registers.
         let (gradient, stats, weights) = row(0);
-        return with_mask!(gradient, MASK => for_spans!(len, (i, span) => {
+        return with_mask!(gradient, MASK => apart(simd, #[inline(always)] || for_spans!(len, (i, span) => {
             let stats = Stats { hi: stats.hi.at(simd, span), lo: stats.lo.at(simd, span), rstd: stats.rstd.at(simd, span) };
             let stats = Stats { hi: Same(stats.hi), lo: Same(stats.lo), rstd: Same(stats.rstd) };
             let weights = Weights { weight: Same(weights.weight.at(simd, span)), bias: Same(weights.bias.at(simd, span)) };
@@ -148,17 +149,17 @@ pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
                 #[inline(always)]
                 |rows| sums_of_spans::<S, T, Same<S>, Same<S>, MASK, 1>(simd, rows, [span], true, &of, ahead),
             );
-        }));
+        })));
     }
     let mut waiting: Waiting<_, TURNS> = [[Sums::empty(simd); TURNS]; _];
-    with_mask!(row(0).0, MASK => for_strides!(len, (i, spans) => {
+    with_mask!(row(0).0, MASK => apart(simd, #[inline(always)] || for_strides!(len, (i, spans) => {
         leaves.merge(
             &mut waiting,
             &mut to[i..],
             #[inline(always)]
             |rows| sums_of_spans::<S, T, P, Q, MASK, _>(simd, rows, spans, alike, &row, ahead),
         );
-    }));
+    })));
 }
 
 /// Sums of a leaf's rows and a few spans.

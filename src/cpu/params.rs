@@ -249,27 +249,40 @@ impl<'a, C> Params<'a, C> {
     }
 }
 
-/// Runs a block with the [`OfY`] or [`OfDx`] of columns `at..at + len` of a row, in the form that it has: a copy of the
-/// block for each. Not a function that takes a closure, which would have to be generic.
-macro_rules! with_params {
-    ($simd:ident, $grid:expr, $params:expr, ($row:expr, $at:expr, $len:expr), $of:ident => $body:expr) => {{
-        let (row, at, len) = ($row, $at, $len);
+/// Runs a block for each row of an area, with the [`OfY`] or [`OfDx`] of its elements in the form that it has: a copy of
+/// the block for each, as a function of its own (see [`super::exec::apart`]). Not a function that takes a closure, which
+/// would have to be generic.
+macro_rules! for_rows {
+    ($simd:ident, $grid:expr, $params:expr, $area:expr, ($k:ident, $of:ident) => $body:expr) => {{
+        use $crate::cpu::params::{OfColumn, OfRow, Owner, Params};
+        let (grid, area) = ($grid, $area);
+        macro_rules! loop_apart {
+            ($row:ident => $made:expr) => {
+                $crate::cpu::exec::apart(
+                    $simd,
+                    #[inline(always)]
+                    || {
+                        let mut cursor = $crate::cpu::grid::Cursor::new(grid, area.first);
+                        for $k in 0..area.rows {
+                            let $row = cursor.next();
+                            let $of = $made;
+                            $body;
+                        }
+                    },
+                )
+            };
+        }
         match $params {
             Params::Columns(columns) | Params::Strip(columns) => {
-                let $of = columns.cells($grid.cells(row, at, len));
-                $body
+                loop_apart!(row => columns.cells(grid.cells(row, area.at, area.len)));
             }
-            Params::Rows(rows) => {
-                let of_stats = rows.of_stats($simd, row);
-                if $grid.by_column {
-                    let $of = of_stats.with(OfColumn::weights($simd, rows.affine, row, at, len));
-                    $body
-                } else {
-                    let $of = of_stats.with(OfRow::weights($simd, rows.affine, row, at, len));
-                    $body
-                }
-            }
+            Params::Rows(rows) if grid.by_column => loop_apart!(row => {
+                rows.of_stats($simd, row).with(OfColumn::weights($simd, rows.affine, row, area.at, area.len))
+            }),
+            Params::Rows(rows) => loop_apart!(row => {
+                rows.of_stats($simd, row).with(OfRow::weights($simd, rows.affine, row, area.at, area.len))
+            }),
         }
     }};
 }
-pub(crate) use with_params;
+pub(crate) use for_rows;

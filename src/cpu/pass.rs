@@ -5,7 +5,7 @@ use super::area::{Area, Scratch, rows_of_area};
 use super::blocks::Blocks;
 use super::column_params::ColumnParams;
 use super::columns;
-use super::exec::{Exec, dispatch};
+use super::exec::{Exec, apart, dispatch, is_baseline};
 use super::formula::mask;
 use super::grid::Grid;
 use super::lanes::LANES;
@@ -94,7 +94,7 @@ pub(crate) trait Pass: Sync {
     }
 
     /// A leaf, as [`leaf_of_rows`], and meanwhile rows are written that are so many rows before it.
-    #[inline(never)]
+    #[inline(always)]
     fn write_beside<S: Simd>(
         &self,
         simd: S,
@@ -104,32 +104,41 @@ pub(crate) trait Pass: Sync {
         down: &[Cell<PartialOf<Self::Kind, S>>],
         scratch: &mut Scratch,
     ) -> PartialOf<Self::Kind, S> {
+        if const { is_baseline::<S>() } {
+            unreachable!("not compiled for the least instruction set");
+        }
         let written = Area { first: areas.0.first - back, ..areas.0 };
         const NONE: u8 = mask::NONE;
         const RELU: u8 = mask::RELU;
-        simd.vectorize(
-            #[inline(always)]
-            || match (params, self.relu()) {
-                (Params::Rows(params), relu) => match (self.grid().by_column, relu) {
-                    (true, _) => {
-                        self.write_beside_inline::<S, OfColumn, NONE>(simd, params, written, areas, down, scratch)
-                    }
-                    (false, false) => {
-                        self.write_beside_inline::<S, OfRow, NONE>(simd, params, written, areas, down, scratch)
-                    }
-                    (false, true) => {
-                        self.write_beside_inline::<S, OfRow, RELU>(simd, params, written, areas, down, scratch)
-                    }
-                },
-                (Params::Strip(params), false) => {
-                    self.write_strip_beside_inline::<S, NONE>(simd, params, written.flat(), areas, scratch)
+        macro_rules! apart {
+            ($leaf:expr) => {
+                apart(
+                    simd,
+                    #[inline(always)]
+                    || $leaf,
+                )
+            };
+        }
+        match (params, self.relu()) {
+            (Params::Rows(params), relu) => match (self.grid().by_column, relu) {
+                (true, _) => {
+                    apart!(self.write_beside_inline::<S, OfColumn, NONE>(simd, params, written, areas, down, scratch))
                 }
-                (Params::Strip(params), true) => {
-                    self.write_strip_beside_inline::<S, RELU>(simd, params, written.flat(), areas, scratch)
+                (false, false) => {
+                    apart!(self.write_beside_inline::<S, OfRow, NONE>(simd, params, written, areas, down, scratch))
                 }
-                (Params::Columns(_), _) => unreachable!("columns have no blocks"),
+                (false, true) => {
+                    apart!(self.write_beside_inline::<S, OfRow, RELU>(simd, params, written, areas, down, scratch))
+                }
             },
-        )
+            (Params::Strip(params), false) => {
+                apart!(self.write_strip_beside_inline::<S, NONE>(simd, params, written.flat(), areas, scratch))
+            }
+            (Params::Strip(params), true) => {
+                apart!(self.write_strip_beside_inline::<S, RELU>(simd, params, written.flat(), areas, scratch))
+            }
+            (Params::Columns(_), _) => unreachable!("columns have no blocks"),
+        }
     }
 
     /// All rows, with parameters that are known.
@@ -180,7 +189,7 @@ pub(crate) trait Pass: Sync {
             asked: Blocks::asked(grid, self.inputs(), len),
             prepare: |rows: Range<usize>, scratch: &mut Scratch| self.prepare_rows(simd, rows, scratch),
         };
-        let beside = self.can_write_beside();
+        let beside = !is_baseline::<S>() && self.can_write_beside();
         relay.run(
             simd,
             blocks,
@@ -223,7 +232,7 @@ pub(crate) trait Pass: Sync {
         let batch = if size > 1 { size } else { once };
         let of_groups = |rows: &Range<usize>| rows.start / size..rows.end / size;
         let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
-        let beside = self.can_write_beside() && Blocks::fits_twice(grid, self.inputs(), batch);
+        let beside = !is_baseline::<S>() && self.can_write_beside() && Blocks::fits_twice(grid, self.inputs(), batch);
         // The batch before, which has not been written yet.
         let mut before: Option<(Range<usize>, Self::Finished)> = None;
         for first in rows.clone().step_by(batch) {

@@ -54,10 +54,15 @@ impl<'a> Sink<'a> {
 }
 
 /// Runs a block that stores a row of so many elements, with the row in the form that it has: a copy of the block for
-/// each, for loops that have to be fast. Not a function that takes a closure, which would have to be generic.
+/// each, for loops that have to be fast (see [`super::exec::is_baseline`]). Not a function that takes a closure, which
+/// would have to be generic.
 macro_rules! with_sink {
-    ($to:ident, $len:expr => $body:expr) => {
+    ($simd:ty, $to:ident, $len:expr => $body:expr) => {
         match $to {
+            to if const { $crate::cpu::exec::is_baseline::<$simd>() } => {
+                let $to = to.of_len($len);
+                $body
+            }
             Sink::Plain(to) => {
                 // The compiler needs to see that all slices have one length.
                 let $to = &mut to[..$len];

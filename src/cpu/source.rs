@@ -2,6 +2,7 @@
 
 use super::ahead::{Ahead, Rest};
 use super::area::{Area, Scratch};
+use super::exec::apart;
 use super::formula::{Gradient, Stats, with_mask};
 use super::grid::{Cursor, Grid, Row};
 use super::input::{Input, Place, Tile};
@@ -306,9 +307,17 @@ impl Source for SumsOf<'_> {
         down: &[Cell<Sums<S>>],
     ) -> Sums<S> {
         with_mask!(self.gradient, MASK => if self.gradient.grid.by_column {
-            self.rows_beside::<S, T, OfColumn, MASK>(simd, tile, areas, down, ())
+            apart(
+                simd,
+                #[inline(always)]
+                || self.rows_beside::<S, T, OfColumn, MASK>(simd, tile, areas, down, ()),
+            )
         } else {
-            self.rows_beside::<S, T, OfRow, MASK>(simd, tile, areas, down, ())
+            apart(
+                simd,
+                #[inline(always)]
+                || self.rows_beside::<S, T, OfRow, MASK>(simd, tile, areas, down, ()),
+            )
         })
     }
 

@@ -7,7 +7,7 @@ use crate::op::{Direction, Op, Residual, Statistics};
 use crate::plan::{Kernel, Over, Pass, Plan, Tensor, UNIT};
 use crate::profile::Profile;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Storage buffers that one stage binds at most: five tensors, state, saved statistics, partial results.
 const STORAGE_BUFFERS: u32 = 8;
@@ -177,7 +177,7 @@ struct Inner {
     device: wgpu::Device,
     profile: Profile,
     cache: Option<wgpu::PipelineCache>,
-    pipelines: Mutex<HashMap<Key, Arc<Pipeline>>>,
+    pipelines: Mutex<HashMap<Key, Arc<OnceLock<Arc<Pipeline>>>>>,
     /// Stands in for buffers that a pass does not use.
     unused: wgpu::Buffer,
 }
@@ -264,12 +264,13 @@ impl Context {
 
     pub(crate) fn pipeline(&self, key: Key) -> Arc<Pipeline> {
         let mut pipelines = self.0.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = pipelines.get(&key) {
-            return pipeline.clone();
-        }
-        let pipeline = Arc::new(self.create(&key));
-        pipelines.insert(key, pipeline.clone());
-        pipeline
+        let pipeline = match pipelines.get(&key) {
+            Some(pipeline) => pipeline.clone(),
+            None => pipelines.entry(key.clone()).or_default().clone(),
+        };
+        // A driver compiles for long: threads that want other pipelines do not wait for it.
+        drop(pipelines);
+        pipeline.get_or_init(|| Arc::new(self.create(&key))).clone()
     }
 
     fn create(&self, key: &Key) -> Pipeline {
