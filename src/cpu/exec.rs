@@ -47,7 +47,7 @@ pub(crate) const fn is_baseline<S: Simd>() -> bool {
 }
 
 /// Runs a block as a function of its own, compiled for a level's instruction set: functions that take a quarter of a
-/// megabyte take minutes to compile, and their parts seconds.
+/// megabyte take minutes to compile, and their parts seconds. Better a `move` closure: what one borrows is read again.
 #[inline(never)]
 pub(crate) fn apart<S: Simd, R>(simd: S, run: impl FnOnce() -> R) -> R {
     simd.vectorize(run)

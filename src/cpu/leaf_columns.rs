@@ -132,34 +132,40 @@ pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
     to: &mut [Sums<S>],
 ) {
     if alike && leaves.leaf == 1 {
-        let mut waiting: Waiting<_, 1> = [[Sums::empty(simd)]; _];
         // What belongs to a column stays in registers.
         let (gradient, stats, weights) = row(0);
-        return with_mask!(gradient, MASK => apart(simd, #[inline(always)] || for_spans!(len, (i, span) => {
-            let stats = Stats { hi: stats.hi.at(simd, span), lo: stats.lo.at(simd, span), rstd: stats.rstd.at(simd, span) };
-            let stats = Stats { hi: Same(stats.hi), lo: Same(stats.lo), rstd: Same(stats.rstd) };
-            let weights = Weights { weight: Same(weights.weight.at(simd, span)), bias: Same(weights.bias.at(simd, span)) };
-            let of = {
-                #[inline(always)]
-                |k| (row(k).0, stats, weights)
-            };
+        return with_mask!(gradient, MASK => apart(simd, #[inline(always)] move || {
+            let mut waiting: Waiting<_, 1> = [[Sums::empty(simd)]; _];
+            for_spans!(len, (i, span) => {
+                let stats =
+                    Stats { hi: stats.hi.at(simd, span), lo: stats.lo.at(simd, span), rstd: stats.rstd.at(simd, span) };
+                let stats = Stats { hi: Same(stats.hi), lo: Same(stats.lo), rstd: Same(stats.rstd) };
+                let weights = Weights { weight: weights.weight.at(simd, span), bias: weights.bias.at(simd, span) };
+                let weights = Weights { weight: Same(weights.weight), bias: Same(weights.bias) };
+                let of = {
+                    #[inline(always)]
+                    |k| (row(k).0, stats, weights)
+                };
+                leaves.merge(
+                    &mut waiting,
+                    &mut to[i..],
+                    #[inline(always)]
+                    |rows| sums_of_spans::<S, T, Same<S>, Same<S>, MASK, 1>(simd, rows, [span], true, &of, ahead),
+                );
+            })
+        }));
+    }
+    with_mask!(row(0).0, MASK => apart(simd, #[inline(always)] move || {
+        let mut waiting: Waiting<_, TURNS> = [[Sums::empty(simd); TURNS]; _];
+        for_strides!(len, (i, spans) => {
             leaves.merge(
                 &mut waiting,
                 &mut to[i..],
                 #[inline(always)]
-                |rows| sums_of_spans::<S, T, Same<S>, Same<S>, MASK, 1>(simd, rows, [span], true, &of, ahead),
+                |rows| sums_of_spans::<S, T, P, Q, MASK, _>(simd, rows, spans, alike, &row, ahead),
             );
-        })));
-    }
-    let mut waiting: Waiting<_, TURNS> = [[Sums::empty(simd); TURNS]; _];
-    with_mask!(row(0).0, MASK => apart(simd, #[inline(always)] || for_strides!(len, (i, spans) => {
-        leaves.merge(
-            &mut waiting,
-            &mut to[i..],
-            #[inline(always)]
-            |rows| sums_of_spans::<S, T, P, Q, MASK, _>(simd, rows, spans, alike, &row, ahead),
-        );
-    })));
+        })
+    }));
 }
 
 /// Sums of a leaf's rows and a few spans.

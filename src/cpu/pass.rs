@@ -115,7 +115,7 @@ pub(crate) trait Pass: Sync {
                 apart(
                     simd,
                     #[inline(always)]
-                    || $leaf,
+                    move || $leaf,
                 )
             };
         }

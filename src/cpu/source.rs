@@ -310,13 +310,13 @@ impl Source for SumsOf<'_> {
             apart(
                 simd,
                 #[inline(always)]
-                || self.rows_beside::<S, T, OfColumn, MASK>(simd, tile, areas, down, ()),
+                move || self.rows_beside::<S, T, OfColumn, MASK>(simd, tile, areas, down, ()),
             )
         } else {
             apart(
                 simd,
                 #[inline(always)]
-                || self.rows_beside::<S, T, OfRow, MASK>(simd, tile, areas, down, ()),
+                move || self.rows_beside::<S, T, OfRow, MASK>(simd, tile, areas, down, ()),
             )
         })
     }
@@ -341,7 +341,7 @@ impl Source for SumsOf<'_> {
                 len,
                 true,
                 #[inline(always)]
-                |k| (gradient.row(k), stats, weights),
+                move |k| (gradient.row(k), stats, weights),
                 ahead,
                 to,
             )
@@ -351,13 +351,14 @@ impl Source for SumsOf<'_> {
             for (numbers, &row) in all.iter_mut().zip(&rows_of(of.grid, area)[..rows]) {
                 *numbers = stats.numbers(row);
             }
+            let all = &all;
             leaf_columns::sums_of_columns(
                 simd,
                 Leaves { rows, leaf },
                 len,
                 false,
                 #[inline(always)]
-                |k| (gradient.row(k), Stats::same(simd, all[k]), weights),
+                move |k| (gradient.row(k), Stats::same(simd, all[k]), weights),
                 ahead,
                 to,
             )
