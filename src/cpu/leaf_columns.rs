@@ -135,6 +135,8 @@ pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
         // What belongs to a column stays in registers.
         let (gradient, stats, weights) = row(0);
         return with_mask!(gradient, MASK => apart(simd, #[inline(always)] move || {
+            // The compiler is to see that no leaf has a loop.
+            let leaves = Leaves { leaf: 1, ..leaves };
             let mut waiting: Waiting<_, 1> = [[Sums::empty(simd)]; _];
             for_spans!(len, (i, span) => {
                 let stats =
