@@ -3,7 +3,7 @@
 use super::area::Scratch;
 use super::grid::Grid;
 use super::nontemporal::fence;
-use fearless_simd::{Level, Simd};
+use fearless_simd::{Level, Simd, SimdBase};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -40,10 +40,10 @@ macro_rules! dispatch {
 }
 pub(crate) use dispatch;
 
-/// Whether loops are compiled for the least that an x86-64 has, SSE2: once where others have a copy for each form of
-/// rows, as what they would gain is little and what they cost to build is much.
+/// Whether loops are compiled for the least that an x86-64 has, SSE2: there are fewer of them then, as little is to be won
+/// with copies for each form of a row, and each takes its time to build.
 pub(crate) const fn is_baseline<S: Simd>() -> bool {
-    cfg!(target_arch = "x86_64") && size_of::<S::f32s>() == 16
+    cfg!(target_arch = "x86_64") && <S::f32s as SimdBase<S>>::LEN <= 4
 }
 
 /// Runs a block as a function of its own, compiled for a level's instruction set: functions that take a quarter of a

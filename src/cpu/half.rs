@@ -2,6 +2,7 @@
 //! for them; binary16 by the processor's own conversions where it has them.
 
 use super::ahead::Ahead;
+use super::exec::is_baseline;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::f16c;
 use super::lanes::{LANES, Number, Span, V, for_spans};
@@ -14,7 +15,7 @@ use half::{bf16, f16};
 /// Whether halves are read where they are needed, or widened before. Each loop is compiled once more for each type, which
 /// this as a constant spares SSE2, where there is not much to be won, and other processors, where it was not measured.
 pub(crate) const fn in_registers<S: Simd>() -> bool {
-    cfg!(target_arch = "x86_64") && <S::f32s as SimdBase<S>>::LEN > 4
+    cfg!(target_arch = "x86_64") && !is_baseline::<S>()
 }
 
 /// Runs code that gives an `Option`, with `$t` as each type of halves until there is something; see [`in_registers`].

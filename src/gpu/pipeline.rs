@@ -182,7 +182,8 @@ struct Inner {
     unused: wgpu::Buffer,
 }
 
-/// A device and the pipelines made for it. Cheap to clone; layers of one device share one.
+/// A device and the pipelines made for it. Cheap to clone; layers of one device share one. Several threads may use one
+/// at once: a pipeline that two of them need is made once, and only they wait for it.
 #[derive(Clone, Debug)]
 pub struct Context(Arc<Inner>);
 

@@ -1,0 +1,403 @@
+//! Plans under limits, without a device: windows, folded grids, and partial results that fit a binding.
+
+#[path = "common/plans.rs"]
+mod plans;
+
+use plans::{ALL, PLAIN, RESNET50, batch, kernels, last, layer, plan, plan_for, traffic};
+use std::collections::HashSet;
+use wgpu_norm::layout::{Memory, Walk};
+use wgpu_norm::plan::{Geometry, Kernel, Over, Pass, Plan, Problem};
+use wgpu_norm::{
+    BackwardPitches, DType, Direction, Error, Format, ForwardPitches, Gradients, GroupNormDescriptor,
+    InstanceNormDescriptor, NormDescriptor, Op, Pitch, Profile, Statistics, TensorDescriptor,
+};
+
+/// Elements of a tile of a target, as the documentation of [`Tree`] defines them.
+fn elements(walk: &Walk, pass: &Pass, target: u64, tile: u64) -> Vec<u64> {
+    let Geometry { tree, leaves, .. } = pass.geometry;
+    let (lanes, units) = (u64::from(tree.lanes), u64::from(tree.units));
+    let mut found = Vec::new();
+    for leaf in tile * u64::from(leaves)..(tile + 1) * u64::from(leaves) {
+        let (segment, q) = (leaf / tree.leaves, leaf % tree.leaves);
+        for unit in (0..units).filter(|_| segment < walk.segments) {
+            let start = 4 * ((q / lanes * units + unit) * lanes + q % lanes);
+            found.extend((start..start + 4).filter(|&j| j < walk.len).map(|j| walk.offset(target, segment, j)));
+        }
+    }
+    found
+}
+
+fn length(range: std::ops::Range<u64>) -> u64 {
+    range.end - range.start
+}
+
+/// The windows of each pass over elements hold what its dispatches touch, fit the limit, and miss nothing.
+fn check_windows(plan: &Plan, profile: &Profile, case: &str) {
+    let bytes = plan.problem.input.size().max(plan.problem.output.size());
+    for pass in plan.passes.iter().filter(|p| !p.reads.is_empty()) {
+        let targets = plan.walk(pass.over).targets();
+        let mut taken = vec![false; plan.problem.layout.elements as usize];
+        let mut tiles_taken = HashSet::new();
+        for d in &pass.dispatches {
+            let tensors = pass.reads.iter().chain(&pass.writes).map(|&t| (plan.walk_of(pass.over, t), t));
+            let windows: Vec<_> = tensors.map(|(walk, t)| (walk, d.window(&walk), t)).collect();
+            for (_, window, tensor) in &windows {
+                let size = (window.end - window.start) * bytes + profile.offset_alignment;
+                assert!(size <= profile.max_binding_size, "{case}: {d:?}");
+                assert!(window.end <= plan.problem.memory(*tensor).span(), "{case}: {d:?}");
+            }
+            for (target, tile) in d.targets.clone().flat_map(|t| d.tiles.clone().map(move |tile| (t, tile))) {
+                assert!(tiles_taken.insert((target, tile)), "{case}: tile {tile} of {target} twice");
+                for (walk, window, tensor) in &windows {
+                    let outside = elements(walk, pass, target, tile).into_iter().find(|at| !window.contains(at));
+                    assert_eq!(
+                        outside, None,
+                        "{case}: element of {target} of {tensor:?} is not in {window:?} of {d:?}"
+                    );
+                }
+                for at in elements(&plan.walk(pass.over), pass, target, tile) {
+                    assert!(!std::mem::replace(&mut taken[at as usize], true), "{case}: {at} twice");
+                }
+            }
+        }
+        assert!(taken.iter().all(|&t| t), "{case}: {:?} misses elements", pass.kernel);
+        assert_eq!(tiles_taken.len() as u64, targets * pass.geometry.tiles, "{case}");
+    }
+}
+
+#[test]
+fn windows_cover_every_element_once() {
+    let images: [&[usize]; 6] = [&[5, 6, 13], &[2, 4, 300], &[1, 6, 70], &[70, 6], &[1, 2, 2000], &[3, 64, 3]];
+    let mut cases: Vec<(NormDescriptor, TensorDescriptor)> = Vec::new();
+    for shape in images {
+        for tensor in [TensorDescriptor::new(shape), last(shape)] {
+            cases.push((batch(shape[1]), tensor));
+            cases.push((GroupNormDescriptor::new(2, shape[1]).into(), tensor));
+            if shape.len() > 2 {
+                cases.push((InstanceNormDescriptor::new(shape[1]).into(), tensor));
+            }
+        }
+    }
+    for shape in [&[33, 48], &[4, 3000], &[1, 5000]] {
+        cases.push((layer(shape[1]), TensorDescriptor::new(shape)));
+    }
+    let small =
+        Profile { workgroup: 8, min_lanes: 4, min_element_lanes: 8, max_lanes: 8, target_lanes: 4, ..Profile::GPU };
+    let ops = [Op::Forward, Op::Backward(ALL)];
+    let (mut windows, mut refused) = (0, 0);
+    for (norm, tensor) in &cases {
+        for (limit, row) in [1 << 20, 20000, 4000, 1200, 800].into_iter().flat_map(|l| [(l, small), (l, Profile::GPU)])
+        {
+            let profile = Profile { max_binding_size: limit, offset_alignment: 32, max_units: 2, ..row };
+            for (op, strided) in ops.into_iter().flat_map(|op| [(op, false), (op, true)]) {
+                let case = format!("{} {tensor:?} {op:?} limit {limit} workgroup {}", norm.name(), row.workgroup);
+                let mut problem = Problem::new(norm, tensor, Statistics::Batch, PLAIN, op).unwrap();
+                if strided {
+                    let Memory { rows, width, .. } = problem.layout.memory;
+                    let row = width + 3;
+                    let x = Pitch { row: Some(row), sample: Some(rows * row + 5) };
+                    let y = Pitch { row: None, sample: Some(2 * rows * width) };
+                    problem = match op {
+                        Op::Forward => problem.with_forward_pitches(&ForwardPitches { x, y, ..Default::default() }),
+                        _ => problem.with_backward_pitches(&BackwardPitches { x, dx: y, ..Default::default() }),
+                    }
+                    .unwrap();
+                }
+                match Plan::new(problem, &profile) {
+                    Ok(plan) => {
+                        windows += plan.dispatches();
+                        check_windows(&plan, &profile, &case);
+                    }
+                    // Leaves are not cut: 2048 elements that lanes interleave, or rows a whole row apart.
+                    Err(Error::TooLarge { what: "elements of one leaf in a binding", required, limit: elements }) => {
+                        refused += 1;
+                        assert!(required > elements && required <= 3 * 2 * 5000 + 1, "{case}");
+                    }
+                    Err(error) => panic!("{case}: {error}"),
+                }
+            }
+        }
+    }
+    println!("{windows} dispatches, {refused} calls refused");
+    assert!(windows > 2000 && refused < 200);
+}
+
+#[test]
+fn resnet50_at_64_images_fits_default_bindings() {
+    for (c, side) in RESNET50 {
+        let shape = [64, c, side, side];
+        for tensor in [TensorDescriptor::new(&shape), last(&shape)] {
+            let (size, sample) = (tensor.size().unwrap(), (c * side * side) as u64);
+            for op in [Op::Forward, Op::Backward(ALL)] {
+                let plan = plan(&batch(c), &tensor, PLAIN, op);
+                // Not one pass more than a device with larger bindings needs.
+                let roomy = Profile { max_binding_size: 1 << 30, ..Profile::GPU };
+                let roomy = plan_for(&batch(c), &tensor, Statistics::Batch, PLAIN, op, &roomy).unwrap();
+                assert_eq!(plan.bytes(), roomy.bytes(), "{tensor:?}");
+                for pass in plan.passes.iter().filter(|p| !p.reads.is_empty()) {
+                    let windows = if size > 128 << 20 { 2 } else { 1 };
+                    assert_eq!(pass.dispatches.len(), windows, "{tensor:?}");
+                    let (mut element, mut tile) = (0, 0);
+                    for d in &pass.dispatches {
+                        let walk = &plan.walk(pass.over);
+                        let window = d.window(walk);
+                        assert_eq!((window.start, d.tiles.start, &d.targets), (element, tile, &(0..c as u64)));
+                        assert!((window.end - window.start) * 4 + 256 <= 128 << 20);
+                        assert!(window.start.is_multiple_of(sample) && window.end.is_multiple_of(sample));
+                        // The first and last tile of every target lie within.
+                        for target in d.targets.clone() {
+                            for tile in [d.tiles.start, d.tiles.end - 1] {
+                                let outside = |at: &u64| !window.contains(at);
+                                assert_eq!(elements(walk, pass, target, tile).iter().find(|at| outside(at)), None);
+                            }
+                        }
+                        (element, tile) = (window.end, d.tiles.end);
+                    }
+                    assert_eq!((element, tile), (size / 4, pass.geometry.tiles));
+                }
+            }
+        }
+    }
+    assert_eq!(TensorDescriptor::new(&[64, 256, 56, 56]).size().unwrap(), 205_520_896);
+}
+
+#[test]
+fn a_sample_over_the_limit_is_cut_between_channels_or_rows() {
+    // A sample of 268 MB.
+    let shape = [2, 64, 1024, 1024];
+    for (norm, tensor) in [
+        (batch(64), TensorDescriptor::new(&shape)),
+        (batch(64), last(&shape)),
+        (GroupNormDescriptor::new(8, 64).into(), TensorDescriptor::new(&shape)),
+        (GroupNormDescriptor::new(8, 64).into(), last(&shape)),
+        (InstanceNormDescriptor::new(64).into(), TensorDescriptor::new(&shape)),
+        (layer(64 << 20), TensorDescriptor::new(&[2, 64 << 20])),
+    ] {
+        let plan = plan(&norm, &tensor, PLAIN, Op::Forward);
+        for pass in plan.passes.iter().filter(|p| !p.reads.is_empty()) {
+            let sizes: Vec<u64> = pass.dispatches.iter().map(|d| length(d.window(&plan.walk(pass.over)))).collect();
+            assert!((5..=8).contains(&sizes.len()), "{tensor:?}: {sizes:?}");
+            assert_eq!(sizes.iter().sum::<u64>(), tensor.len().unwrap(), "{tensor:?}: windows do not overlap");
+            assert!(sizes.iter().all(|s| s * 4 + 256 <= 128 << 20));
+        }
+    }
+}
+
+#[test]
+fn large_grids_are_folded() {
+    let cases = [
+        (batch(512), vec![256, 512, 56, 56]),
+        (layer(512), vec![5_000_000, 512]),
+        (layer(8192), vec![100_000, 8192]),
+        (GroupNormDescriptor::new(32, 64).into(), vec![8000, 64, 64, 64]),
+    ];
+    for (norm, shape) in cases {
+        for profile in [Profile::GPU, Profile { max_binding_size: 1 << 40, max_workgroups: 1000, ..Profile::GPU }] {
+            let op = Op::Backward(ALL);
+            let tensor = TensorDescriptor::new(&shape);
+            let plan = plan_for(&norm, &tensor, Statistics::Batch, PLAIN, op, &profile).unwrap();
+            let mut folded = false;
+            for (pass, d) in plan.passes.iter().flat_map(|p| p.dispatches.iter().map(move |d| (p, d))) {
+                let blocks = (d.targets.end - d.targets.start).div_ceil(pass.geometry.targets.into());
+                let groups = blocks * (d.tiles.end - d.tiles.start);
+                let [x, y, z] = d.grid.map(u64::from);
+                assert!(x * y >= groups && x * y < groups + y, "{d:?}");
+                assert!(x.max(y) <= profile.max_workgroups.into() && z == 1);
+                folded |= y > 1;
+            }
+            assert!(folded || profile.max_workgroups > 1000, "{shape:?}");
+        }
+    }
+    // As many dispatches at once as a large device takes.
+    let roomy = Profile { max_binding_size: 1 << 40, ..Profile::GPU };
+    let rows = TensorDescriptor::new(&[1_000_000, 2048]);
+    let plan = plan_for(&layer(2048), &rows, Statistics::Batch, PLAIN, Op::Forward, &roomy).unwrap();
+    assert_eq!((plan.dispatches(), plan.passes[0].dispatches[0].grid), (1, [62500, 4, 1]));
+}
+
+#[test]
+fn more_than_2_to_the_32_elements() {
+    let images = [1 << 12, 256, 64, 64]; // 2^32 elements
+    let more = [5000, 256, 65, 65];
+    let cases: [(NormDescriptor, TensorDescriptor); 7] = [
+        (batch(256), TensorDescriptor::new(&images)),
+        (batch(256), TensorDescriptor::new(&more)),
+        (batch(256), last(&more)),
+        (GroupNormDescriptor::new(32, 256).into(), TensorDescriptor::new(&more)),
+        (GroupNormDescriptor::new(32, 256).into(), last(&more)),
+        (layer(4096), TensorDescriptor::new(&[3_000_000, 4096])),
+        (layer(3 << 20), TensorDescriptor::new(&[2000, 3 << 20])),
+    ];
+    for profile in [Profile::GPU, Profile { max_binding_size: 1 << 45, ..Profile::GPU }, Profile::CPU] {
+        for (norm, tensor) in &cases {
+            for op in [Op::Forward, Op::Backward(ALL)] {
+                let plan = plan_for(norm, tensor, Statistics::Batch, PLAIN, op, &profile).unwrap();
+                let total = tensor.len().unwrap();
+                assert_eq!(plan.problem.layout.elements, total);
+                let tensors = traffic(&plan).0 + traffic(&plan).1;
+                assert_eq!(plan.bytes(), tensors as u64 * 4 * total);
+                for pass in plan.passes.iter().filter(|p| !p.reads.is_empty()) {
+                    let covered: u64 = pass.dispatches.iter().map(|d| length(d.window(&plan.walk(pass.over)))).sum();
+                    let tiles = |d: &wgpu_norm::plan::Dispatch| {
+                        (d.targets.end - d.targets.start) * (d.tiles.end - d.tiles.start)
+                    };
+                    let targets = plan.walk(pass.over).targets();
+                    assert_eq!(pass.dispatches.iter().map(tiles).sum::<u64>(), targets * pass.geometry.tiles);
+                    assert_eq!(covered, total, "{} {tensor:?}", norm.name());
+                    assert!(pass.dispatches.iter().all(|d| length(d.window(&plan.walk(pass.over))) <= 1 << 32));
+                    let (last, tile) = (pass.dispatches.last().unwrap(), pass.geometry.tiles - 1);
+                    let walk = &plan.walk(pass.over);
+                    let at = elements(walk, pass, targets - 1, tile.min(last.tiles.end - 1));
+                    assert!(at.iter().all(|at| last.window(walk).contains(at)), "{} {tensor:?}", norm.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn many_partial_results_are_merged_first() {
+    let tensor = TensorDescriptor::new(&[256, 4, 256, 256]);
+    let forward = plan(&batch(4), &tensor, PLAIN, Op::Forward);
+    assert_eq!(kernels(&forward), [Kernel::Reduce, Kernel::Merge, Kernel::Apply]);
+    let [reduce, merge, apply] = &forward.passes[..] else { unreachable!() };
+    // 65536 elements are 8 tiles of 256 leaves of 32.
+    assert_eq!((reduce.partials_out, merge.partials_in), (256 * 8, 256 * 8));
+    assert_eq!((merge.partials_out, apply.partials_in), (8, 8));
+    assert!(apply.partials_in <= apply.geometry.leaves.into());
+    assert_eq!((reduce.partials_out_at, merge.partials_in_at), (0, 0));
+    assert_eq!((merge.partials_out_at, apply.partials_in_at), (256 * 8 * 4, 256 * 8 * 4), "behind what it reads");
+    assert_eq!(forward.scratch(), (256 * 8 + 8) * 4 * 16);
+    assert_eq!(traffic(&forward), (2, 1), "a merge moves no tensor");
+
+    let gradients = Op::Backward(Gradients { dx: false, ..ALL });
+    let affine = plan(&layer(8), &TensorDescriptor::new(&[1 << 20, 8]), PLAIN, gradients);
+    assert_eq!(kernels(&affine).first(), Some(&Kernel::Reduce));
+    assert_eq!(affine.passes.last().map(|p| (p.kernel, p.finishes)), Some((Kernel::Merge, true)));
+    for pair in affine.passes.windows(2) {
+        assert_eq!(pair[0].partials_out, pair[1].partials_in);
+    }
+}
+
+/// What passes leave for one that comes later is where that looks for it.
+#[test]
+fn sums_on_the_way_to_dx_are_found_again() {
+    let backward = |norm: &NormDescriptor, shape: &[usize], wanted, profile: &Profile| {
+        let (tensor, op) = (TensorDescriptor::new(shape), Op::Backward(wanted));
+        plan_for(norm, &tensor, Statistics::Batch, PLAIN, op, profile).unwrap()
+    };
+    use Kernel::{Apply, Merge, Reduce, Rows};
+    let dx = Gradients { affine: false, ..ALL };
+    let group: NormDescriptor = GroupNormDescriptor::new(32, 256).into();
+    let instance: NormDescriptor = InstanceNormDescriptor::new(64).into();
+    let cases: [(&NormDescriptor, &[usize], &[Kernel]); 7] = [
+        // Four rows side by side, eight one after the other.
+        (&layer(768), &[512, 768], &[Rows, Merge]),
+        (&layer(768), &[1 << 15, 768], &[Rows, Merge, Merge]),
+        (&instance, &[2, 64, 28, 28], &[Rows, Merge]),
+        (&instance, &[300, 64, 200, 200], &[Reduce, Apply, Merge, Merge]),
+        (&group, &[2, 256, 64, 64], &[Reduce, Apply, Merge]),
+        (&group, &[2, 256, 100, 152], &[Reduce, Merge, Apply, Merge]),
+        (&group, &[300, 256, 64, 64], &[Reduce, Apply, Merge, Merge]),
+    ];
+    for (norm, shape, expected) in cases {
+        let plan = backward(norm, shape, ALL, &Profile::GPU);
+        assert_eq!(kernels(&plan), expected, "{shape:?}");
+        for pass in &plan.passes {
+            check_partials(&plan, pass);
+        }
+        let last = plan.passes.last().unwrap();
+        assert_eq!((last.over, last.finishes), (Over::Affine, true), "{shape:?}");
+        // Every weight's partial results, of each block of rows or each sample, are merged.
+        let merge = plan.passes.iter().find(|p| p.over == Over::Affine && p.planes_in && !p.planes_out).unwrap();
+        let rows = &plan.passes[0];
+        let planes = match norm {
+            NormDescriptor::Layer(_) => shape[0].div_ceil(rows.geometry.targets as usize),
+            _ => shape[0],
+        };
+        assert_eq!(merge.partials_in, planes as u64, "{shape:?}");
+    }
+    // Sums of channels are read twice: between the two nobody writes there.
+    for (groups, channels, samples, profile) in [
+        (32, 256, 300, Profile::GPU),
+        (1, 1024, 300, Profile::GPU),
+        (
+            1,
+            70,
+            40,
+            Profile { workgroup: 4, min_lanes: 4, min_element_lanes: 4, max_lanes: 4, target_lanes: 4, ..Profile::GPU },
+        ),
+    ] {
+        let norm = GroupNormDescriptor::new(groups, channels).into();
+        let plan = backward(&norm, &[samples, channels, 64, 64], ALL, &profile);
+        let readers: Vec<usize> = (0..plan.passes.len())
+            .filter(|&i| plan.passes[i].weighs || (plan.passes[i].over == Over::Affine && plan.passes[i].planes_in))
+            .filter(|&i| !plan.passes[i].planes_out)
+            .collect();
+        let [first, second] = readers[..] else { panic!("{:?}", kernels(&plan)) };
+        let sums = |p: &Pass| {
+            let n = p.partials_in * plan.walk(p.over).targets();
+            p.partials_in_at..p.partials_in_at + n
+        };
+        assert_eq!(sums(&plan.passes[first]), sums(&plan.passes[second]));
+        assert_eq!(length(sums(&plan.passes[first])), (samples * channels) as u64);
+        for pass in &plan.passes[first..second] {
+            check_partials(&plan, pass);
+            let end = pass.partials_out_at + pass.partials_out * plan.walk(pass.over).targets();
+            let sums = sums(&plan.passes[first]);
+            assert!(end <= sums.start || pass.partials_out_at >= sums.end || pass.partials_out == 0);
+        }
+        // And dx has the same passes, so the same bits, whether the weights' gradients are wanted or not.
+        let alone = backward(&norm, &[samples, channels, 64, 64], dx, &profile);
+        assert_eq!(alone.passes, plan.passes[..alone.passes.len()]);
+    }
+    // Limits do not change what dx is summed from.
+    let (norm, shape) = (GroupNormDescriptor::new(16, 1024).into(), [256, 1024, 256]);
+    let [roomy, small] = [128 << 20, 2 << 20].map(|max_binding_size| {
+        let profile = Profile { max_binding_size, ..Profile::GPU };
+        backward(&norm, &shape, ALL, &profile).passes[0].over
+    });
+    assert_eq!([roomy, small], [Over::Affine; 2]);
+    // Where partial results would not fit a binding, the tensors are read for the weights.
+    let small = Profile { max_binding_size: 1 << 19, ..Profile::GPU };
+    assert_eq!(traffic(&backward(&layer(768), &[1 << 15, 768], ALL, &small)), (4, 1));
+}
+
+/// The smallest tiles of these tensors would leave more partial results than a binding holds.
+#[test]
+fn partial_results_fit_a_binding() {
+    let backward = Op::Backward(Gradients { dx: false, ..ALL });
+    let cases: [(NormDescriptor, &[usize], Op); 6] = [
+        (batch(256), &[512, 256, 56, 56], Op::Forward),
+        (batch(256), &[1 << 18, 256], Op::Forward),
+        (batch(4), &[1 << 24, 4], Op::LocalSums(Direction::Forward)),
+        (batch(1024), &[1 << 17, 1024], Op::Backward(ALL)),
+        (layer(4096), &[1 << 17, 4096], backward),
+        (layer(8), &[1 << 23, 8], backward),
+    ];
+    for profile in [Profile::GPU, Profile::SOFTWARE_GPU] {
+        for (norm, shape, op) in &cases {
+            for dtype in [DType::F32, DType::F16] {
+                let format = if norm.running_stats().is_some() { Format::ChannelsLast } else { Format::ChannelsFirst };
+                let tensor = TensorDescriptor { dtype, format, ..TensorDescriptor::new(shape) };
+                let plan = plan_for(norm, &tensor, Statistics::Batch, PLAIN, *op, &profile).unwrap();
+                let (scratch, elements) = (plan.scratch(), tensor.len().unwrap());
+                assert!(scratch > 0 && scratch <= profile.max_binding_size, "{shape:?}: {scratch} bytes");
+                // One of 16 bytes for 32 elements, and one for 32 of those, at most.
+                assert!(scratch <= elements * 33 / 64, "{shape:?} {dtype:?}: {scratch} bytes for {elements}");
+                for pass in &plan.passes {
+                    check_partials(&plan, pass);
+                }
+            }
+        }
+    }
+}
+
+/// What a pass writes lies in the scratch buffer, and apart from what it reads there.
+fn check_partials(plan: &Plan, pass: &Pass) {
+    let targets = plan.walk(pass.over).targets();
+    let [read, written] = [(pass.partials_in_at, pass.partials_in), (pass.partials_out_at, pass.partials_out)]
+        .map(|(at, n)| at..at + n * targets);
+    assert!(read.end <= written.start || written.end <= read.start, "{read:?} {written:?}");
+    assert!(read.end.max(written.end) * 16 <= plan.scratch());
+}
