@@ -96,7 +96,7 @@ pub(crate) fn masked_row<S: Simd>(simd: S, gradient: Gradient, dresidual: Sink, 
     }));
 }
 
-/// dx of one row. `projects`: whether its statistics depend on x. `dsum`: a gradient that is added. Where that is all, see
+/// dx of one row with a gradient that is added (`dsum`), or whose statistics do not depend on x (`projects`); of others see
 /// [`backward_row_to`].
 #[inline(always)]
 pub(crate) fn backward_row<S: Simd>(

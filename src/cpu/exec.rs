@@ -47,9 +47,20 @@ pub(crate) const fn is_baseline<S: Simd>() -> bool {
 }
 
 /// Runs a block as a function of its own, compiled for a level's instruction set: functions that take a quarter of a
-/// megabyte take minutes to compile, and their parts seconds. Better a `move` closure: what one borrows is read again.
+/// megabyte take minutes to compile, and their parts seconds. It owns what it uses, as what is borrowed would be read again.
+macro_rules! apart {
+    ($simd:expr, $run:expr) => {
+        $crate::cpu::exec::run_apart(
+            $simd,
+            #[inline(always)]
+            move || $run,
+        )
+    };
+}
+pub(crate) use apart;
+
 #[inline(never)]
-pub(crate) fn apart<S: Simd, R>(simd: S, run: impl FnOnce() -> R) -> R {
+pub(crate) fn run_apart<S: Simd, R>(simd: S, run: impl FnOnce() -> R) -> R {
     simd.vectorize(run)
 }
 

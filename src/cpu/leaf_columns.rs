@@ -134,7 +134,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
     if alike && leaves.leaf == 1 {
         // What belongs to a column stays in registers.
         let (gradient, stats, weights) = row(0);
-        return with_mask!(gradient, MASK => apart(simd, #[inline(always)] move || {
+        return with_mask!(gradient, MASK => apart!(simd, {
             // The compiler is to see that no leaf has a loop.
             let leaves = Leaves { leaf: 1, ..leaves };
             let mut waiting: Waiting<_, 1> = [[Sums::empty(simd)]; _];
@@ -157,7 +157,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
             })
         }));
     }
-    with_mask!(row(0).0, MASK => apart(simd, #[inline(always)] move || {
+    with_mask!(row(0).0, MASK => apart!(simd, {
         let mut waiting: Waiting<_, TURNS> = [[Sums::empty(simd); TURNS]; _];
         for_strides!(len, (i, spans) => {
             leaves.merge(

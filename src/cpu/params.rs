@@ -250,7 +250,7 @@ impl<'a, C> Params<'a, C> {
 }
 
 /// Runs a block for each row of an area, with the [`OfY`] or [`OfDx`] of its elements in the form that it has: a copy of
-/// the block for each, as a function of its own (see [`super::exec::apart`]). Not a function that takes a closure, which
+/// the block for each, as a function of its own (see `apart` in [`super::exec`]). Not a function that takes a closure, which
 /// would have to be generic.
 macro_rules! for_rows {
     ($simd:ident, $grid:expr, $params:expr, $area:expr, ($k:ident, $of:ident) => $body:expr) => {{
@@ -258,7 +258,7 @@ macro_rules! for_rows {
         let (grid, area) = ($grid, $area);
         macro_rules! loop_apart {
             ($row:ident => $made:expr) => {
-                $crate::cpu::exec::apart(
+                $crate::cpu::exec::run_apart(
                     $simd,
                     #[inline(always)]
                     || {

@@ -40,6 +40,11 @@ pub(crate) trait Pass: Sync {
     /// Whether rows can be written while others are reduced: where nothing is converted, and the loop is a common one, as
     /// each is compiled once more.
     fn can_write_beside(&self) -> bool;
+    /// The same of an instruction set.
+    #[inline(always)]
+    fn writes_beside<S: Simd>(&self) -> bool {
+        !is_baseline::<S>() && self.can_write_beside()
+    }
     fn source(&self) -> Self::Source<'_>;
     /// Of rows with these statistics.
     fn params<'a>(&'a self, range: Range<usize>, stats: &'a Self::Finished) -> RowParams<'a>;
@@ -110,32 +115,32 @@ pub(crate) trait Pass: Sync {
         let written = Area { first: areas.0.first - back, ..areas.0 };
         const NONE: u8 = mask::NONE;
         const RELU: u8 = mask::RELU;
-        macro_rules! apart {
-            ($leaf:expr) => {
-                apart(
-                    simd,
-                    #[inline(always)]
-                    move || $leaf,
-                )
-            };
-        }
         match (params, self.relu()) {
             (Params::Rows(params), relu) => match (self.grid().by_column, relu) {
                 (true, _) => {
-                    apart!(self.write_beside_inline::<S, OfColumn, NONE>(simd, params, written, areas, down, scratch))
+                    apart!(
+                        simd,
+                        self.write_beside_inline::<S, OfColumn, NONE>(simd, params, written, areas, down, scratch)
+                    )
                 }
                 (false, false) => {
-                    apart!(self.write_beside_inline::<S, OfRow, NONE>(simd, params, written, areas, down, scratch))
+                    apart!(
+                        simd,
+                        self.write_beside_inline::<S, OfRow, NONE>(simd, params, written, areas, down, scratch)
+                    )
                 }
                 (false, true) => {
-                    apart!(self.write_beside_inline::<S, OfRow, RELU>(simd, params, written, areas, down, scratch))
+                    apart!(
+                        simd,
+                        self.write_beside_inline::<S, OfRow, RELU>(simd, params, written, areas, down, scratch)
+                    )
                 }
             },
             (Params::Strip(params), false) => {
-                apart!(self.write_strip_beside_inline::<S, NONE>(simd, params, written.flat(), areas, scratch))
+                apart!(simd, self.write_strip_beside_inline::<S, NONE>(simd, params, written.flat(), areas, scratch))
             }
             (Params::Strip(params), true) => {
-                apart!(self.write_strip_beside_inline::<S, RELU>(simd, params, written.flat(), areas, scratch))
+                apart!(simd, self.write_strip_beside_inline::<S, RELU>(simd, params, written.flat(), areas, scratch))
             }
             (Params::Columns(_), _) => unreachable!("columns have no blocks"),
         }
@@ -189,7 +194,7 @@ pub(crate) trait Pass: Sync {
             asked: Blocks::asked(grid, self.inputs(), len),
             prepare: |rows: Range<usize>, scratch: &mut Scratch| self.prepare_rows(simd, rows, scratch),
         };
-        let beside = !is_baseline::<S>() && self.can_write_beside();
+        let beside = self.writes_beside::<S>();
         relay.run(
             simd,
             blocks,
@@ -232,7 +237,7 @@ pub(crate) trait Pass: Sync {
         let batch = if size > 1 { size } else { once };
         let of_groups = |rows: &Range<usize>| rows.start / size..rows.end / size;
         let mut parts: [Vec<f32>; 3] = [vec![0.0; batch], vec![0.0; batch], vec![0.0; batch]];
-        let beside = !is_baseline::<S>() && self.can_write_beside() && Blocks::fits_twice(grid, self.inputs(), batch);
+        let beside = self.writes_beside::<S>() && Blocks::fits_twice(grid, self.inputs(), batch);
         // The batch before, which has not been written yet.
         let mut before: Option<(Range<usize>, Self::Finished)> = None;
         for first in rows.clone().step_by(batch) {

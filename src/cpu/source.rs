@@ -307,17 +307,9 @@ impl Source for SumsOf<'_> {
         down: &[Cell<Sums<S>>],
     ) -> Sums<S> {
         with_mask!(self.gradient, MASK => if self.gradient.grid.by_column {
-            apart(
-                simd,
-                #[inline(always)]
-                move || self.rows_beside::<S, T, OfColumn, MASK>(simd, tile, areas, down, ()),
-            )
+            apart!(simd, self.rows_beside::<S, T, OfColumn, MASK>(simd, tile, areas, down, ()))
         } else {
-            apart(
-                simd,
-                #[inline(always)]
-                move || self.rows_beside::<S, T, OfRow, MASK>(simd, tile, areas, down, ()),
-            )
+            apart!(simd, self.rows_beside::<S, T, OfRow, MASK>(simd, tile, areas, down, ()))
         })
     }
 
