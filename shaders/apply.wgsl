@@ -7,8 +7,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if (REDUCES) {
         // A tile's lanes take the partial results of all tiles.
         var q = p;
-        q.leaf = p.leaf_lane;
-        let sums = tree(p, partials_of(q), params.partials_in);
+        q.leaf = select(0u, p.leaf_lane, MERGES);
+        var sums = partials_of(q);
+        if (MERGES) {
+            sums = tree(p, sums, params.partials_in);
+        }
         result = results(p, sums);
         if (p.tile == 0u) {
             write_partials(p, sums);

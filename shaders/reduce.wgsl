@@ -3,7 +3,7 @@
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
     let p = locate(workgroup, slot);
     let known = knowns(p);
-    let sums = tree(p, leaves(p, load_tile(p, known), known), LEAVES);
+    let sums = tree(p, leaves_in_parts(p, known), LEAVES);
     if (FINISHES) {
         _ = results(p, sums);
     }

@@ -12,6 +12,25 @@ fn take(p: Place, known: Knowns, tile: Tile) {
 //#end
 }
 
+//#if PARTS
+// What does not fit registers is read again, part by part, while it is still in a cache.
+fn take_in_parts(p: Place, known: Knowns) {
+    let sums = tree(p, leaves_in_parts(p, known), LEAVES);
+    let result = results(p, sums);
+    write_partials(p, sums);
+//#if WRITES
+    for (var part = 0u; part < PARTS; part++) {
+        let q = part_of(p, part);
+        if (q.inside) {
+//#for u
+            transform_units(q, $uu, load_units(q, $uu, known), result, known);
+//#end
+        }
+    }
+//#end
+}
+//#end
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
 //#if COLUMNS
@@ -38,6 +57,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 //#else
     let p = locate(workgroup, slot);
     let known = knowns(p);
+//#if PARTS
+    take_in_parts(p, known);
+//#else
     take(p, known, load_tile(p, known));
+//#end
 //#end
 }

@@ -10,8 +10,11 @@ use crate::plan::PARTIAL;
 pub struct Profile {
     /// Leaves that one workgroup reduces: its invocations.
     pub workgroup: u32,
-    /// Longest leaf, in units of four elements.
+    /// Longest leaf that an invocation holds, in units of four elements.
     pub max_units: u32,
+    /// Longest leaf at all, in units: one that an invocation does not hold is taken part by part, which is for devices
+    /// where what is read again comes from a near cache. 0: there is none.
+    pub max_units_in_parts: u32,
     /// As `max_units`, where sums of columns are kept beside a leaf (layer norm's backward pass): registers hold both.
     pub max_units_beside_columns: u32,
     /// Longest leaf where neighbouring targets lie side by side (channels-last), in units.
@@ -28,6 +31,9 @@ pub struct Profile {
     pub target_lanes: u32,
     /// Neighbouring targets of such tensors that one invocation takes: 1, or 4 where their number is a multiple of 4.
     pub abreast: u32,
+    /// Whether partial results are merged to one before elements are written, as a dispatch costs less than barriers in
+    /// all workgroups that write.
+    pub merges_first: bool,
     /// Fewer targets than this are split over several workgroups even if one could hold them.
     pub min_targets: u64,
     /// `max_storage_buffer_binding_size`.
@@ -43,6 +49,7 @@ impl Profile {
     pub const GPU: Profile = Profile {
         workgroup: 256,
         max_units: 8,
+        max_units_in_parts: 0,
         max_units_beside_columns: 4,
         max_strided_units: 2,
         max_strided_element_units: 1,
@@ -51,6 +58,7 @@ impl Profile {
         max_lanes: 256,
         target_lanes: 32,
         abreast: 4,
+        merges_first: false,
         min_targets: 0,
         max_binding_size: 128 << 20,
         offset_alignment: 256,
@@ -61,12 +69,14 @@ impl Profile {
     pub const SOFTWARE_GPU: Profile = Profile {
         workgroup: 32,
         max_units: 16,
+        max_units_in_parts: 1024,
         max_units_beside_columns: 16,
         max_strided_units: 16,
         max_strided_element_units: 4,
         min_lanes: 1,
         min_element_lanes: 1,
         max_lanes: 32,
+        merges_first: true,
         ..Profile::GPU
     };
 
@@ -74,6 +84,7 @@ impl Profile {
     pub const CPU: Profile = Profile {
         workgroup: 1 << 6,
         max_units: 1024,
+        max_units_in_parts: 0,
         max_units_beside_columns: 1024,
         max_strided_units: 4,
         max_strided_element_units: 4,
@@ -82,6 +93,7 @@ impl Profile {
         max_lanes: 1,
         target_lanes: 16,
         abreast: 1,
+        merges_first: false,
         min_targets: 16,
         max_binding_size: u64::MAX,
         offset_alignment: 1,

@@ -201,6 +201,41 @@ fn a_shard_has_the_tree_of_the_whole() {
     }
 }
 
+/// Software drivers: what an invocation does not hold is read again, so leaves are long, and partial results are merged
+/// to one before elements are written.
+#[test]
+fn long_leaves_have_parts() {
+    let tree = |len| {
+        let layout = layer(len).layout(&TensorDescriptor::new(&[2, len])).unwrap();
+        let Tree { units, parts, lanes, leaves, .. } = Tree::new(&layout.stats, &Profile::SOFTWARE_GPU);
+        (units, parts, u64::from(lanes), leaves)
+    };
+    for (len, expected) in [
+        (64, (16, 1, 1, 1)),
+        (65, (6, 3, 1, 1)),
+        (784, (8, 25, 1, 1)),
+        (4096, (8, 128, 1, 1)),
+        (4097, (8, 65, 2, 2)),
+        (32 * 4096, (8, 128, 32, 32)),
+        (32 * 4096 + 1, (8, 65, 32, 64)),
+    ] {
+        assert_eq!(tree(len), expected, "{len}");
+        let layout = layer(len).layout(&TensorDescriptor::new(&[2, len])).unwrap();
+        assert_eq!(Tree::new(&layout.stats, &Profile::GPU).parts, 1, "real GPUs read once: {len}");
+    }
+    for (samples, expected) in [
+        (32, &[Kernel::Rows] as &[Kernel]),
+        (33, &[Kernel::Reduce, Kernel::Merge, Kernel::Apply]),
+        (2000, &[Kernel::Reduce, Kernel::Merge, Kernel::Merge, Kernel::Apply]),
+    ] {
+        let (shape, op) = ([samples, 64, 28, 28], Op::Forward);
+        let tensor = TensorDescriptor::new(&shape);
+        let plan = plan_for(&batch(64), &tensor, Statistics::Batch, PLAIN, op, &Profile::SOFTWARE_GPU).unwrap();
+        assert_eq!(kernels(&plan), expected, "{samples}");
+        assert_eq!(plan.passes.last().unwrap().partials_in, u64::from(samples > 32), "{samples}");
+    }
+}
+
 #[test]
 fn limits_do_not_change_the_tree() {
     for (norm, shape, _) in examples() {

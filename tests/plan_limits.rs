@@ -15,7 +15,7 @@ use wgpu_norm::{
 /// Elements of a tile of a target, as the documentation of [`Tree`] defines them.
 fn elements(walk: &Walk, pass: &Pass, target: u64, tile: u64) -> Vec<u64> {
     let Geometry { tree, leaves, .. } = pass.geometry;
-    let (lanes, units) = (u64::from(tree.lanes), u64::from(tree.units));
+    let (lanes, units) = (u64::from(tree.lanes), u64::from(tree.parts * tree.units));
     let mut found = Vec::new();
     for leaf in tile * u64::from(leaves)..(tile + 1) * u64::from(leaves) {
         let (segment, q) = (leaf / tree.leaves, leaf % tree.leaves);
@@ -81,8 +81,16 @@ fn windows_cover_every_element_once() {
     for shape in [&[33, 48], &[4, 3000], &[1, 5000]] {
         cases.push((layer(shape[1]), TensorDescriptor::new(shape)));
     }
-    let small =
-        Profile { workgroup: 8, min_lanes: 4, min_element_lanes: 8, max_lanes: 8, target_lanes: 4, ..Profile::GPU };
+    // Leaves in parts, too.
+    let small = Profile {
+        workgroup: 8,
+        max_units_in_parts: 6,
+        min_lanes: 4,
+        min_element_lanes: 8,
+        max_lanes: 8,
+        target_lanes: 4,
+        ..Profile::GPU
+    };
     let ops = [Op::Forward, Op::Backward(ALL)];
     let (mut windows, mut refused) = (0, 0);
     for (norm, tensor) in &cases {

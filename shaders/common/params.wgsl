@@ -60,9 +60,11 @@ override SLOTS: u32;
 // Lanes that share a target, and the distance of two of them.
 override LEAVES: u32;
 override LEAF_STRIDE: u32;
-// Leaves whose units interleave, and how many of a leaf's units have four elements wherever it has any.
+// Leaves whose units interleave, and how many of a part's units have four elements wherever it has any.
 override LANES: u32;
 override WHOLE: u32;
+// Parts of a leaf, each of as many units as an invocation holds.
+override PARTS: u32;
 // Whether workgroups follow one another over targets first, which are neighbours in memory, and not over tiles.
 override ACROSS: bool;
 // Targets that an invocation takes one after the other.
@@ -80,6 +82,8 @@ override OVER_AFFINE: bool;
 override MAP: u32;
 // Sums of this pass, or partial results, are used.
 override REDUCES: bool;
+// There are several partial results of a target to merge.
+override MERGES: bool;
 // Results per target are written.
 override FINISHES: bool;
 // Partial results per target are written.

@@ -69,6 +69,23 @@ fn leaves(p: Place, tile: Tile, known: Knowns) -> Partials {
     );
 }
 
+// Leaves of which no element is needed any more, part by part.
+fn leaves_in_parts(p: Place, known: Knowns) -> Partials {
+//#if PARTS
+    var sums = Partials();
+    for (var part = 0u; part < PARTS; part++) {
+        let q = part_of(p, part);
+        let own = leaves(q, load_tile(q, known), known);
+//#for t
+        sums[$t] = merge(sums[$t], own[$t]);
+//#end
+    }
+    return sums;
+//#else
+    return leaves(p, load_tile(p, known), known);
+//#end
+}
+
 fn results(p: Place, sums: Partials) -> Results {
     return Results(
 //#for t

@@ -45,13 +45,22 @@ fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
     let leaf = tile * LEAVES + leaf_lane;
     let segment = leaf >> params.leaves_log2;
     let in_segment = leaf & ((1u << params.leaves_log2) - 1u);
-    let first = in_segment / LANES * (LANES * UNITSu) + in_segment % LANES;
+    let first = in_segment / LANES * (LANES * UNITSu * PARTS) + in_segment % LANES;
     // `&` and not `&&`, which is a branch.
     let inside = exists & (segment < params.segments) & (4u * first < params.len);
     return Place(
         slot, leaf_lane, tile, goal, segment, leaf, select(0u, first, inside),
         segment_offset(goal, segment, params.strides), exists, inside,
     );
+}
+
+// The place of a leaf's part.
+fn part_of(p: Place, part: u32) -> Place {
+    var q = p;
+    q.first += part * UNITSu * LANES;
+    q.inside = p.inside & (4u * q.first < params.len);
+    q.first = select(0u, q.first, q.inside);
+    return q;
 }
 
 // A unit of the leaf in its segment; one that is not there is moved to the last that is.

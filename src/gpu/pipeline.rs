@@ -21,6 +21,7 @@ pub(crate) struct Constants {
     leaf_stride: u32,
     lanes: u32,
     whole: u32,
+    parts: u32,
     across: bool,
     rounds: u32,
     centred: bool,
@@ -31,6 +32,7 @@ pub(crate) struct Constants {
     over_affine: bool,
     map: u32,
     reduces: bool,
+    merges: bool,
     finishes: bool,
     partials: bool,
     weighs: bool,
@@ -51,10 +53,11 @@ impl Constants {
             Op::Backward(wanted) => wanted.affine,
             op => matches!(op, Op::LocalSums(_)),
         };
+        let merges = pass.kernel != Kernel::Apply || pass.partials_in > 1;
         Constants {
             workgroup: geometry.workgroup,
             // Memory of a workgroup that nothing is kept in would only keep others from running.
-            slots: match (pass.reduces, pass.sums_columns()) {
+            slots: match (pass.reduces && merges, pass.sums_columns()) {
                 (false, _) => 1,
                 (true, false) => geometry.workgroup * geometry.abreast,
                 // Two sums of each of a unit's four columns.
@@ -64,6 +67,7 @@ impl Constants {
             leaf_stride: if geometry.tree.side_by_side { geometry.targets / geometry.abreast } else { 1 },
             lanes: geometry.tree.lanes,
             whole: geometry.tree.whole_units(plan.walk(pass.over).len),
+            parts: geometry.tree.parts,
             across: geometry.tree.side_by_side,
             rounds: geometry.rounds,
             centred: problem.centred,
@@ -79,6 +83,7 @@ impl Constants {
                 _ => 2,
             },
             reduces: pass.reduces,
+            merges,
             finishes: pass.finishes
                 && (pass.direction == Direction::Forward || (results_are_gradients && wants_gradients)),
             partials: pass.partials_out > 0,
@@ -89,7 +94,7 @@ impl Constants {
         }
     }
 
-    pub(super) fn pairs(&self) -> [(&'static str, f64); 22] {
+    pub(super) fn pairs(&self) -> [(&'static str, f64); 24] {
         let flag = |b: bool| f64::from(u8::from(b));
         [
             ("WORKGROUP", self.workgroup.into()),
@@ -98,6 +103,7 @@ impl Constants {
             ("LEAF_STRIDE", self.leaf_stride.into()),
             ("LANES", self.lanes.into()),
             ("WHOLE", self.whole.into()),
+            ("PARTS", self.parts.into()),
             ("ACROSS", flag(self.across)),
             ("ROUNDS", self.rounds.into()),
             ("CENTRED", flag(self.centred)),
@@ -108,6 +114,7 @@ impl Constants {
             ("OVER_AFFINE", flag(self.over_affine)),
             ("MAP", self.map.into()),
             ("REDUCES", flag(self.reduces)),
+            ("MERGES", flag(self.merges)),
             ("FINISHES", flag(self.finishes)),
             ("PARTIALS", flag(self.partials)),
             ("WEIGHS", flag(self.weighs)),
@@ -139,6 +146,7 @@ impl Key {
                 direction: pass.direction,
                 residual: if elements { plan.problem.fusion.residual } else { Residual::None },
                 units: pass.geometry.tree.units,
+                parts: pass.geometry.tree.parts > 1,
                 abreast: pass.geometry.abreast,
                 singles: pass.geometry.tree.singles && matches!(pass.kernel, Kernel::Rows | Kernel::Reduce),
                 columns: pass.sums_columns(),

@@ -56,8 +56,10 @@ pub(crate) struct Variant {
     pub kernel: Kernel,
     pub direction: Direction,
     pub residual: Residual,
-    /// Units of four elements in a leaf.
+    /// Units of four elements in a part of a leaf.
     pub units: u32,
+    /// Whether a leaf has several parts.
+    pub parts: bool,
     /// Targets that an invocation takes abreast.
     pub abreast: u32,
     /// Whether a leaf's elements are merged pair by pair.
@@ -117,6 +119,9 @@ pub(crate) fn compose(variant: &Variant) -> String {
     }
     if variant.singles {
         flags.push("SINGLES".into());
+    }
+    if variant.parts {
+        flags.push("PARTS".into());
     }
     if variant.columns {
         flags.push("COLUMNS".into());

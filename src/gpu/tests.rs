@@ -171,11 +171,15 @@ fn check_resources(module: &Module, key: &Key) -> Result<(), String> {
     let buffers = globals().filter(|v| matches!(v.space, AddressSpace::Storage { .. })).count();
     let shared = globals().filter(|v| v.space == AddressSpace::WorkGroup);
     let bytes: u32 = shared.map(|v| module.types[v.ty].inner.size(module.to_ctx())).sum();
-    let is_tree = |function: &Function| matches!(function.name.as_deref(), Some("tree" | "write_columns"));
+    let may_loop = |function: &Function| match function.name.as_deref() {
+        Some("tree" | "write_columns") => true,
+        Some("leaves_in_parts" | "take_in_parts") => key.variant.parts,
+        _ => false,
+    };
     let mut looping: Vec<String> = module
         .functions
         .iter()
-        .filter(|(_, f)| loops(&f.body) > usize::from(is_tree(f)))
+        .filter(|(_, f)| loops(&f.body) > usize::from(may_loop(f)))
         .map(|(_, f)| f.name.clone().unwrap_or_default())
         .collect();
     // The average over samples has as many terms as there are samples, and rows follow one another.

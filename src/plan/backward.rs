@@ -41,7 +41,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Whether statistics are sums over whole channels of a sample (group norm), too large for a chip, while channels are
+    /// Whether statistics are sums over whole channels of a sample (group norm), too large to be held on chip, while channels are
     /// not too small and not too many: their sums then serve both the statistics and the weights. Neither a device's limits
     /// nor what is asked for decide about it, for the same bits.
     fn sums_channels_of_groups(&self) -> Result<bool, Error> {
@@ -50,7 +50,8 @@ impl Planner<'_> {
         let large = affine.len >= ELEMENTS_OF_PARTIAL;
         // Those that they are merged to need as much room at the most.
         let few = affine.targets().saturating_mul(affine.segments) <= Profile::GPU.max_binding_size / (2 * PARTIAL);
-        Ok(channels && large && few && Geometry::new(&self.problem.walk(Over::Stats), self.profile)?.tiles > 1)
+        let group = Geometry::new(&self.problem.walk(Over::Stats), self.profile)?;
+        Ok(channels && large && few && (group.tiles > 1 || group.tree.parts > 1))
     }
 
     /// Group norm: sums of each sample's channels, of which those of a group, weighed, give dx, and those of all samples
@@ -65,7 +66,7 @@ impl Planner<'_> {
         let elements = self.element_geometry(Over::Stats)?;
         let mut weighs = true;
         let mut partials_in = size;
-        while partials_in > elements.leaves.into() {
+        while partials_in > self.most_applied(&elements) {
             self.merge_of(partials_in, Backward, Over::Stats)?;
             if let Some(last) = self.passes.last_mut() {
                 last.weighs = std::mem::take(&mut weighs);
@@ -128,6 +129,14 @@ impl Planner<'_> {
         Ok(true)
     }
 
+    /// What trees over a walk are made by. Rows that lie below each other in a leaf of layer norm's weights are taken one after
+    /// the other where they are on chip: not too many.
+    pub(super) fn profile_of_sums(&self, over: Over) -> Profile {
+        let down_rows = over == Over::Affine && self.problem.layout.stat_of_affine.position != 0;
+        let max_units_in_parts = if down_rows { 0 } else { self.profile.max_units_in_parts };
+        Profile { max_units_in_parts, ..*self.profile }
+    }
+
     /// Layer norm's rows, if they fit a chip with the sums of their columns, whether those are wanted or not: for the same
     /// bits.
     pub(super) fn beside_columns(&self, over: Over) -> Result<Option<Geometry>, Error> {
@@ -135,15 +144,15 @@ impl Planner<'_> {
         if !is_layer || over != Over::Stats || self.problem.op.direction() != Direction::Backward {
             return Ok(None);
         }
-        let max_units = self.profile.max_units.min(self.profile.max_units_beside_columns);
-        let profile = Profile { max_units, ..*self.profile };
+        let profile =
+            Profile { max_units: self.profile.max_units_beside_columns, max_units_in_parts: 0, ..*self.profile };
         Ok(Some(Geometry::new(&self.problem.layout.stats, &profile)?).filter(|geometry| geometry.tiles == 1))
     }
 
     /// The same, of which an invocation takes as many one after the other as are a leaf of the walk over weights.
     fn rows_and_columns(&self) -> Result<Option<Geometry>, Error> {
         let Some(geometry) = self.beside_columns(Over::Stats)? else { return Ok(None) };
-        let tree = Tree::new(&self.problem.layout.affine, self.profile);
+        let tree = Tree::new(&self.problem.layout.affine, &self.profile_of_sums(Over::Affine));
         let geometry = geometry.with_rounds(tree.leaf_len() as u32);
         let holds = window::holds(&geometry, Over::Stats, self.problem, self.profile);
         Ok(Some(geometry).filter(|_| tree.side_by_side && holds))

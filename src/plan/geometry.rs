@@ -7,6 +7,9 @@ use crate::profile::Profile;
 /// Elements of one invocation's vector: the unit of loads.
 pub const UNIT: u64 = 4;
 
+/// Most units of a part of a leaf that is not held: few, as shaders are unrolled over them.
+const PART: u32 = 8;
+
 /// Leaves of one target: kernels count them in 32 bits.
 const MOST_LEAVES: u64 = 1 << 31;
 
@@ -26,11 +29,14 @@ pub const MOST_SPAN: u64 = 1 << 23;
 ///
 /// Where a walk has [`Walk::singles`], elements are leaves, and what is called a leaf below is the tree of some of them.
 ///
-/// Unit `u` of leaf `q` starts at element `4 * ((q / lanes * units + u) * lanes + q % lanes)` of its segment.
+/// Unit `u` of leaf `q`, counted through its parts, starts at element
+/// `4 * ((q / lanes * parts * units + u) * lanes + q % lanes)` of its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tree {
-    /// Units of four elements in a leaf.
+    /// Units of four elements in a part of a leaf: what an invocation holds.
     pub units: u32,
+    /// Parts of a leaf, merged one after the other.
+    pub parts: u32,
     /// Neighbouring leaves whose units interleave.
     pub lanes: u32,
     /// Leaves of a segment, padded to a power of two.
@@ -46,18 +52,25 @@ impl Tree {
     pub fn new(walk: &Walk, profile: &Profile) -> Tree {
         let side_by_side = walk.inner_stride == 1 && walk.inner > 1 && (walk.stride != 1 || walk.len == 1);
         let units = walk.len.div_ceil(UNIT);
+        let (held, in_parts) = match (walk.singles, side_by_side) {
+            (true, _) => (profile.max_strided_units.min(2), 0),
+            (false, true) => (profile.max_strided_units, profile.max_units_in_parts),
+            (false, false) => (profile.max_units, profile.max_units_in_parts),
+        };
+        let most = u64::from(held.max(in_parts));
         let (lanes, most) = if side_by_side || walk.singles {
-            let most = if walk.singles { profile.max_strided_units.min(2) } else { profile.max_strided_units };
-            (1, u64::from(most).min(MOST_SPAN / (UNIT * walk.stride)).max(1))
+            (1, most.min(MOST_SPAN / (UNIT * walk.stride)).max(1))
         } else {
-            let most = u64::from(profile.max_units);
             let wide = units.next_power_of_two().min(profile.min_lanes.into());
             let needed = units.div_ceil(most).next_power_of_two();
             (needed.clamp(wide, profile.max_lanes.max(profile.min_lanes).into()), most)
         };
         let chunks = units.div_ceil(lanes * most);
+        let of_leaf = units.div_ceil(lanes * chunks);
+        let parts = if of_leaf <= held.into() { 1 } else { of_leaf.div_ceil(held.min(PART).into()) };
         Tree {
-            units: units.div_ceil(lanes * chunks) as u32,
+            units: of_leaf.div_ceil(parts) as u32,
+            parts: parts as u32,
             lanes: lanes as u32,
             leaves: chunks.next_power_of_two() * lanes,
             side_by_side,
@@ -65,21 +78,22 @@ impl Tree {
         }
     }
 
-    /// How many of a leaf's units have four elements, in every leaf of a segment of `len` elements that has any.
+    /// How many of a part's units have four elements, in every part, of a segment of `len` elements, that has any.
     pub fn whole_units(&self, len: u64) -> u32 {
         let (lanes, whole) = (u64::from(self.lanes), len / UNIT);
         if len == 0 {
             return 0;
         }
-        // The last leaf that has any starts latest.
-        let chunk = (len - 1) / self.chunk_len() * lanes * u64::from(self.units);
+        // The last part that has any starts latest.
+        let of_parts = u64::from(self.units) * lanes;
+        let chunk = (len - 1) / (UNIT * of_parts) * of_parts;
         let last = chunk + (len.div_ceil(UNIT) - chunk).min(lanes) - 1;
         ((whole + lanes - 1).saturating_sub(last) / lanes).min(self.units.into()) as u32
     }
 
     /// Elements of a leaf.
     pub const fn leaf_len(&self) -> u64 {
-        self.units as u64 * UNIT
+        self.units as u64 * self.parts as u64 * UNIT
     }
 
     /// Positions that interleaved leaves take together.
@@ -130,7 +144,7 @@ impl Geometry {
     /// For passes that write elements, and sum none of them: any tree will do.
     pub fn of_elements(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
         let (min_lanes, max_strided_units) = (profile.min_element_lanes, profile.max_strided_element_units);
-        Geometry::of(walk, &Profile { min_lanes, max_strided_units, ..*profile }, true)
+        Geometry::of(walk, &Profile { min_lanes, max_strided_units, max_units_in_parts: 0, ..*profile }, true)
     }
 
     fn of(walk: &Walk, profile: &Profile, abreast_on_chip: bool) -> Result<Geometry, Error> {
@@ -149,7 +163,7 @@ impl Geometry {
         let workgroup = u64::from(profile.workgroup);
         let whole = profile.min_targets > 0 && walk.targets() >= profile.min_targets;
         // Channels that lie side by side in memory should stay so in a workgroup: as many as if each element were a leaf.
-        let elements = if tree.singles && side_by_side { tree.leaf_len() } else { 1 };
+        let elements = if side_by_side && (tree.singles || tree.parts > 1) { tree.leaf_len() } else { 1 };
         let fours = profile.abreast == 4 && side_by_side && walk.inner.is_multiple_of(4);
         let split = if side_by_side {
             let lanes = (walk.targets() / if fours { 4 } else { 1 }).next_power_of_two();
@@ -185,7 +199,7 @@ impl Geometry {
     pub fn of_partials(partials: u64, profile: &Profile) -> Geometry {
         let leaves = partials.next_power_of_two().min(profile.workgroup.into());
         Geometry {
-            tree: Tree { units: 1, lanes: 1, leaves: 1, side_by_side: false, singles: false },
+            tree: Tree { units: 1, parts: 1, lanes: 1, leaves: 1, side_by_side: false, singles: false },
             leaves: leaves as u32,
             tiles: partials.div_ceil(leaves),
             targets: profile.workgroup / leaves as u32,
@@ -210,18 +224,21 @@ mod tests {
 
     #[test]
     fn whole_units_are_whole_in_every_leaf_and_as_many_as_can_be() {
-        for (units, lanes) in [(1, 1), (1, 4), (2, 1), (3, 2), (5, 4)] {
-            for len in 1..=6 * UNIT * u64::from(units * lanes) {
-                let tree = Tree { units, lanes, leaves: 8 * u64::from(lanes), side_by_side: false, singles: false };
-                let [units, lanes] = [units, lanes].map(u64::from);
-                let start = |leaf: u64, unit: u64| UNIT * ((leaf / lanes * units + unit) * lanes + leaf % lanes);
-                let leaves = (0..tree.leaves).filter(|&leaf| start(leaf, 0) < len);
-                let whole =
-                    leaves.map(|leaf| (0..units).filter(|&unit| start(leaf, unit) + UNIT <= len).count() as u32);
+        for (units, parts, lanes) in [(1, 1, 1), (1, 1, 4), (2, 1, 1), (3, 1, 2), (5, 1, 4), (2, 3, 1), (3, 2, 4)] {
+            for len in 1..=6 * UNIT * u64::from(units * parts * lanes) {
+                let leaves = 8 * u64::from(lanes);
+                let tree = Tree { units, parts, lanes, leaves, side_by_side: false, singles: false };
+                let [units, parts, lanes] = [units, parts, lanes].map(u64::from);
+                let start =
+                    |leaf: u64, unit: u64| UNIT * ((leaf / lanes * parts * units + unit) * lanes + leaf % lanes);
+                let starts = (0..tree.leaves).flat_map(|leaf| (0..parts).map(move |part| (leaf, part * units)));
+                let whole = starts.filter(|&(leaf, first)| start(leaf, first) < len).map(|(leaf, first)| {
+                    (first..first + units).filter(|&unit| start(leaf, unit) + UNIT <= len).count() as u32
+                });
                 assert_eq!(Some(tree.whole_units(len)), whole.min(), "{tree:?} {len}");
             }
         }
-        let tree = Tree { units: 2, lanes: 1, leaves: 1, side_by_side: false, singles: false };
+        let tree = Tree { units: 2, parts: 1, lanes: 1, leaves: 1, side_by_side: false, singles: false };
         assert_eq!(tree.whole_units(0), 0);
     }
 }

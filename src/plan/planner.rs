@@ -101,7 +101,7 @@ impl Planner<'_> {
             return Ok(());
         }
         let elements = self.element_geometry(over)?;
-        self.reduce(direction, over, u64::from(elements.leaves))?;
+        self.reduce(direction, over, self.most_applied(&elements))?;
         let partials_in = self.partials_out();
         self.push(Kernel::Apply, direction, over, elements, |p| {
             p.reduces = true;
@@ -109,6 +109,11 @@ impl Planner<'_> {
             p.partials_in = partials_in;
             p.partials_out = partials_out;
         })
+    }
+
+    /// Partial results of a target that a pass over elements merges at the most.
+    pub(super) fn most_applied(&self, elements: &Geometry) -> u64 {
+        if self.profile.merges_first { 1 } else { elements.leaves.into() }
     }
 
     /// Leaves to at most `most` partial results a target.
@@ -266,7 +271,7 @@ impl Planner<'_> {
         let walk = &self.problem.walk(over);
         let geometry = match self.beside_columns(over)? {
             Some(geometry) => geometry,
-            None => Geometry::new(walk, self.profile)?,
+            None => Geometry::new(walk, &self.profile_of_sums(over))?,
         };
         window::fitting(geometry, over, self.problem, self.profile)
     }

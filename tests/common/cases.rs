@@ -337,7 +337,7 @@ pub fn compare(case: &Case, data: &Data, results: &Results, base: f64) -> Vec<Ch
 }
 
 /// Shapes (N, C, S) either side of every boundary: vec4 tails, units, lanes, tiles, workgroups, primes, 1.
-pub const CHANNEL_SHAPES: [(usize, usize, usize); 22] = [
+pub const CHANNEL_SHAPES: [(usize, usize, usize); 24] = [
     (2, 1, 1),
     (2, 3, 1),
     (32, 16, 1),
@@ -348,6 +348,8 @@ pub const CHANNEL_SHAPES: [(usize, usize, usize); 22] = [
     (2, 3, 4),
     (2, 3, 5),
     (5, 7, 11),
+    (2, 2, 65),
+    (40, 3, 68),
     (6, 33, 49),
     (4, 8, 31),
     (2, 5, 64),
@@ -407,6 +409,8 @@ pub fn norms() -> Vec<Case> {
         cases.push(Case::new(GroupNormDescriptor::new(groups, shape[1]), &shape));
     }
     cases.push(Case::new(BatchNormDescriptor::new(5), &[2, 5, 3, 4, 6]));
+    // More than the longest leaves of all lanes of a workgroup.
+    cases.push(Case::new(InstanceNormDescriptor::new(1), &[1, 1, 140_001]));
     for (m, d) in ROW_SHAPES {
         cases.push(Case::new(LayerNormDescriptor::new(&[d]), &[m, d]));
         // Of rows of one element dx is what two equal numbers differ by; see `rows_of_one_element` in src/cpu/tests.rs.
