@@ -143,7 +143,7 @@ fn finish(p: Place, sum: Partial) -> Result {
         saved[params.gradients_at + params.state_stride + p.goal] = bitcast<u32>(sum.a);
     }
     var scale = opaque(1.0 / f32(max(sum.count, 1u)));
-    if (!WEIGHTED) {
+    if (!(WEIGHTED | WEIGHS)) {
         scale *= weight_of(p);
     }
     return Result(select(0.0, opaque(sum.a * scale), CENTRED), opaque(sum.b * scale));

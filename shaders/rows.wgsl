@@ -1,8 +1,6 @@
 // Targets that fit on chip: read once, reduce, finish, write once.
 fn take(p: Place, known: Knowns, tile: Tile) {
-    let sums = tree(p, leaves(p, tile, known), LEAVES);
-    let result = results(p, sums);
-    write_partials(p, sums);
+    let result = results(p, sums_of_targets(p, leaves(p, tile, known), known));
 //#if WRITES
     if (p.inside) {
 //#for u
@@ -15,9 +13,7 @@ fn take(p: Place, known: Knowns, tile: Tile) {
 //#if PARTS
 // What does not fit registers is read again, part by part, while it is still in a cache.
 fn take_in_parts(p: Place, known: Knowns) {
-    let sums = tree(p, leaves_in_parts(p, known), LEAVES);
-    let result = results(p, sums);
-    write_partials(p, sums);
+    let result = results(p, sums_of_targets(p, leaves_in_parts(p, known), known));
 //#if WRITES
     for (var part = 0u; part < PARTS; part++) {
         let q = part_of(p, part);

@@ -85,6 +85,11 @@ impl IndexMap {
             + position / self.position_div * self.position
     }
 
+    /// Of a group's `size` channels, which are its segments.
+    pub(crate) const fn of_channels(size: u64) -> IndexMap {
+        IndexMap { target: size, segment: 1, ..IndexMap::OF_TARGET }
+    }
+
     /// The target's own number within its group.
     pub const OF_TARGET: IndexMap = IndexMap { target_div: 1, target: 1, segment: 0, position_div: 1, position: 0 };
 }
@@ -187,6 +192,12 @@ impl Layout {
     /// Whether a statistic's elements are exactly one weight's elements (batch norm): one reduction serves both.
     pub fn is_per_channel(&self) -> bool {
         self.stats == self.affine
+    }
+
+    /// The walk over statistics whose segments are the channels of a group; its weights go by the segment.
+    pub(crate) fn channels_of_stats(&self) -> Walk {
+        let Walk { inner_stride, len, stride, .. } = self.affine;
+        Walk { segments: self.stat_of_affine.target_div, segment_stride: inner_stride, len, stride, ..self.stats }
     }
 
     /// The layout of no samples: targets without elements.

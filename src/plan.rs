@@ -160,6 +160,7 @@ impl Problem {
         match over {
             Over::Stats if self.layout.is_per_channel() && self.neighbours_fit() => self.layout.stats.joined(),
             Over::Stats => self.layout.stats,
+            Over::Channels => self.layout.channels_of_stats(),
             Over::Affine => self.layout.affine,
         }
     }
@@ -206,6 +207,8 @@ pub enum Kernel {
 pub enum Over {
     /// Statistics.
     Stats,
+    /// Statistics of groups of whole channels (group norm), whose segments are these channels.
+    Channels,
     /// Affine parameters.
     Affine,
 }
@@ -232,7 +235,7 @@ pub struct Pass {
     /// Whether they lie in planes of one of each target, one after the other (of shards, samples, blocks of rows), and not
     /// target after target.
     pub planes_in: bool,
-    /// Whether each is weighed as it comes in: those of a group's channels.
+    /// Whether sums of a group's channels are weighed as they are merged.
     pub weighs: bool,
     /// Partial results per target that go out (Reduce, Merge, and where a target's sums are of use to another walk).
     pub partials_out: u64,

@@ -141,6 +141,10 @@ fn workgroups_of_a_gpu() -> Vec<Case> {
         Case { input: DType::BF16, output: DType::BF16, ..Case::new(RmsNormDescriptor::new(&[4096]), &[17, 4096]) },
         Case::new(instance(3), &[4, 3, 900]),
         Case::new(instance(3), &[2, 3, 9000]),
+        // Groups on chip channel by channel, on chip but not so, and neither.
+        Case { fusion, ..Case::new(GroupNormDescriptor::new(2, 12), &[3, 12, 100]) },
+        Case::new(GroupNormDescriptor::new(4, 12), &[2, 12, 35]),
+        Case::new(GroupNormDescriptor::new(2, 96), &[2, 96, 36]),
         Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 4100]),
         Case::new(GroupNormDescriptor::new(1, 300), &[2, 300, 40]),
         Case { fusion, format: Format::ChannelsLast, ..Case::new(GroupNormDescriptor::new(2, 12), &[3, 12, 2000]) },

@@ -97,10 +97,9 @@ fn backward_moves_the_least_bytes() {
         let tensor = TensorDescriptor::new(&shape);
         let with = |wanted, fusion| traffic(&plan(&norm, &tensor, fusion, Op::Backward(wanted)));
         let split = |n| if on_chip { n } else { 2 * n };
-        // Sums for the gradients of weight and bias are made on the way to dx, but for groups that fit on chip and for rows
-        // that do not, or not with the sums of their columns.
+        // Sums for the gradients of weight and bias are made on the way to dx, but for rows that do not fit on chip, or not
+        // with the sums of their columns.
         let apart = match &norm {
-            NormDescriptor::Group(_) if on_chip => 2,
             NormDescriptor::Layer(layer) if layer.normalized_shape[0] > 4096 => 2,
             _ => 0,
         };

@@ -298,12 +298,15 @@ fn sums_on_the_way_to_dx_are_found_again() {
     let dx = Gradients { affine: false, ..ALL };
     let group: NormDescriptor = GroupNormDescriptor::new(32, 256).into();
     let instance: NormDescriptor = InstanceNormDescriptor::new(64).into();
-    let cases: [(&NormDescriptor, &[usize], &[Kernel]); 7] = [
+    let cases: [(&NormDescriptor, &[usize], &[Kernel]); 9] = [
         // Four rows side by side, eight one after the other.
         (&layer(768), &[512, 768], &[Rows, Merge]),
         (&layer(768), &[1 << 15, 768], &[Rows, Merge, Merge]),
         (&instance, &[2, 64, 28, 28], &[Rows, Merge]),
         (&instance, &[300, 64, 200, 200], &[Reduce, Apply, Merge, Merge]),
+        // Groups of eight channels, on chip and not.
+        (&group, &[2, 256, 14, 14], &[Rows, Merge]),
+        (&group, &[2, 256, 32, 32], &[Rows, Merge]),
         (&group, &[2, 256, 64, 64], &[Reduce, Apply, Merge]),
         (&group, &[2, 256, 100, 152], &[Reduce, Merge, Apply, Merge]),
         (&group, &[300, 256, 64, 64], &[Reduce, Apply, Merge, Merge]),

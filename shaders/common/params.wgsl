@@ -88,7 +88,7 @@ override MERGES: bool;
 override FINISHES: bool;
 // Partial results per target are written.
 override PARTIALS: bool;
-// Those that come in have a weight each.
+// Sums of a group's channels are weighed as they are merged.
 override WEIGHS: bool;
 // What to do with the running statistics: 0 nothing, 1 update, 2 update even if not finite.
 override UPDATE: u32;

@@ -35,10 +35,20 @@ fn tree(p: Place, leaves: Partials, width: u32) -> Partials {
     if (LEAVES == 1u) {
         return leaves;
     }
+    put(p, leaves);
+    climb(p, 1u, min(LEAVES, width));
+    return top(p);
+}
+
+fn put(p: Place, leaves: Partials) {
 //#for t
     slots[$tu * WORKGROUP + p.slot] = to_bits(leaves[$t]);
 //#end
-    for (var step = 1u; step < min(LEAVES, width); step <<= 1u) {
+}
+
+// From sums of `low` leaves to those of `high`.
+fn climb(p: Place, low: u32, high: u32) {
+    for (var step = low; step < high; step <<= 1u) {
         workgroupBarrier();
         // The first invocations take all pairs, so that the others' subgroups rest.
         if (p.slot < WORKGROUP / (2u * step)) {
@@ -50,6 +60,9 @@ fn tree(p: Place, leaves: Partials, width: u32) -> Partials {
 //#end
         }
     }
+}
+
+fn top(p: Place) -> Partials {
     workgroupBarrier();
     let first = p.slot - p.leaf_lane * LEAF_STRIDE;
     return Partials(
@@ -59,13 +72,16 @@ fn tree(p: Place, leaves: Partials, width: u32) -> Partials {
     );
 }
 
+fn weighed(sum: Partial, weight: f32) -> Partial {
+    return Partial(sum.count, opaque(weight * sum.a), opaque(weight * sum.b), 0.0);
+}
+
 fn partial_of(p: Place) -> Partial {
     if (p.exists & (p.leaf < params.partials_in)) {
         let at = p.goal * params.partials_in_target + p.leaf * params.partials_in_step;
         let sum = from_bits(partials[params.partials_in_at + at]);
         if (WEIGHS & HAS_WEIGHT) {
-            let weight = state_at(0u, p.goal % params.inner * params.map_target + p.leaf);
-            return Partial(sum.count, opaque(weight * sum.a), opaque(weight * sum.b), 0.0);
+            return weighed(sum, state_at(0u, p.goal % params.inner * params.map_target + p.leaf));
         }
         return sum;
     }
@@ -78,6 +94,31 @@ fn partials_of(p: Place) -> Partials {
         partial_of(beside(p, $tu)),
 //#end
     );
+}
+
+// Sums of each target, from its leaves; partial results are written.
+fn sums_of_targets(p: Place, leaves: Partials, known: Knowns) -> Partials {
+//#if CHANNELS
+    // Those of a group's channels are partial results, and weighed they are the group's.
+    let channel = 1u << params.leaves_log2;
+    put(p, leaves);
+    climb(p, 1u, channel);
+    workgroupBarrier();
+    if (p.inside & ((p.leaf & (channel - 1u)) == 0u)) {
+        let sum = from_bits(slots[p.slot]);
+        if (PARTIALS) {
+            let at = p.goal * params.partials_out_target + p.segment * params.partials_out_step;
+            partials[params.partials_out_at + at] = to_bits(sum);
+        }
+        slots[p.slot] = to_bits(weighed(sum, known[0].weight));
+    }
+    climb(p, channel, LEAVES);
+    return top(p);
+//#else
+    let sums = tree(p, leaves, LEAVES);
+    write_partials(p, sums);
+    return sums;
+//#end
 }
 
 fn write_partials(p: Place, sums: Partials) {

@@ -19,6 +19,8 @@ pub struct Shader {
     pub units: u32,
     /// Whether columns are summed while rows are reduced.
     pub columns: bool,
+    /// Whether sums of a group's channels are partial results.
+    pub channels: bool,
     /// Whether one load takes a unit.
     pub vec4: bool,
     /// Element type of each tensor, and whether it is written. None: the shader streams no elements.
@@ -39,6 +41,7 @@ pub fn shaders(plan: &Plan, update: u32) -> Vec<Shader> {
             direction: pass.direction,
             units: key.variant.units,
             columns: key.variant.columns,
+            channels: key.variant.channels,
             vec4: key.variant.addressing.vec4,
             tensors: key.variant.tensors.iter().map(|t| (t.dtype, t.written)).collect(),
         }

@@ -121,6 +121,7 @@ pub(super) fn strides(walk: &Walk) -> [u32; 4] {
 pub(crate) fn index_map(plan: &Plan, over: Over) -> IndexMap {
     match over {
         Over::Stats => plan.problem.layout.affine_of_stats,
+        Over::Channels => IndexMap::of_channels(plan.problem.layout.stat_of_affine.target_div),
         Over::Affine => plan.problem.layout.stat_of_affine,
     }
 }

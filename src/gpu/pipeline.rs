@@ -150,6 +150,7 @@ impl Key {
                 abreast: pass.geometry.abreast,
                 singles: pass.geometry.tree.singles && matches!(pass.kernel, Kernel::Rows | Kernel::Reduce),
                 columns: pass.sums_columns(),
+                channels: pass.over == Over::Channels,
                 addressing: Addressing { vec4, ..addressing },
                 unit_weights: elements
                     && vec4

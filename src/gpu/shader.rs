@@ -66,6 +66,8 @@ pub(crate) struct Variant {
     pub singles: bool,
     /// Whether columns are summed while rows are reduced.
     pub columns: bool,
+    /// Whether sums of a group's channels are partial results.
+    pub channels: bool,
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.
     pub unit_weights: bool,
@@ -125,6 +127,9 @@ pub(crate) fn compose(variant: &Variant) -> String {
     }
     if variant.columns {
         flags.push("COLUMNS".into());
+    }
+    if variant.channels {
+        flags.push("CHANNELS".into());
     }
     if variant.unit_weights {
         flags.push("UNIT_WEIGHTS".into());

@@ -172,7 +172,7 @@ fn check_resources(module: &Module, key: &Key) -> Result<(), String> {
     let shared = globals().filter(|v| v.space == AddressSpace::WorkGroup);
     let bytes: u32 = shared.map(|v| module.types[v.ty].inner.size(module.to_ctx())).sum();
     let may_loop = |function: &Function| match function.name.as_deref() {
-        Some("tree" | "write_columns") => true,
+        Some("climb" | "write_columns") => true,
         Some("leaves_in_parts" | "take_in_parts") => key.variant.parts,
         _ => false,
     };

@@ -41,17 +41,26 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Whether statistics are sums over whole channels of a sample (group norm), too large to be held on chip, while channels are
-    /// not too small and not too many: their sums then serve both the statistics and the weights. Neither a device's limits
-    /// nor what is asked for decide about it, for the same bits.
+    /// Whether statistics are sums over whole channels of a sample (group norm), while channels are not too small and not too
+    /// many: their sums then serve both the statistics and the weights. Neither a device's limits nor what is asked for decide
+    /// about it, for the same bits. Groups that are held on chip, but not channel by channel, are left out.
     fn sums_channels_of_groups(&self) -> Result<bool, Error> {
         let Layout { affine_of_stats, stat_of_affine, affine, .. } = self.problem.layout;
         let channels = affine_of_stats != IndexMap::OF_TARGET && stat_of_affine.position == 0;
         let large = affine.len >= ELEMENTS_OF_PARTIAL;
         // Those that they are merged to need as much room at the most.
         let few = affine.targets().saturating_mul(affine.segments) <= Profile::GPU.max_binding_size / (2 * PARTIAL);
+        if !(channels && large && few) {
+            return Ok(false);
+        }
         let group = Geometry::new(&self.problem.walk(Over::Stats), self.profile)?;
-        Ok(channels && large && few && (group.tiles > 1 || group.tree.parts > 1))
+        Ok(group.tiles > 1 || group.tree.parts > 1 || self.channels_on_chip()?.is_some())
+    }
+
+    /// A group of channels that fits on chip.
+    fn channels_on_chip(&self) -> Result<Option<Geometry>, Error> {
+        let walk = self.problem.walk(Over::Channels);
+        Ok(Some(Geometry::new(&walk, self.profile)?).filter(|geometry| walk.stride == 1 && geometry.tiles == 1))
     }
 
     /// Group norm: sums of each sample's channels, of which those of a group, weighed, give dx, and those of all samples
@@ -60,6 +69,15 @@ impl Planner<'_> {
         use Direction::Backward;
         let layout = &self.problem.layout;
         let (samples, size, channels) = (layout.affine.segments, layout.stat_of_affine.target_div, layout.affine.inner);
+        let holds = |g: &Geometry| window::holds(g, Over::Channels, self.problem, self.profile);
+        if let Some(geometry) = self.channels_on_chip()?.filter(holds) {
+            self.push(Kernel::Rows, Backward, Over::Channels, geometry, |p| {
+                p.reduces = true;
+                p.weighs = true;
+                p.partials_out = if affine { size } else { 0 };
+            })?;
+            return if affine { self.merge_to_weights(samples, self.partials_at()) } else { Ok(()) };
+        }
         self.sum_segments()?;
         let sums_at = self.partials_at();
         self.kept = sums_at + samples * channels;
@@ -82,9 +100,15 @@ impl Planner<'_> {
         if affine {
             // Nothing follows that needs the others.
             self.kept = 0;
-            self.merge_planes(samples, sums_at, Backward, Over::Affine)?;
-            self.finish();
+            self.merge_to_weights(samples, sums_at)?;
         }
+        Ok(())
+    }
+
+    /// Planes of partial results, from `at` on, to the gradients of weight and bias.
+    fn merge_to_weights(&mut self, planes: u64, at: u64) -> Result<(), Error> {
+        self.merge_planes(planes, at, Direction::Backward, Over::Affine)?;
+        self.finish();
         Ok(())
     }
 
@@ -124,8 +148,7 @@ impl Planner<'_> {
             self.push(Kernel::Rows, Direction::Backward, Over::Stats, geometry, |p| p.reduces = true)?;
             layout.stats.targets().div_ceil(geometry.targets.into())
         };
-        self.merge_planes(planes, self.partials_at(), Direction::Backward, Over::Affine)?;
-        self.finish();
+        self.merge_to_weights(planes, self.partials_at())?;
         Ok(true)
     }
 

@@ -84,11 +84,15 @@ fn measure(chip: &str, driver: &str, pipeline: &Pipeline, compiled: &Compiled) -
         (_, true) => "-vec4",
         (_, false) => "-scalar",
     };
-    let columns = if shader.columns { "-columns" } else { "" };
+    let beside = match (shader.columns, shader.channels) {
+        (true, _) => "-columns",
+        (_, true) => "-channels",
+        _ => "",
+    };
     Ok(Measured {
         chip: chip.into(),
         driver: driver.into(),
-        kernel: format!("{:?}{columns}-{:?}{path}", shader.kernel, shader.direction).to_lowercase(),
+        kernel: format!("{:?}{beside}-{:?}{path}", shader.kernel, shader.direction).to_lowercase(),
         call: call.clone(),
         units: shader.units,
         vgprs: statistic("VGPRs")?,
