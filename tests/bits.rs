@@ -34,25 +34,25 @@ fn fused(residual: Residual, relu: bool, case: Case) -> Case {
 
 /// What every kind of loop and kernel takes part in; large enough to be split, small enough for software drivers.
 fn table() -> Vec<Case> {
-    let images = || Case::new(BatchNormDescriptor::new(3), &[6, 3, 11, 13]);
+    // More than a workgroup takes of a software driver's long leaves.
+    let images = || Case::new(BatchNormDescriptor::new(3), &[40, 3, 11, 13]);
     let tracking = InstanceNormDescriptor { affine: true, track_running_stats: true, ..InstanceNormDescriptor::new(3) };
     vec![
         images(),
-        Case::new(BatchNormDescriptor::new(2), &[2, 2, 4100]),
+        Case::new(BatchNormDescriptor::new(2), &[20, 2, 4100]),
         Case::new(BatchNormDescriptor::new(24), &[700, 24]),
         last(Case::new(BatchNormDescriptor::new(33), &[7, 33, 9, 5])),
-        Case::new(GroupNormDescriptor::new(2, 6), &[20, 6, 7, 9]),
-        Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 1701]),
+        Case::new(GroupNormDescriptor::new(2, 6), &[88, 6, 7, 9]),
+        Case::new(GroupNormDescriptor::new(2, 6), &[28, 6, 1701]),
         last(Case::new(BatchNormDescriptor::new(36), &[5, 36, 7, 9])),
         half(DType::F16, last(Case::new(BatchNormDescriptor::new(40), &[6, 40, 53]))),
         last(Case::new(GroupNormDescriptor::new(2, 8), &[6, 8, 5, 5])),
-        Case::new(tracking, &[9, 3, 131]),
-        // More rows than a workgroup takes.
-        Case::new(LayerNormDescriptor::new(&[701]), &[300, 701]),
-        fused(Residual::None, true, Case::new(RmsNormDescriptor::new(&[704]), &[300, 704])),
+        Case::new(tracking, &[22, 3, 131]),
+        Case::new(LayerNormDescriptor::new(&[701]), &[400, 701]),
+        fused(Residual::None, true, Case::new(RmsNormDescriptor::new(&[704]), &[400, 704])),
         half(DType::F16, images()),
         fused(Residual::After, true, images()),
-        fused(Residual::Before, false, half(DType::BF16, Case::new(LayerNormDescriptor::new(&[701]), &[300, 701]))),
+        fused(Residual::Before, false, half(DType::BF16, Case::new(LayerNormDescriptor::new(&[701]), &[400, 701]))),
     ]
 }
 
