@@ -1,4 +1,4 @@
-// Targets that fit on chip: read once, reduce, finish, write once.
+// Targets that one workgroup takes: read, reduce, finish, write.
 fn take(p: Place, known: Knowns, tile: Tile) {
     let result = results(p, sums_of_targets(p, leaves(p, tile, known), known));
 //#if WRITES

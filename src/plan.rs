@@ -190,7 +190,8 @@ impl Tensor {
 /// A kernel: one shader in `shaders/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
-    /// Targets that fit on chip: read once, reduce, finish, write.
+    /// Targets that one workgroup takes: read, reduce, finish, write. Where leaves have parts, elements are read a second time,
+    /// from a cache; [`Plan::bytes`] counts them once.
     Rows,
     /// Tiles of targets to partial results.
     Reduce,

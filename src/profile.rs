@@ -12,12 +12,13 @@ pub struct Profile {
     pub workgroup: u32,
     /// Longest leaf that an invocation holds, in units of four elements.
     pub max_units: u32,
-    /// Longest leaf at all, in units: one that an invocation does not hold is taken part by part, which is for devices
-    /// where what is read again comes from a near cache. 0: there is none.
+    /// Longest leaf at all, in units: what an invocation does not hold is taken part by part, and read again where it is
+    /// written, which is for devices where that comes from a near cache. 0: no leaf has parts. Nor has one of single elements
+    /// of a sample, or where sums of columns are kept.
     pub max_units_in_parts: u32,
     /// As `max_units`, where sums of columns are kept beside a leaf (layer norm's backward pass): registers hold both.
     pub max_units_beside_columns: u32,
-    /// Longest leaf where neighbouring targets lie side by side (channels-last), in units.
+    /// As `max_units`, where neighbouring targets lie side by side (channels-last).
     pub max_strided_units: u32,
     /// As `max_strided_units`, where elements are written and nothing is summed.
     pub max_strided_element_units: u32,

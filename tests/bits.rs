@@ -129,19 +129,23 @@ fn plans(case: &Case, profile: &Profile) -> Option<[Plan; 2]> {
     Some([plan(Op::Forward)?, plan(Op::Backward(gradients))?])
 }
 
-/// Runs the table with every profile that `splits` makes of the device's own, and compares with that one's bits.
+/// Runs cases with every profile that `splits` makes of the device's own, and compares with that one's bits.
 /// A split that no plan reaches would prove nothing, so both directions of every case must be `reached` by one.
-fn any_split(splits: impl Fn(&Case, &Profile) -> Vec<Profile>, reached: impl Fn(&Plan, &Plan) -> bool) {
+fn any_split(
+    cases: Vec<Case>,
+    splits: impl Fn(&Case, &Profile) -> Vec<Profile>,
+    reached: impl Fn(&Plan, &Plan) -> bool,
+) {
     for (gpu, backend) in backends::gpus() {
         let _turn = gpu.turn();
         let own = gpu::Context::new(&gpu.device).unwrap();
-        for case in table() {
-            let data = Data::new(&case);
-            let whole = bits_on(backend, &case, &data);
-            let whole_plans = plans(&case, own.profile()).unwrap();
+        for case in &cases {
+            let data = Data::new(case);
+            let whole = bits_on(backend, case, &data);
+            let whole_plans = plans(case, own.profile()).unwrap();
             let (mut directions, mut runs) = ([false; 2], 0);
-            for profile in splits(&case, own.profile()) {
-                let Some(split_plans) = plans(&case, &profile) else { continue };
+            for profile in splits(case, own.profile()) {
+                let Some(split_plans) = plans(case, &profile) else { continue };
                 let now: Vec<bool> = split_plans.iter().zip(&whole_plans).map(|(a, b)| reached(a, b)).collect();
                 let reaches_more = now.iter().zip(directions).any(|(&now, before)| now && !before);
                 if !now.contains(&true) || (runs >= 2 && !reaches_more) {
@@ -149,7 +153,7 @@ fn any_split(splits: impl Fn(&Case, &Profile) -> Vec<Profile>, reached: impl Fn(
                 }
                 let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
                 let split = Backend::Gpu { context, queue: gpu.queue.clone(), name: String::new() };
-                match run(&split, &case, &data) {
+                match run(&split, case, &data) {
                     // The vectors of the state and partial results need their bytes in one binding too.
                     Err(wgpu_norm::Error::TooLarge { .. }) => continue,
                     Err(error) => panic!("{}: {}: {error}", gpu.name, case.name()),
@@ -171,7 +175,10 @@ fn any_split(splits: impl Fn(&Case, &Profile) -> Vec<Profile>, reached: impl Fn(
 
 #[test]
 fn any_window() {
+    // And a group that is on chip, of which a small binding does not hold all channels.
+    let group = Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 1701]);
     any_split(
+        [table(), vec![group]].concat(),
         |case, &own| {
             let bytes: u64 = case.tensor().size().unwrap();
             let sizes = [16, 4, 1, 2, 3, 6, 8, 12, 20, 24, 28].map(|part| bytes * part / 32 + own.offset_alignment);
@@ -189,6 +196,7 @@ fn windows(plan: &Plan) -> usize {
 #[test]
 fn any_grid() {
     any_split(
+        table(),
         |_, &own| (1..40).map(|limit| Profile { max_workgroups: limit, ..own }).collect(),
         |split, _| split.passes.iter().flat_map(|pass| &pass.dispatches).any(|dispatch| dispatch.grid[1] > 1),
     );
@@ -198,6 +206,7 @@ fn any_grid() {
 #[test]
 fn any_number_abreast() {
     any_split(
+        table(),
         |_, &own| [1, 4].map(|abreast| Profile { abreast, ..own }).into_iter().filter(|p| *p != own).collect(),
         |_, _| true,
     );
@@ -240,6 +249,9 @@ fn placed() -> Vec<Case> {
     let odd = last(Case::new(BatchNormDescriptor::new(5), &[3, 5, 4, 4]));
     let mixed = Case { input: DType::F16, output: DType::F32, ..rows.clone() };
     let single = |c| Case::new(BatchNormDescriptor::new(c), &[5, c]);
+    // Software drivers take these in parts.
+    let parts = Case::new(LayerNormDescriptor::new(&[67]), &[5, 67]);
+    let group = Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 35]);
     let fours = fused(Residual::Before, true, last(Case::new(BatchNormDescriptor::new(8), &[3, 8, 3, 5])));
     vec![
         rows.clone(),
@@ -254,6 +266,10 @@ fn placed() -> Vec<Case> {
         mixed,
         single(8),
         half(DType::F16, single(5)),
+        half(DType::F16, parts.clone()),
+        half(DType::BF16, fused(Residual::Before, false, parts)),
+        group.clone(),
+        half(DType::F16, group),
     ]
 }
 

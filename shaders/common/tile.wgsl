@@ -1,4 +1,4 @@
-// What an invocation takes: the units of one leaf, of each of the targets that it has abreast.
+// What an invocation takes: the units of one leaf, or of a part of it, of each of the targets that it has abreast.
 alias Units = array<Unit, ABREAST>;
 alias Tile = array<Units, UNITS>;
 alias Knowns = array<Known, ABREAST>;
@@ -69,7 +69,7 @@ fn leaves(p: Place, tile: Tile, known: Knowns) -> Partials {
     );
 }
 
-// Leaves of which no element is needed any more, part by part.
+// Sums of leaves whose elements need not be kept.
 fn leaves_in_parts(p: Place, known: Knowns) -> Partials {
 //#if PARTS
     var sums = Partials();

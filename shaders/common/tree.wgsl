@@ -99,7 +99,7 @@ fn partials_of(p: Place) -> Partials {
 // Sums of each target, from its leaves; partial results are written.
 fn sums_of_targets(p: Place, leaves: Partials, known: Knowns) -> Partials {
 //#if CHANNELS
-    // Those of a group's channels are partial results, and weighed they are the group's.
+    // A channel's sum is written as it is, for the weights; weighed, it goes on up the group's tree.
     let channel = 1u << params.leaves_log2;
     put(p, leaves);
     climb(p, 1u, channel);

@@ -19,7 +19,7 @@ pub struct Shader {
     pub units: u32,
     /// Whether columns are summed while rows are reduced.
     pub columns: bool,
-    /// Whether sums of a group's channels are partial results.
+    /// Whether segments are a group's channels, whose sums are weighed before they are merged.
     pub channels: bool,
     /// Whether one load takes a unit.
     pub vec4: bool,

@@ -66,7 +66,7 @@ pub(crate) struct Variant {
     pub singles: bool,
     /// Whether columns are summed while rows are reduced.
     pub columns: bool,
-    /// Whether sums of a group's channels are partial results.
+    /// Whether segments are a group's channels, whose sums are weighed before they are merged.
     pub channels: bool,
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.

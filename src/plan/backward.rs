@@ -3,7 +3,7 @@
 
 use super::geometry::ELEMENTS_OF_PARTIAL;
 use super::planner::Planner;
-use super::{Geometry, Kernel, Over, PARTIAL, Tree, scratch, window};
+use super::{Geometry, Kernel, Over, PARTIAL, Tree, UNIT, scratch, window};
 use crate::error::Error;
 use crate::layout::{IndexMap, Layout};
 use crate::op::{Direction, Gradients, Statistics};
@@ -57,10 +57,15 @@ impl Planner<'_> {
         Ok(group.tiles > 1 || group.tree.parts > 1 || self.channels_on_chip()?.is_some())
     }
 
-    /// A group of channels that fits on chip.
+    /// A group of channels that fits on chip. Not channels-last, where neighbours belong to other channels; nor where loads of
+    /// four elements would be given up for it.
     fn channels_on_chip(&self) -> Result<Option<Geometry>, Error> {
         let walk = self.problem.walk(Over::Channels);
-        Ok(Some(Geometry::new(&walk, self.profile)?).filter(|geometry| walk.stride == 1 && geometry.tiles == 1))
+        let loses_fours = !walk.len.is_multiple_of(UNIT) && (walk.len * walk.segments).is_multiple_of(UNIT);
+        if walk.stride != 1 || loses_fours {
+            return Ok(None);
+        }
+        Ok(Some(Geometry::new(&walk, self.profile)?).filter(|geometry| geometry.tiles == 1))
     }
 
     /// Group norm: sums of each sample's channels, of which those of a group, weighed, give dx, and those of all samples
@@ -152,8 +157,8 @@ impl Planner<'_> {
         Ok(true)
     }
 
-    /// What trees over a walk are made by. Rows that lie below each other in a leaf of layer norm's weights are taken one after
-    /// the other where they are on chip: not too many.
+    /// What trees over a walk are made by. Layer norm's weights have no leaves in parts: where rows are on chip an invocation
+    /// takes a leaf's rows one after the other.
     pub(super) fn profile_of_sums(&self, over: Over) -> Profile {
         let down_rows = over == Over::Affine && self.problem.layout.stat_of_affine.position != 0;
         let max_units_in_parts = if down_rows { 0 } else { self.profile.max_units_in_parts };
@@ -167,8 +172,8 @@ impl Planner<'_> {
         if !is_layer || over != Over::Stats || self.problem.op.direction() != Direction::Backward {
             return Ok(None);
         }
-        let profile =
-            Profile { max_units: self.profile.max_units_beside_columns, max_units_in_parts: 0, ..*self.profile };
+        let max_units = self.profile.max_units.min(self.profile.max_units_beside_columns);
+        let profile = Profile { max_units, max_units_in_parts: 0, ..*self.profile };
         Ok(Some(Geometry::new(&self.problem.layout.stats, &profile)?).filter(|geometry| geometry.tiles == 1))
     }
 

@@ -172,7 +172,8 @@ impl Geometry {
             workgroup
         };
         let on_chip = whole || all * elements <= workgroup || all <= split;
-        let abreast = if fours && (abreast_on_chip || !on_chip) { 4 } else { 1 };
+        let holds_elements = on_chip && tree.parts == 1 && !abreast_on_chip;
+        let abreast = if fours && !holds_elements { 4 } else { 1 };
         let leaves = if on_chip { all } else { split };
         let empty =
             Geometry { tree, leaves: 0, tiles: 0, targets: 0, abreast, rounds: 1, workgroup: profile.workgroup };
@@ -187,6 +188,7 @@ impl Geometry {
 
     /// The same tiles, of targets of which an invocation takes `rounds`.
     pub(super) fn with_rounds(self, rounds: u32) -> Geometry {
+        debug_assert_eq!(self.tree.parts, 1, "rows whose columns are summed are held");
         Geometry { targets: self.targets * rounds, rounds, ..self }
     }
 
