@@ -172,14 +172,15 @@ fn check_resources(module: &Module, key: &Key) -> Result<(), String> {
     let shared = globals().filter(|v| v.space == AddressSpace::WorkGroup);
     let bytes: u32 = shared.map(|v| module.types[v.ty].inner.size(module.to_ctx())).sum();
     let may_loop = |function: &Function| match function.name.as_deref() {
-        Some("climb" | "write_columns") => true,
-        Some("leaves_in_parts" | "take_in_parts") => key.variant.parts,
-        _ => false,
+        Some("climb" | "write_columns") => 1,
+        Some("leaves_in_parts") if key.variant.parts => 2,
+        Some("take_in_parts") if key.variant.parts => 1,
+        _ => 0,
     };
     let mut looping: Vec<String> = module
         .functions
         .iter()
-        .filter(|(_, f)| loops(&f.body) > usize::from(may_loop(f)))
+        .filter(|(_, f)| loops(&f.body) > may_loop(f))
         .map(|(_, f)| f.name.clone().unwrap_or_default())
         .collect();
     // The average over samples has as many terms as there are samples, and rows follow one another.
