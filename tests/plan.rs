@@ -204,10 +204,9 @@ fn a_shard_has_the_tree_of_the_whole() {
 /// to one before elements are written.
 #[test]
 fn long_leaves_have_parts() {
-    let tree = |len| {
+    let tree = |len, profile| {
         let layout = layer(len).layout(&TensorDescriptor::new(&[2, len])).unwrap();
-        let Tree { units, parts, lanes, leaves, .. } = Tree::new(&layout.stats, &Profile::SOFTWARE_GPU);
-        (units, parts, u64::from(lanes), leaves)
+        Tree::new(&layout.stats, profile)
     };
     for (len, expected) in [
         (64, (16, 1, 1, 1)),
@@ -218,9 +217,9 @@ fn long_leaves_have_parts() {
         (32 * 4096, (8, 128, 32, 32)),
         (32 * 4096 + 1, (8, 65, 32, 64)),
     ] {
-        assert_eq!(tree(len), expected, "{len}");
-        let layout = layer(len).layout(&TensorDescriptor::new(&[2, len])).unwrap();
-        assert_eq!(Tree::new(&layout.stats, &Profile::GPU).parts, 1, "real GPUs read once: {len}");
+        let Tree { units, parts, lanes, leaves, .. } = tree(len, &Profile::SOFTWARE_GPU);
+        assert_eq!((units, parts, lanes, leaves), expected, "{len}");
+        assert_eq!(tree(len, &Profile::GPU).parts, 1, "real GPUs read once: {len}");
     }
     for (samples, expected) in [
         (32, &[Kernel::Rows] as &[Kernel]),

@@ -1,4 +1,4 @@
-// The fixed binary tree over a workgroup's leaves. Barriers are here, and where columns are summed.
+// The fixed binary tree over a workgroup's leaves. Barriers are here, in rows.wgsl, and where columns are summed.
 struct Partial {
     count: u32,
     a: f32,
@@ -94,31 +94,6 @@ fn partials_of(p: Place) -> Partials {
         partial_of(beside(p, $tu)),
 //#end
     );
-}
-
-// Sums of each target, from its leaves; partial results are written.
-fn sums_of_targets(p: Place, leaves: Partials, known: Knowns) -> Partials {
-//#if CHANNELS
-    // A channel's sum is written as it is, for the weights; weighed, it goes on up the group's tree.
-    let channel = 1u << params.leaves_log2;
-    put(p, leaves);
-    climb(p, 1u, channel);
-    workgroupBarrier();
-    if (p.inside & ((p.leaf & (channel - 1u)) == 0u)) {
-        let sum = from_bits(slots[p.slot]);
-        if (PARTIALS) {
-            let at = p.goal * params.partials_out_target + p.segment * params.partials_out_step;
-            partials[params.partials_out_at + at] = to_bits(sum);
-        }
-        slots[p.slot] = to_bits(weighed(sum, known[0].weight));
-    }
-    climb(p, channel, LEAVES);
-    return top(p);
-//#else
-    let sums = tree(p, leaves, LEAVES);
-    write_partials(p, sums);
-    return sums;
-//#end
 }
 
 fn write_partials(p: Place, sums: Partials) {

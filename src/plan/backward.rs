@@ -9,6 +9,12 @@ use crate::layout::{IndexMap, Layout};
 use crate::op::{Direction, Gradients, Statistics};
 use crate::profile::Profile;
 
+/// Where group norm's channels are summed on the way to dx.
+enum Channels {
+    OnChip(Geometry),
+    Split,
+}
+
 impl Planner<'_> {
     pub fn backward(&mut self, wanted: Gradients) -> Result<(), Error> {
         use Direction::Backward;
@@ -21,8 +27,10 @@ impl Planner<'_> {
                 (false, false) => Ok(()),
             };
         }
-        if projects && self.sums_channels_of_groups()? {
-            return self.sum_and_project(wanted.affine);
+        match if projects { self.channels_of_groups()? } else { None } {
+            Some(Channels::OnChip(geometry)) => return self.project_on_chip(geometry, wanted.affine),
+            Some(Channels::Split) => return self.sum_and_project(wanted.affine),
+            None => {}
         }
         if projects && wanted.affine && self.project_and_sum()? {
             if scratch(self.problem, &self.passes) <= self.profile.max_binding_size {
@@ -41,20 +49,25 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Whether statistics are sums over whole channels of a sample (group norm), while channels are not too small and not too
-    /// many: their sums then serve both the statistics and the weights. Neither a device's limits nor what is asked for decide
-    /// about it, for the same bits. Groups that are held on chip, but not channel by channel, are left out.
-    fn sums_channels_of_groups(&self) -> Result<bool, Error> {
-        let Layout { affine_of_stats, stat_of_affine, affine, .. } = self.problem.layout;
-        let channels = affine_of_stats != IndexMap::OF_TARGET && stat_of_affine.position == 0;
+    /// Where statistics are sums over whole channels of a sample (group norm), if channels are not too small and not too many:
+    /// their sums then serve both the statistics and the weights. Neither a device's limits nor what is asked for decide
+    /// whether, for the same bits, which both ways give. Groups that are held on chip, but not channel by channel, are left
+    /// out.
+    fn channels_of_groups(&self) -> Result<Option<Channels>, Error> {
+        let Layout { affine_of_stats, affine, .. } = self.problem.layout;
+        let channels = affine_of_stats != IndexMap::OF_TARGET && !self.has_weights_of_columns();
         let large = affine.len >= ELEMENTS_OF_PARTIAL;
         // Those that they are merged to need as much room at the most.
         let few = affine.targets().saturating_mul(affine.segments) <= Profile::GPU.max_binding_size / (2 * PARTIAL);
         if !(channels && large && few) {
-            return Ok(false);
+            return Ok(None);
+        }
+        if let Some(geometry) = self.channels_on_chip()? {
+            let holds = window::holds(&geometry, Over::Channels, self.problem, self.profile);
+            return Ok(Some(if holds { Channels::OnChip(geometry) } else { Channels::Split }));
         }
         let group = Geometry::new(&self.problem.walk(Over::Stats), self.profile)?;
-        Ok(group.tiles > 1 || group.tree.parts > 1 || self.channels_on_chip()?.is_some())
+        Ok((group.tiles > 1 || group.tree.parts > 1).then_some(Channels::Split))
     }
 
     /// A group of channels that fits on chip. Not channels-last, where neighbours belong to other channels; nor where loads of
@@ -68,21 +81,23 @@ impl Planner<'_> {
         Ok(Some(Geometry::new(&walk, self.profile)?).filter(|geometry| geometry.tiles == 1))
     }
 
-    /// Group norm: sums of each sample's channels, of which those of a group, weighed, give dx, and those of all samples
+    /// Group norm on chip: sums of channels are partial results for the weights, and those of a group, weighed, give dx.
+    fn project_on_chip(&mut self, geometry: Geometry, affine: bool) -> Result<(), Error> {
+        let (samples, size) = (self.problem.layout.affine.segments, self.problem.layout.stat_of_affine.target_div);
+        self.push(Kernel::Rows, Direction::Backward, Over::Channels, geometry, |p| {
+            p.reduces = true;
+            p.weighs = true;
+            p.partials_out = if affine { size } else { 0 };
+        })?;
+        if affine { self.merge_to_weights(samples, self.partials_at()) } else { Ok(()) }
+    }
+
+    /// Group norm split: sums of each sample's channels, of which those of a group, weighed, give dx, and those of all samples
     /// the gradients of weight and bias.
     fn sum_and_project(&mut self, affine: bool) -> Result<(), Error> {
         use Direction::Backward;
         let layout = &self.problem.layout;
         let (samples, size, channels) = (layout.affine.segments, layout.stat_of_affine.target_div, layout.affine.inner);
-        let holds = |g: &Geometry| window::holds(g, Over::Channels, self.problem, self.profile);
-        if let Some(geometry) = self.channels_on_chip()?.filter(holds) {
-            self.push(Kernel::Rows, Backward, Over::Channels, geometry, |p| {
-                p.reduces = true;
-                p.weighs = true;
-                p.partials_out = if affine { size } else { 0 };
-            })?;
-            return if affine { self.merge_to_weights(samples, self.partials_at()) } else { Ok(()) };
-        }
         self.sum_segments()?;
         let sums_at = self.partials_at();
         self.kept = sums_at + samples * channels;
@@ -157,19 +172,23 @@ impl Planner<'_> {
         Ok(true)
     }
 
+    /// Whether statistics belong to rows and weights to columns (layer and RMS norm).
+    fn has_weights_of_columns(&self) -> bool {
+        self.problem.layout.stat_of_affine.position != 0
+    }
+
     /// What trees over a walk are made by. Layer norm's weights have no leaves in parts: where rows are on chip an invocation
     /// takes a leaf's rows one after the other.
     pub(super) fn profile_of_sums(&self, over: Over) -> Profile {
-        let down_rows = over == Over::Affine && self.problem.layout.stat_of_affine.position != 0;
-        let max_units_in_parts = if down_rows { 0 } else { self.profile.max_units_in_parts };
+        let columns = over == Over::Affine && self.has_weights_of_columns();
+        let max_units_in_parts = if columns { 0 } else { self.profile.max_units_in_parts };
         Profile { max_units_in_parts, ..*self.profile }
     }
 
     /// Layer norm's rows, if they fit a chip with the sums of their columns, whether those are wanted or not: for the same
     /// bits.
     pub(super) fn beside_columns(&self, over: Over) -> Result<Option<Geometry>, Error> {
-        let is_layer = self.problem.layout.stat_of_affine.position != 0;
-        if !is_layer || over != Over::Stats || self.problem.op.direction() != Direction::Backward {
+        if !self.has_weights_of_columns() || over != Over::Stats || self.problem.op.direction() != Direction::Backward {
             return Ok(None);
         }
         let max_units = self.profile.max_units.min(self.profile.max_units_beside_columns);

@@ -35,7 +35,7 @@ pub const MOST_SPAN: u64 = 1 << 23;
 pub struct Tree {
     /// Units of four elements in a part of a leaf: what an invocation holds.
     pub units: u32,
-    /// Parts of a leaf, merged one after the other.
+    /// Parts of a leaf, merged one after the other, eight at a time.
     pub parts: u32,
     /// Neighbouring leaves whose units interleave.
     pub lanes: u32,
