@@ -259,6 +259,12 @@ impl Pass {
         self.geometry.rounds > 1
     }
 
+    /// Whether it begins with the last elements, as the one before it, which read the same, has just had them: some may
+    /// still be in a cache.
+    pub fn is_backwards(&self) -> bool {
+        self.kernel == Kernel::Apply && self.reduces
+    }
+
     /// Whether the pass reads or writes a tensor.
     pub fn touches(&self, tensor: Tensor) -> bool {
         self.reads.contains(&tensor) || self.writes.contains(&tensor)

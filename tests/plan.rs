@@ -5,7 +5,7 @@ mod plans;
 
 use plans::{ALL, PLAIN, RESNET50, batch, kernels, last, layer, plan, plan_for, traffic};
 use std::collections::HashSet;
-use wgpu_norm::plan::{Geometry, Kernel, Over, Plan, Problem, Tensor, Tree};
+use wgpu_norm::plan::{Geometry, Kernel, Over, Pass, Plan, Problem, Tensor, Tree};
 use wgpu_norm::{
     BatchNormDescriptor, DType, Error, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
     LayerNormDescriptor, Momentum, NormDescriptor, Op, Profile, Residual, RmsNormDescriptor, Statistics,
@@ -196,6 +196,48 @@ fn a_shard_has_the_tree_of_the_whole() {
                     assert_eq!(tree(n), tree(64), "{c} {side} {n}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn elements_are_written_from_where_they_were_read_last() {
+    let tensor = TensorDescriptor::new(&[128, 256, 56, 56]);
+    for op in [Op::Forward, Op::Backward(ALL)] {
+        let plan = plan(&batch(256), &tensor, PLAIN, op);
+        let starts = |pass: &Pass| -> Vec<u64> { pass.dispatches.iter().map(|d| d.tiles.start).collect() };
+        let (read, written) = (starts(&plan.passes[0]), starts(plan.passes.last().unwrap()));
+        assert!(read.len() > 1 && read.is_sorted() && written.iter().rev().is_sorted(), "{read:?} {written:?}");
+        let backwards: Vec<bool> = plan.passes.iter().map(Pass::is_backwards).collect();
+        assert_eq!(backwards, kernels(&plan).iter().map(|&k| k == Kernel::Apply).collect::<Vec<_>>());
+    }
+    let evaluation = plan_for(&batch(256), &tensor, Statistics::Running, PLAIN, Op::Forward, &Profile::GPU).unwrap();
+    assert!(!evaluation.passes[0].is_backwards(), "nothing has been read before");
+}
+
+/// A weight is loaded with each leaf of a channel, not with each unit of a group.
+#[test]
+fn groups_go_by_channels_where_those_lie_in_a_row() {
+    let norm = |groups, channels| GroupNormDescriptor::new(groups, channels).into();
+    let cases: [(NormDescriptor, &[usize], Over); 7] = [
+        (norm(8, 64), &[8, 64, 14, 14], Over::Channels),
+        (norm(32, 256), &[2, 256, 100, 152], Over::Channels),
+        // Of 28 elements; and of 36.
+        (norm(8, 64), &[8, 64, 4, 7], Over::Stats),
+        (norm(8, 64), &[8, 64, 4, 9], Over::Channels),
+        // 40 channels of a group do not fit on chip, and the group does.
+        (norm(1, 40), &[8, 40, 8, 8], Over::Stats),
+        // Groups of 392 elements are loaded by fours, and channels of 49 would not be; of 7 channels neither is.
+        (norm(8, 64), &[8, 64, 7, 7], Over::Stats),
+        (norm(8, 56), &[8, 56, 7, 7], Over::Channels),
+    ];
+    for (norm, shape, expected) in cases {
+        for op in [Op::Forward, Op::Backward(ALL)] {
+            let plan = plan(&norm, &TensorDescriptor::new(shape), PLAIN, op);
+            let writes = plan.passes.iter().find(|p| !p.writes.is_empty()).unwrap();
+            assert_eq!(writes.over, expected, "{shape:?} {op:?}");
+            let channels_last = plan_for(&norm, &last(shape), Statistics::Batch, PLAIN, op, &Profile::GPU).unwrap();
+            assert!(channels_last.passes.iter().all(|p| p.over != Over::Channels), "{shape:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ mod plans;
 use plans::{ALL, PLAIN, RESNET50, batch, kernels, last, layer, plan, plan_for, traffic};
 use std::collections::HashSet;
 use wgpu_norm::layout::{Memory, Walk};
-use wgpu_norm::plan::{Geometry, Kernel, Over, Pass, Plan, Problem};
+use wgpu_norm::plan::{Dispatch, Geometry, Kernel, Over, Pass, Plan, Problem};
 use wgpu_norm::{
     BackwardPitches, DType, Direction, Error, Format, ForwardPitches, Gradients, GroupNormDescriptor,
     InstanceNormDescriptor, NormDescriptor, Op, Pitch, Profile, Statistics, TensorDescriptor,
@@ -20,11 +20,23 @@ fn elements(walk: &Walk, pass: &Pass, target: u64, tile: u64) -> Vec<u64> {
     for leaf in tile * u64::from(leaves)..(tile + 1) * u64::from(leaves) {
         let (segment, q) = (leaf / tree.leaves, leaf % tree.leaves);
         for unit in (0..units).filter(|_| segment < walk.segments) {
-            let start = 4 * ((q / lanes * units + unit) * lanes + q % lanes);
-            found.extend((start..start + 4).filter(|&j| j < walk.len).map(|j| walk.offset(target, segment, j)));
+            let chunk = 4 * (q / lanes * units + unit) * lanes;
+            let fours = walk.len.is_multiple_of(4);
+            let elements = (0..4).map(|i| chunk + if fours { 4 * (q % lanes) + i } else { q % lanes + i * lanes });
+            found.extend(elements.filter(|&j| j < walk.len).map(|j| walk.offset(target, segment, j)));
         }
     }
     found
+}
+
+/// A pass's dispatches in the order of their elements.
+fn ascending(pass: &Pass) -> Vec<&Dispatch> {
+    let mut dispatches: Vec<_> = pass.dispatches.iter().collect();
+    // What has been read last is written first.
+    if pass.kernel == Kernel::Apply {
+        dispatches.reverse();
+    }
+    dispatches
 }
 
 fn length(range: std::ops::Range<u64>) -> u64 {
@@ -146,7 +158,7 @@ fn resnet50_at_64_images_fits_default_bindings() {
                     let windows = if size > 128 << 20 { 2 } else { 1 };
                     assert_eq!(pass.dispatches.len(), windows, "{tensor:?}");
                     let (mut element, mut tile) = (0, 0);
-                    for d in &pass.dispatches {
+                    for d in ascending(pass) {
                         let walk = &plan.walk(pass.over);
                         let window = d.window(walk);
                         assert_eq!((window.start, d.tiles.start, &d.targets), (element, tile, &(0..c as u64)));
@@ -246,14 +258,12 @@ fn more_than_2_to_the_32_elements() {
                 assert_eq!(plan.bytes(), tensors as u64 * 4 * total);
                 for pass in plan.passes.iter().filter(|p| !p.reads.is_empty()) {
                     let covered: u64 = pass.dispatches.iter().map(|d| length(d.window(&plan.walk(pass.over)))).sum();
-                    let tiles = |d: &wgpu_norm::plan::Dispatch| {
-                        (d.targets.end - d.targets.start) * (d.tiles.end - d.tiles.start)
-                    };
+                    let tiles = |d: &Dispatch| (d.targets.end - d.targets.start) * (d.tiles.end - d.tiles.start);
                     let targets = plan.walk(pass.over).targets();
                     assert_eq!(pass.dispatches.iter().map(tiles).sum::<u64>(), targets * pass.geometry.tiles);
                     assert_eq!(covered, total, "{} {tensor:?}", norm.name());
                     assert!(pass.dispatches.iter().all(|d| length(d.window(&plan.walk(pass.over))) <= 1 << 32));
-                    let (last, tile) = (pass.dispatches.last().unwrap(), pass.geometry.tiles - 1);
+                    let (last, tile) = (*ascending(pass).last().unwrap(), pass.geometry.tiles - 1);
                     let walk = &plan.walk(pass.over);
                     let at = elements(walk, pass, targets - 1, tile.min(last.tiles.end - 1));
                     assert!(at.iter().all(|at| last.window(walk).contains(at)), "{} {tensor:?}", norm.name());

@@ -63,10 +63,14 @@ override LEAF_STRIDE: u32;
 // Leaves whose units interleave, and how many of a part's units have four elements wherever it has any.
 override LANES: u32;
 override WHOLE: u32;
+// Distance of a unit's elements: 1, or LANES, so that neighbouring lanes read neighbours one by one.
+override APART: u32;
 // Parts of a leaf, each of as many units as an invocation holds.
 override PARTS: u32;
 // Whether workgroups follow one another over targets first, which are neighbours in memory, and not over tiles.
 override ACROSS: bool;
+// Whether workgroups begin with what comes last.
+override BACKWARDS: bool;
 // Targets that an invocation takes one after the other.
 override ROUNDS: u32;
 override CENTRED: bool;

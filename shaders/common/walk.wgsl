@@ -7,7 +7,7 @@ struct Place {
     goal: u32,
     segment: u32,
     leaf: u32,
-    // The leaf's first unit in its segment.
+    // The leaf's first element in its segment.
     first: u32,
     // Offset of the segment's first element by the strides that all tensors share.
     base: u32,
@@ -29,7 +29,10 @@ fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
 }
 
 fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
-    let group = workgroup.x + workgroup.y * params.grid_x;
+    let given = workgroup.x + workgroup.y * params.grid_x;
+    let work = params.tiles * params.blocks;
+    // What the pass before read last may still be in a cache.
+    let group = select(given, work - 1u - given, BACKWARDS);
     let leaf_lane = (slot / LEAF_STRIDE) % LEAVES;
     let target_lane = slot % LEAF_STRIDE + slot / (LEAF_STRIDE * LEAVES) * LEAF_STRIDE;
     let steps = select(params.tiles, params.blocks, ACROSS);
@@ -39,15 +42,16 @@ fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
     let lanes = block * (WORKGROUP / LEAVES) + target_lane;
     let wanted = params.first_target + ABREASTu * (lanes * ROUNDS + round);
     // A grid that is folded has more workgroups than there is work.
-    let exists = (wanted < params.end_target) & (!ACROSS | (turn < params.tiles));
+    let exists = (given < work) & (wanted < params.end_target);
     let goal = min(wanted, params.end_target - ABREASTu);
     let tile = params.first_tile + tile_of_dispatch;
     let leaf = tile * LEAVES + leaf_lane;
     let segment = leaf >> params.leaves_log2;
     let in_segment = leaf & ((1u << params.leaves_log2) - 1u);
-    let first = in_segment / LANES * (LANES * UNITSu * PARTS) + in_segment % LANES;
+    let lane = in_segment % LANES * select(1u, 4u, APART == 1u);
+    let first = in_segment / LANES * (4u * LANES * UNITSu * PARTS) + lane;
     // `&` and not `&&`, which is a branch.
-    let inside = exists & (segment < params.segments) & (4u * first < params.len);
+    let inside = exists & (segment < params.segments) & (first < params.len);
     return Place(
         slot, leaf_lane, tile, goal, segment, leaf, select(0u, first, inside),
         segment_offset(goal, segment, params.strides), exists, inside,
@@ -57,19 +61,24 @@ fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
 // The place of a leaf's part.
 fn part_of(p: Place, part: u32) -> Place {
     var q = p;
-    q.first += part * UNITSu * LANES;
-    q.inside = p.inside & (4u * q.first < params.len);
+    q.first += 4u * part * UNITSu * LANES;
+    q.inside = p.inside & (q.first < params.len);
     q.first = select(0u, q.first, q.inside);
     return q;
 }
 
-// A unit of the leaf in its segment; one that is not there is moved to the last that is.
-fn unit_at(p: Place, unit: u32) -> u32 {
-    let at = p.first + unit * LANES;
+// A unit's first element in its segment; of one that is not there, the last that some unit begins with.
+fn first_of(p: Place, unit: u32) -> u32 {
+    let at = p.first + 4u * unit * LANES;
     if (unit < WHOLE) {
         return at;
     }
-    return min(at, (params.len - 1u) / 4u);
+    return min(at, (params.len - 1u) & select(~0u, ~3u, APART == 1u));
+}
+
+// A unit's elements in their segment.
+fn positions(p: Place, unit: u32) -> vec4<u32> {
+    return first_of(p, unit) + vec4<u32>(0u, 1u, 2u, 3u) * APART;
 }
 
 // How many of a unit's four elements a leaf with elements has.
@@ -77,8 +86,8 @@ fn valid(p: Place, unit: u32) -> u32 {
     if (unit < WHOLE) {
         return 4u;
     }
-    let j = 4u * (p.first + unit * LANES);
-    return select(0u, min(params.len - j, 4u), j < params.len);
+    let first = p.first + 4u * unit * LANES;
+    return select(0u, min((params.len - first + (APART - 1u)) / APART, 4u), first < params.len);
 }
 
 // Zeros for elements that are not there.
@@ -92,7 +101,7 @@ fn only(p: Place, unit: u32, v: vec4<f32>) -> vec4<f32> {
 // Offsets of a unit's elements, one by one; those that are not there are the last that is.
 fn elements(p: Place, unit: u32, base: u32, stride: u32) -> vec4<u32> {
     let i = min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(valid(p, unit), 1u) - 1u));
-    return base + (4u * unit_at(p, unit) + i) * stride;
+    return base + (first_of(p, unit) + i * APART) * stride;
 }
 
 // The values to store in `elements`.
@@ -107,8 +116,7 @@ fn mapped(p: Place) -> u32 {
     return p.goal % params.inner / params.map_target_div * params.map_target + p.segment * params.map_segment;
 }
 
-fn mapped_at(p: Place, j: u32) -> vec4<u32> {
-    let positions = vec4<u32>(j, j + 1u, j + 2u, j + 3u);
+fn mapped_at(p: Place, positions: vec4<u32>) -> vec4<u32> {
     if (MAP == 1u) {
         return mapped(p) + positions * params.map_position;
     }
@@ -120,14 +128,14 @@ fn state_of_unit(vector: u32, p: Place, unit: u32, uniform_value: f32) -> vec4<f
     if (MAP == 0u || OVER_AFFINE) {
         return vec4<f32>(uniform_value);
     }
-    let j = 4u * unit_at(p, unit);
+    let first = first_of(p, unit);
     if (MAP == 3u) {
-        return vec4<f32>(state_at(vector, mapped(p) + j / params.map_position_div * params.map_position));
+        return vec4<f32>(state_at(vector, mapped(p) + first / params.map_position_div * params.map_position));
     }
 //#if UNIT_WEIGHTS
-    return bitcast<vec4<f32>>(state[(vector * params.state_stride + mapped(p) + j) >> 2u]);
+    return bitcast<vec4<f32>>(state[(vector * params.state_stride + mapped(p) + first) >> 2u]);
 //#else
-    let i = mapped_at(p, j);
+    let i = mapped_at(p, positions(p, unit));
     return vec4<f32>(state_at(vector, i.x), state_at(vector, i.y), state_at(vector, i.z), state_at(vector, i.w));
 //#end
 }

@@ -21,8 +21,10 @@ pub(crate) struct Constants {
     leaf_stride: u32,
     lanes: u32,
     whole: u32,
+    apart: u32,
     parts: u32,
     across: bool,
+    backwards: bool,
     rounds: u32,
     centred: bool,
     has_weight: bool,
@@ -54,6 +56,7 @@ impl Constants {
             op => matches!(op, Op::LocalSums(_)),
         };
         let merges = pass.kernel != Kernel::Apply || pass.partials_in > 1;
+        let len = plan.walk(pass.over).len;
         Constants {
             workgroup: geometry.workgroup,
             // Memory of a workgroup that nothing is kept in would only keep others from running.
@@ -66,9 +69,11 @@ impl Constants {
             leaves: geometry.leaves,
             leaf_stride: if geometry.tree.side_by_side { geometry.targets / geometry.abreast } else { 1 },
             lanes: geometry.tree.lanes,
-            whole: geometry.tree.whole_units(plan.walk(pass.over).len),
+            whole: geometry.tree.whole_units(len),
+            apart: geometry.tree.apart(len),
             parts: geometry.tree.parts,
             across: geometry.tree.side_by_side,
+            backwards: pass.is_backwards(),
             rounds: geometry.rounds,
             centred: problem.centred,
             has_weight: problem.affine.weight,
@@ -90,11 +95,11 @@ impl Constants {
             weighs: pass.weighs,
             update,
             project: problem.statistics == Statistics::Batch,
-            weighted: !over_affine && map.position != 0,
+            weighted: !over_affine && (map.position != 0 || map.segment != 0),
         }
     }
 
-    pub(super) fn pairs(&self) -> [(&'static str, f64); 24] {
+    pub(super) fn pairs(&self) -> [(&'static str, f64); 26] {
         let flag = |b: bool| f64::from(u8::from(b));
         [
             ("WORKGROUP", self.workgroup.into()),
@@ -103,8 +108,10 @@ impl Constants {
             ("LEAF_STRIDE", self.leaf_stride.into()),
             ("LANES", self.lanes.into()),
             ("WHOLE", self.whole.into()),
+            ("APART", self.apart.into()),
             ("PARTS", self.parts.into()),
             ("ACROSS", flag(self.across)),
+            ("BACKWARDS", flag(self.backwards)),
             ("ROUNDS", self.rounds.into()),
             ("CENTRED", flag(self.centred)),
             ("HAS_WEIGHT", flag(self.has_weight)),
@@ -150,7 +157,7 @@ impl Key {
                 abreast: pass.geometry.abreast,
                 singles: pass.geometry.tree.singles && matches!(pass.kernel, Kernel::Rows | Kernel::Reduce),
                 columns: pass.sums_columns(),
-                channels: pass.over == Over::Channels,
+                channels: pass.weighs && pass.kernel == Kernel::Rows,
                 addressing: Addressing { vec4, ..addressing },
                 unit_weights: elements
                     && vec4

@@ -9,10 +9,12 @@ use crate::layout::{IndexMap, Layout};
 use crate::op::{Direction, Gradients, Statistics};
 use crate::profile::Profile;
 
-/// Where group norm's channels are summed on the way to dx.
+/// How group norm's channels are summed on the way to dx.
 enum Channels {
+    /// In the tree of their group, which is on chip.
     OnChip(Geometry),
-    Split,
+    /// By themselves; other passes go over this.
+    Split(Over),
 }
 
 impl Planner<'_> {
@@ -29,7 +31,7 @@ impl Planner<'_> {
         }
         match if projects { self.channels_of_groups()? } else { None } {
             Some(Channels::OnChip(geometry)) => return self.project_on_chip(geometry, wanted.affine),
-            Some(Channels::Split) => return self.sum_and_project(wanted.affine),
+            Some(Channels::Split(over)) => return self.sum_and_project(over, wanted.affine),
             None => {}
         }
         if projects && wanted.affine && self.project_and_sum()? {
@@ -62,23 +64,32 @@ impl Planner<'_> {
         if !(channels && large && few) {
             return Ok(None);
         }
-        if let Some(geometry) = self.channels_on_chip()? {
-            let holds = window::holds(&geometry, Over::Channels, self.problem, self.profile);
-            return Ok(Some(if holds { Channels::OnChip(geometry) } else { Channels::Split }));
+        let over = if self.has_channels_in_a_row() { Over::Channels } else { Over::Stats };
+        let geometry = Geometry::new(&self.problem.walk(over), self.profile)?;
+        if over == Over::Channels && geometry.tiles == 1 {
+            let holds = window::holds(&geometry, over, self.problem, self.profile);
+            return Ok(Some(if holds { Channels::OnChip(geometry) } else { Channels::Split(over) }));
         }
         let group = Geometry::new(&self.problem.walk(Over::Stats), self.profile)?;
-        Ok((group.tiles > 1 || group.tree.parts > 1).then_some(Channels::Split))
+        Ok((group.tiles > 1 || group.tree.parts > 1).then_some(Channels::Split(over)))
     }
 
-    /// A group of channels that fits on chip. Not channels-last, where neighbours belong to other channels; nor where loads of
-    /// four elements would be given up for it.
-    fn channels_on_chip(&self) -> Result<Option<Geometry>, Error> {
+    /// What passes over a norm's own statistics go over: where a group's channels are its segments, they load a weight with
+    /// each leaf, not with each unit.
+    pub(super) fn over_stats(&self) -> Result<Over, Error> {
+        Ok(match self.channels_of_groups()? {
+            Some(Channels::OnChip(_)) => Over::Channels,
+            Some(Channels::Split(over)) => over,
+            None => Over::Stats,
+        })
+    }
+
+    /// Whether a group is channels of neighbouring elements, which are not channels-last, and lose no loads of four elements
+    /// if they are taken by themselves.
+    fn has_channels_in_a_row(&self) -> bool {
         let walk = self.problem.walk(Over::Channels);
         let loses_fours = !walk.len.is_multiple_of(UNIT) && (walk.len * walk.segments).is_multiple_of(UNIT);
-        if walk.stride != 1 || loses_fours {
-            return Ok(None);
-        }
-        Ok(Some(Geometry::new(&walk, self.profile)?).filter(|geometry| geometry.tiles == 1))
+        walk.stride == 1 && !loses_fours
     }
 
     /// Group norm on chip: sums of channels are partial results for the weights, and those of a group, weighed, give dx.
@@ -94,24 +105,24 @@ impl Planner<'_> {
 
     /// Group norm split: sums of each sample's channels, of which those of a group, weighed, give dx, and those of all samples
     /// the gradients of weight and bias.
-    fn sum_and_project(&mut self, affine: bool) -> Result<(), Error> {
+    fn sum_and_project(&mut self, over: Over, affine: bool) -> Result<(), Error> {
         use Direction::Backward;
         let layout = &self.problem.layout;
         let (samples, size, channels) = (layout.affine.segments, layout.stat_of_affine.target_div, layout.affine.inner);
         self.sum_segments()?;
         let sums_at = self.partials_at();
         self.kept = sums_at + samples * channels;
-        let elements = self.element_geometry(Over::Stats)?;
+        let elements = self.element_geometry(over)?;
         let mut weighs = true;
         let mut partials_in = size;
         while partials_in > self.most_applied(&elements) {
-            self.merge_of(partials_in, Backward, Over::Stats)?;
+            self.merge_of(partials_in, Backward, over)?;
             if let Some(last) = self.passes.last_mut() {
                 last.weighs = std::mem::take(&mut weighs);
                 partials_in = last.partials_out;
             }
         }
-        self.push(Kernel::Apply, Backward, Over::Stats, elements, |p| {
+        self.push(Kernel::Apply, Backward, over, elements, |p| {
             p.reduces = true;
             p.finishes = true;
             p.partials_in = partials_in;

@@ -30,7 +30,9 @@ pub const MOST_SPAN: u64 = 1 << 23;
 /// Where a walk has [`Walk::singles`], elements are leaves, and what is called a leaf below is the tree of some of them.
 ///
 /// Unit `u` of leaf `q`, counted through its parts, starts at element
-/// `4 * ((q / lanes * parts * units + u) * lanes + q % lanes)` of its segment.
+/// `4 * ((q / lanes * parts * units + u) * lanes + q % lanes)` of its segment. Where a segment's length is not a multiple of
+/// four, so that elements are loaded one by one, it starts at `4 * (q / lanes * parts * units + u) * lanes + q % lanes`,
+/// and its elements are `lanes` apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tree {
     /// Units of four elements in a part of a leaf: what an invocation holds.
@@ -78,17 +80,24 @@ impl Tree {
         }
     }
 
+    /// Distance of a unit's elements in segments of `len`.
+    pub const fn apart(&self, len: u64) -> u32 {
+        if len.is_multiple_of(UNIT) { 1 } else { self.lanes }
+    }
+
     /// How many of a part's units have four elements, in every part, of a segment of `len` elements, that has any.
     pub fn whole_units(&self, len: u64) -> u32 {
-        let (lanes, whole) = (u64::from(self.lanes), len / UNIT);
         if len == 0 {
             return 0;
         }
-        // The last part that has any starts latest.
-        let of_parts = u64::from(self.units) * lanes;
-        let chunk = (len - 1) / (UNIT * of_parts) * of_parts;
-        let last = chunk + (len.div_ceil(UNIT) - chunk).min(lanes) - 1;
-        ((whole + lanes - 1).saturating_sub(last) / lanes).min(self.units.into()) as u32
+        let (lanes, apart) = (u64::from(self.lanes), u64::from(self.apart(len)));
+        let of_lane = if apart == 1 { UNIT } else { 1 };
+        // Of the last parts that have any, that of the last lane that has any ends last.
+        let of_parts = u64::from(self.units) * UNIT * lanes;
+        let chunk = (len - 1) / of_parts * of_parts;
+        let last = chunk + (len - 1 - chunk).min((lanes - 1) * of_lane) / of_lane * of_lane;
+        let more = (UNIT - 1) * apart;
+        len.saturating_sub(last + more).div_ceil(UNIT * lanes).min(self.units.into()) as u32
     }
 
     /// Elements of a leaf.
@@ -231,11 +240,22 @@ mod tests {
                 let leaves = 8 * u64::from(lanes);
                 let tree = Tree { units, parts, lanes, leaves, side_by_side: false, singles: false };
                 let [units, parts, lanes] = [units, parts, lanes].map(u64::from);
-                let start =
-                    |leaf: u64, unit: u64| UNIT * ((leaf / lanes * parts * units + unit) * lanes + leaf % lanes);
+                let apart = u64::from(tree.apart(len));
+                let elements = |leaf: u64, unit: u64| {
+                    let first = UNIT * (leaf / lanes * parts * units + unit) * lanes;
+                    let lane = leaf % lanes * if apart == 1 { UNIT } else { 1 };
+                    (0..UNIT).map(move |i| first + lane + i * apart)
+                };
+                let mut of_units = vec![0; len as usize];
+                let all = (0..tree.leaves).flat_map(|leaf| (0..parts * units).map(move |unit| (leaf, unit)));
+                for at in all.flat_map(|(leaf, unit)| elements(leaf, unit)).filter(|&at| at < len) {
+                    of_units[at as usize] += 1;
+                }
+                assert!(of_units.iter().all(|&n| n == 1), "{tree:?} {len}");
                 let starts = (0..tree.leaves).flat_map(|leaf| (0..parts).map(move |part| (leaf, part * units)));
-                let whole = starts.filter(|&(leaf, first)| start(leaf, first) < len).map(|(leaf, first)| {
-                    (first..first + units).filter(|&unit| start(leaf, unit) + UNIT <= len).count() as u32
+                let starts = starts.filter(|&(leaf, first)| elements(leaf, first).any(|at| at < len));
+                let whole = starts.map(|(leaf, first)| {
+                    (first..first + units).filter(|&unit| elements(leaf, unit).all(|at| at < len)).count() as u32
                 });
                 assert_eq!(Some(tree.whole_units(len)), whole.min(), "{tree:?} {len}");
             }

@@ -19,7 +19,7 @@ impl Planner<'_> {
         use Direction::Forward;
         match self.problem.statistics {
             Statistics::Running => self.element_wise(Forward),
-            Statistics::Batch => self.reduce_and_apply(Forward, Over::Stats, true, 0),
+            Statistics::Batch => self.reduce_and_apply(Forward, self.over_stats()?, true, 0),
         }?;
         let by_average = self.problem.tracks && !self.problem.layout.is_per_channel();
         if self.problem.statistics == Statistics::Batch && by_average {
@@ -210,6 +210,9 @@ impl Planner<'_> {
         set(&mut pass);
         pass.reads = self.reads(&pass);
         pass.dispatches = window::dispatches(&pass, self.problem, self.profile)?;
+        if pass.is_backwards() {
+            pass.dispatches.reverse();
+        }
         let targets = self.problem.walk(over).targets();
         // Before the ones that come in, if there is room.
         if pass.partials_in_at < self.kept + pass.partials_out * targets {
