@@ -40,7 +40,7 @@ struct Centred {
 
 fn centre(p: Place, unit: u32, x: vec4<f32>, stat: Stat) -> Centred {
     if (OVER_AFFINE && MAP == 1u) {
-        let i = mapped_at(p, min(positions(p, unit), vec4<u32>(params.len - 1u)));
+        let i = mapped_at(p, positions(p, unit));
         let a = stat_at(i.x);
         let b = stat_at(i.y);
         let c = stat_at(i.z);
@@ -115,7 +115,7 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
 //#for u
     count += valid(p, $uu);
     var g$u = tile[$u].g;
-    if (WEIGHTED & !WEIGHS) {
+    if (WEIGHTS_VARY & !WEIGHS) {
         g$u = opaque4(g$u * weights(p, $uu, known.weight));
     }
     sums += only(p, $uu, g$u);
@@ -143,7 +143,7 @@ fn finish(p: Place, sum: Partial) -> Result {
         saved[params.gradients_at + params.state_stride + p.goal] = bitcast<u32>(sum.a);
     }
     var scale = opaque(1.0 / f32(max(sum.count, 1u)));
-    if (!WEIGHTED) {
+    if (!WEIGHTS_VARY) {
         scale *= weight_of(p);
     }
     return Result(select(0.0, opaque(sum.a * scale), CENTRED), opaque(sum.b * scale));

@@ -1,6 +1,7 @@
 //! From a descriptor and a shape to passes: pure data, no device.
 
 mod backward;
+mod channels;
 mod geometry;
 mod planner;
 mod window;
@@ -259,8 +260,8 @@ impl Pass {
         self.geometry.rounds > 1
     }
 
-    /// Whether it begins with the last elements, as the one before it, which read the same, has just had them: some may
-    /// still be in a cache.
+    /// Whether it begins with the last elements: the pass that reduced them, over the same targets but for group norm's
+    /// backward pass where groups are split, read these last, and some may still be in a cache.
     pub fn is_backwards(&self) -> bool {
         self.kernel == Kernel::Apply && self.reduces
     }
@@ -331,6 +332,12 @@ impl Plan {
     /// The walk of a pass, over tensors without gaps.
     pub fn walk(&self, over: Over) -> Walk {
         self.problem.walk(over)
+    }
+
+    /// Distance of a unit's elements, in positions: see [`Tree`]. Two halves share a word, so those of a unit stay together.
+    pub fn spacing(&self, pass: &Pass) -> u32 {
+        let fours = self.walk(pass.over).len.is_multiple_of(UNIT);
+        if fours || self.problem.input != DType::F32 { 1 } else { pass.geometry.tree.lanes }
     }
 
     /// The walk of a pass over one of its tensors.

@@ -201,6 +201,20 @@ fn a_shard_has_the_tree_of_the_whole() {
 }
 
 #[test]
+fn neighbouring_lanes_load_neighbours() {
+    let spacing = |dtype, shape: &[usize], op| {
+        let tensor = TensorDescriptor { dtype, ..TensorDescriptor::new(shape) };
+        let plan = plan(&batch(shape[1]), &tensor, PLAIN, op);
+        (plan.passes[0].geometry.tree.lanes, plan.spacing(&plan.passes[0]))
+    };
+    for op in [Op::Forward, Op::Backward(ALL)] {
+        assert_eq!(spacing(DType::F32, &[32, 64, 7, 7], op), (8, 8));
+        assert_eq!(spacing(DType::F32, &[32, 64, 6, 6], op), (8, 1), "loaded by fours");
+        assert_eq!(spacing(DType::F16, &[32, 64, 7, 7], op), (8, 1), "two share a word");
+    }
+}
+
+#[test]
 fn elements_are_written_from_where_they_were_read_last() {
     let tensor = TensorDescriptor::new(&[128, 256, 56, 56]);
     for op in [Op::Forward, Op::Backward(ALL)] {
@@ -239,6 +253,18 @@ fn groups_go_by_channels_where_those_lie_in_a_row() {
             let channels_last = plan_for(&norm, &last(shape), Statistics::Batch, PLAIN, op, &Profile::GPU).unwrap();
             assert!(channels_last.passes.iter().all(|p| p.over != Over::Channels), "{shape:?}");
         }
+    }
+    // On chip, where leaves are long: no pass more for the sake of weights.
+    for (channels, side, expected) in [(32, 14, Over::Channels), (40, 8, Over::Stats), (64, 14, Over::Stats)] {
+        let (shape, norm) = ([8, channels, side, side], norm(1, channels));
+        let tensor = TensorDescriptor::new(&shape);
+        let plan = plan_for(&norm, &tensor, Statistics::Batch, PLAIN, Op::Forward, &Profile::SOFTWARE_GPU).unwrap();
+        assert_eq!((kernels(&plan), plan.passes[0].over), (vec![Kernel::Rows], expected), "{shape:?}");
+    }
+    // A sample has the bits that it has in a batch of another size.
+    for samples in [1, 1 << 14, 1 << 20] {
+        let plan = plan(&norm(8, 64), &TensorDescriptor::new(&[samples, 64, 8, 8]), PLAIN, Op::Forward);
+        assert_eq!((kernels(&plan), plan.passes[0].over), (vec![Kernel::Rows], Over::Channels), "{samples}");
     }
 }
 
@@ -280,9 +306,9 @@ fn long_leaves_have_parts() {
 fn limits_do_not_change_the_tree() {
     for (norm, shape, _) in examples() {
         let tensor = TensorDescriptor::new(&shape);
-        let trees = |max_binding_size, max_workgroups| {
+        let trees = |op, max_binding_size, max_workgroups| {
             let profile = Profile { max_binding_size, max_workgroups, ..Profile::GPU };
-            let plan = plan_for(&norm, &tensor, Statistics::Batch, PLAIN, Op::Backward(ALL), &profile).unwrap();
+            let plan = plan_for(&norm, &tensor, Statistics::Batch, PLAIN, op, &profile).unwrap();
             plan.passes
                 .iter()
                 // Those that sum elements.
@@ -290,7 +316,9 @@ fn limits_do_not_change_the_tree() {
                 .map(|p| (p.over, p.geometry.tree))
                 .collect::<HashSet<_>>()
         };
-        assert_eq!(trees(128 << 20, 65535), trees(2 << 20, 3000), "{shape:?}");
+        for op in [Op::Forward, Op::Backward(ALL)] {
+            assert_eq!(trees(op, 128 << 20, 65535), trees(op, 2 << 20, 3000), "{shape:?}");
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use wgpu_norm::{
 };
 
 /// Elements of a tile of a target, as the documentation of [`Tree`] defines them.
-fn elements(walk: &Walk, pass: &Pass, target: u64, tile: u64) -> Vec<u64> {
+fn elements(plan: &Plan, walk: &Walk, pass: &Pass, target: u64, tile: u64) -> Vec<u64> {
     let Geometry { tree, leaves, .. } = pass.geometry;
     let (lanes, units) = (u64::from(tree.lanes), u64::from(tree.parts * tree.units));
     let mut found = Vec::new();
@@ -21,8 +21,8 @@ fn elements(walk: &Walk, pass: &Pass, target: u64, tile: u64) -> Vec<u64> {
         let (segment, q) = (leaf / tree.leaves, leaf % tree.leaves);
         for unit in (0..units).filter(|_| segment < walk.segments) {
             let chunk = 4 * (q / lanes * units + unit) * lanes;
-            let fours = walk.len.is_multiple_of(4);
-            let elements = (0..4).map(|i| chunk + if fours { 4 * (q % lanes) + i } else { q % lanes + i * lanes });
+            let together = plan.spacing(pass) == 1;
+            let elements = (0..4).map(|i| chunk + if together { 4 * (q % lanes) + i } else { q % lanes + i * lanes });
             found.extend(elements.filter(|&j| j < walk.len).map(|j| walk.offset(target, segment, j)));
         }
     }
@@ -33,7 +33,7 @@ fn elements(walk: &Walk, pass: &Pass, target: u64, tile: u64) -> Vec<u64> {
 fn ascending(pass: &Pass) -> Vec<&Dispatch> {
     let mut dispatches: Vec<_> = pass.dispatches.iter().collect();
     // What has been read last is written first.
-    if pass.kernel == Kernel::Apply {
+    if pass.is_backwards() {
         dispatches.reverse();
     }
     dispatches
@@ -61,13 +61,13 @@ fn check_windows(plan: &Plan, profile: &Profile, case: &str) {
             for (target, tile) in d.targets.clone().flat_map(|t| d.tiles.clone().map(move |tile| (t, tile))) {
                 assert!(tiles_taken.insert((target, tile)), "{case}: tile {tile} of {target} twice");
                 for (walk, window, tensor) in &windows {
-                    let outside = elements(walk, pass, target, tile).into_iter().find(|at| !window.contains(at));
+                    let outside = elements(plan, walk, pass, target, tile).into_iter().find(|at| !window.contains(at));
                     assert_eq!(
                         outside, None,
                         "{case}: element of {target} of {tensor:?} is not in {window:?} of {d:?}"
                     );
                 }
-                for at in elements(&plan.walk(pass.over), pass, target, tile) {
+                for at in elements(plan, &plan.walk(pass.over), pass, target, tile) {
                     assert!(!std::mem::replace(&mut taken[at as usize], true), "{case}: {at} twice");
                 }
             }
@@ -168,7 +168,10 @@ fn resnet50_at_64_images_fits_default_bindings() {
                         for target in d.targets.clone() {
                             for tile in [d.tiles.start, d.tiles.end - 1] {
                                 let outside = |at: &u64| !window.contains(at);
-                                assert_eq!(elements(walk, pass, target, tile).iter().find(|at| outside(at)), None);
+                                assert_eq!(
+                                    elements(&plan, walk, pass, target, tile).iter().find(|at| outside(at)),
+                                    None
+                                );
                             }
                         }
                         (element, tile) = (window.end, d.tiles.end);
@@ -265,7 +268,7 @@ fn more_than_2_to_the_32_elements() {
                     assert!(pass.dispatches.iter().all(|d| length(d.window(&plan.walk(pass.over))) <= 1 << 32));
                     let (last, tile) = (*ascending(pass).last().unwrap(), pass.geometry.tiles - 1);
                     let walk = &plan.walk(pass.over);
-                    let at = elements(walk, pass, targets - 1, tile.min(last.tiles.end - 1));
+                    let at = elements(&plan, walk, pass, targets - 1, tile.min(last.tiles.end - 1));
                     assert!(at.iter().all(|at| last.window(walk).contains(at)), "{} {tensor:?}", norm.name());
                 }
             }

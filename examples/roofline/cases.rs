@@ -120,8 +120,12 @@ pub fn cases(quick: bool) -> Vec<Case> {
         (DType::F16, last, shape),
     ];
     if !quick {
-        // Rows of halves that end within a vector, and rows of few channels.
-        variants.extend([(DType::F16, first, [32, 1024, 14, 14]), (DType::F32, last, [32, 64, 112, 112])]);
+        // Rows of halves that end within a vector, or within a word, and rows of few channels.
+        variants.extend([
+            (DType::F16, first, [32, 1024, 14, 14]),
+            (DType::F16, first, [32, 2048, 7, 7]),
+            (DType::F32, last, [32, 64, 112, 112]),
+        ]);
     }
     let full = full.into_iter().map(|(norm, shape)| (norm, shape, DType::F32, first));
     let variants = variants.into_iter().map(|(dtype, format, shape)| {

@@ -33,18 +33,18 @@ fn write_columns(p: Place, unit: u32, own: Columns) {
     if (p.inside & (slot < LEAVES) & (n > 0u)) {
         let rows = WORKGROUP / LEAVES * ROUNDS;
         let count = min(params.end_target - p.goal, rows);
-        let at = params.partials_out_at + p.goal / rows * params.len + first_of(p, unit);
+        let at = params.partials_out_at + p.goal / rows * params.len + positions(p, unit);
         let g = slots[slot];
         let g_xhat = slots[WORKGROUP + slot];
-        partials[at] = vec4<u32>(count, g.x, g_xhat.x, 0u);
+        partials[at.x] = vec4<u32>(count, g.x, g_xhat.x, 0u);
         if (n > 1u) {
-            partials[at + APART] = vec4<u32>(count, g.y, g_xhat.y, 0u);
+            partials[at.y] = vec4<u32>(count, g.y, g_xhat.y, 0u);
         }
         if (n > 2u) {
-            partials[at + 2u * APART] = vec4<u32>(count, g.z, g_xhat.z, 0u);
+            partials[at.z] = vec4<u32>(count, g.z, g_xhat.z, 0u);
         }
         if (n > 3u) {
-            partials[at + 3u * APART] = vec4<u32>(count, g.w, g_xhat.w, 0u);
+            partials[at.w] = vec4<u32>(count, g.w, g_xhat.w, 0u);
         }
     }
     // The next unit's sums go where these were read.

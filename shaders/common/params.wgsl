@@ -63,8 +63,8 @@ override LEAF_STRIDE: u32;
 // Leaves whose units interleave, and how many of a part's units have four elements wherever it has any.
 override LANES: u32;
 override WHOLE: u32;
-// Distance of a unit's elements: 1, or LANES, so that neighbouring lanes read neighbours one by one.
-override APART: u32;
+// Distance of a unit's elements: 1, or LANES, so that neighbouring lanes load neighbours.
+override SPACING: u32;
 // Parts of a leaf, each of as many units as an invocation holds.
 override PARTS: u32;
 // Whether workgroups follow one another over targets first, which are neighbours in memory, and not over tiles.
@@ -98,8 +98,8 @@ override WEIGHS: bool;
 override UPDATE: u32;
 // dx is projected (statistics depend on x).
 override PROJECT: bool;
-// Sums are weighted (the weight varies within a statistic).
-override WEIGHTED: bool;
+// The weight varies within a statistic, so sums are weighed: in a leaf, or with WEIGHS as channels are merged.
+override WEIGHTS_VARY: bool;
 
 // Per statistic mean (high, low), 1/std, biased variance; then dweight and dbias.
 @group(0) @binding(7) var<storage, read_write> saved: array<u32>;

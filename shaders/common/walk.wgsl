@@ -29,26 +29,26 @@ fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
 }
 
 fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
-    let given = workgroup.x + workgroup.y * params.grid_x;
-    let work = params.tiles * params.blocks;
-    // What the pass before read last may still be in a cache.
-    let group = select(given, work - 1u - given, BACKWARDS);
+    // A grid that is folded has more workgroups than there is work.
+    let number = workgroup.x + workgroup.y * params.grid_x;
+    let last = params.tiles * params.blocks - 1u;
+    let turn_of_work = min(number, last);
+    let group = select(turn_of_work, last - turn_of_work, BACKWARDS);
     let leaf_lane = (slot / LEAF_STRIDE) % LEAVES;
     let target_lane = slot % LEAF_STRIDE + slot / (LEAF_STRIDE * LEAVES) * LEAF_STRIDE;
     let steps = select(params.tiles, params.blocks, ACROSS);
     let turn = group / steps;
     let block = select(turn, group % steps, ACROSS);
-    let tile_of_dispatch = select(group % steps, min(turn, params.tiles - 1u), ACROSS);
+    let tile_of_dispatch = select(group % steps, turn, ACROSS);
     let lanes = block * (WORKGROUP / LEAVES) + target_lane;
     let wanted = params.first_target + ABREASTu * (lanes * ROUNDS + round);
-    // A grid that is folded has more workgroups than there is work.
-    let exists = (given < work) & (wanted < params.end_target);
+    let exists = (number <= last) & (wanted < params.end_target);
     let goal = min(wanted, params.end_target - ABREASTu);
     let tile = params.first_tile + tile_of_dispatch;
     let leaf = tile * LEAVES + leaf_lane;
     let segment = leaf >> params.leaves_log2;
     let in_segment = leaf & ((1u << params.leaves_log2) - 1u);
-    let lane = in_segment % LANES * select(1u, 4u, APART == 1u);
+    let lane = in_segment % LANES * select(1u, 4u, SPACING == 1u);
     let first = in_segment / LANES * (4u * LANES * UNITSu * PARTS) + lane;
     // `&` and not `&&`, which is a branch.
     let inside = exists & (segment < params.segments) & (first < params.len);
@@ -67,18 +67,13 @@ fn part_of(p: Place, part: u32) -> Place {
     return q;
 }
 
-// A unit's first element in its segment; of one that is not there, the last that some unit begins with.
+// A unit's first element in its segment; of one that is not there, the leaf's.
 fn first_of(p: Place, unit: u32) -> u32 {
     let at = p.first + 4u * unit * LANES;
     if (unit < WHOLE) {
         return at;
     }
-    return min(at, (params.len - 1u) & select(~0u, ~3u, APART == 1u));
-}
-
-// A unit's elements in their segment.
-fn positions(p: Place, unit: u32) -> vec4<u32> {
-    return first_of(p, unit) + vec4<u32>(0u, 1u, 2u, 3u) * APART;
+    return select(p.first, at, at < params.len);
 }
 
 // How many of a unit's four elements a leaf with elements has.
@@ -86,8 +81,14 @@ fn valid(p: Place, unit: u32) -> u32 {
     if (unit < WHOLE) {
         return 4u;
     }
-    let first = p.first + 4u * unit * LANES;
-    return select(0u, min((params.len - first + (APART - 1u)) / APART, 4u), first < params.len);
+    let at = p.first + 4u * unit * LANES;
+    return select(0u, min((params.len - at - 1u) / SPACING + 1u, 4u), at < params.len);
+}
+
+// A unit's elements in their segment; those that are not there are the last that is.
+fn positions(p: Place, unit: u32) -> vec4<u32> {
+    let i = min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(valid(p, unit), 1u) - 1u));
+    return first_of(p, unit) + i * SPACING;
 }
 
 // Zeros for elements that are not there.
@@ -98,10 +99,9 @@ fn only(p: Place, unit: u32, v: vec4<f32>) -> vec4<f32> {
     return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(valid(p, unit)));
 }
 
-// Offsets of a unit's elements, one by one; those that are not there are the last that is.
+// Offsets of a unit's elements, one by one.
 fn elements(p: Place, unit: u32, base: u32, stride: u32) -> vec4<u32> {
-    let i = min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(valid(p, unit), 1u) - 1u));
-    return base + (first_of(p, unit) + i * APART) * stride;
+    return base + positions(p, unit) * stride;
 }
 
 // The values to store in `elements`.

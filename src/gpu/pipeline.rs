@@ -3,9 +3,11 @@
 use super::params::index_map;
 use super::shader::{Access, Addressing, Variant, compose};
 use crate::error::Error;
+use crate::layout::IndexMap;
 use crate::op::{Direction, Op, Residual, Statistics};
 use crate::plan::{Kernel, Over, Pass, Plan, Tensor, UNIT};
 use crate::profile::Profile;
+use crate::tensor::DType;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -21,7 +23,7 @@ pub(crate) struct Constants {
     leaf_stride: u32,
     lanes: u32,
     whole: u32,
-    apart: u32,
+    spacing: u32,
     parts: u32,
     across: bool,
     backwards: bool,
@@ -40,7 +42,7 @@ pub(crate) struct Constants {
     weighs: bool,
     update: u32,
     project: bool,
-    weighted: bool,
+    weights_vary: bool,
 }
 
 impl Constants {
@@ -56,7 +58,7 @@ impl Constants {
             op => matches!(op, Op::LocalSums(_)),
         };
         let merges = pass.kernel != Kernel::Apply || pass.partials_in > 1;
-        let len = plan.walk(pass.over).len;
+        let spacing = plan.spacing(pass);
         Constants {
             workgroup: geometry.workgroup,
             // Memory of a workgroup that nothing is kept in would only keep others from running.
@@ -69,8 +71,8 @@ impl Constants {
             leaves: geometry.leaves,
             leaf_stride: if geometry.tree.side_by_side { geometry.targets / geometry.abreast } else { 1 },
             lanes: geometry.tree.lanes,
-            whole: geometry.tree.whole_units(len),
-            apart: geometry.tree.apart(len),
+            whole: geometry.tree.whole_units(plan.walk(pass.over).len, spacing),
+            spacing,
             parts: geometry.tree.parts,
             across: geometry.tree.side_by_side,
             backwards: pass.is_backwards(),
@@ -95,7 +97,7 @@ impl Constants {
             weighs: pass.weighs,
             update,
             project: problem.statistics == Statistics::Batch,
-            weighted: !over_affine && (map.position != 0 || map.segment != 0),
+            weights_vary: !over_affine && map != IndexMap::OF_TARGET,
         }
     }
 
@@ -108,7 +110,7 @@ impl Constants {
             ("LEAF_STRIDE", self.leaf_stride.into()),
             ("LANES", self.lanes.into()),
             ("WHOLE", self.whole.into()),
-            ("APART", self.apart.into()),
+            ("SPACING", self.spacing.into()),
             ("PARTS", self.parts.into()),
             ("ACROSS", flag(self.across)),
             ("BACKWARDS", flag(self.backwards)),
@@ -127,7 +129,7 @@ impl Constants {
             ("WEIGHS", flag(self.weighs)),
             ("UPDATE", self.update.into()),
             ("PROJECT", flag(self.project)),
-            ("WEIGHTED", flag(self.weighted)),
+            ("WEIGHTS_VARY", flag(self.weights_vary)),
         ]
     }
 }
@@ -147,6 +149,8 @@ impl Key {
         let elements = !pass.reads.is_empty();
         let vec4 = addressing.vec4 || !elements;
         let map = index_map(plan, pass.over);
+        let tensors: Vec<Access> = Tensor::ALL.into_iter().filter(|&t| pass.touches(t)).map(access).collect();
+        let in_a_row = |t: &Access| plan.walk_of(pass.over, t.tensor).stride == 1;
         Key {
             variant: Variant {
                 kernel: pass.kernel,
@@ -165,7 +169,12 @@ impl Key {
                     && pass.over == Over::Stats
                     && (map.position, map.position_div) == (1, 1)
                     && [map.target, map.segment].iter().all(|step| step.is_multiple_of(UNIT)),
-                tensors: Tensor::ALL.into_iter().filter(|&t| pass.touches(t)).map(access).collect(),
+                neighbours: !vec4
+                    && pass.geometry.abreast == 1
+                    && plan.spacing(pass) == 1
+                    && tensors.iter().any(|t| t.dtype != DType::F32)
+                    && tensors.iter().all(in_a_row),
+                tensors,
                 input: plan.problem.input,
             },
             constants: Constants::new(plan, pass, update),

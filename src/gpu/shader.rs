@@ -71,6 +71,8 @@ pub(crate) struct Variant {
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.
     pub unit_weights: bool,
+    /// Whether a unit's elements, of which some are halves, are neighbours though no one load takes all four.
+    pub neighbours: bool,
     pub tensors: Vec<Access>,
     pub input: DType,
 }
@@ -175,7 +177,9 @@ pub(crate) fn compose(variant: &Variant) -> String {
             .replace("BINDING", &access.tensor.binding().to_string())
             .replace("ACCESS", mode)
             .replace("DTYPE", dtype_name(access.dtype));
-        add(&source, if access.written { &["WRITABLE"] } else { &[] });
+        let written = access.written.then_some("WRITABLE");
+        let neighbours = variant.neighbours.then_some("NEIGHBOURS");
+        add(&source, &written.into_iter().chain(neighbours).collect::<Vec<_>>());
     }
     add(
         match variant.direction {

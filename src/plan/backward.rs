@@ -1,21 +1,13 @@
 //! Backward passes: where gradients of weight and bias are sums over other elements than statistics are, they are summed on
 //! the way where that is possible, so that no tensor is read for them.
 
-use super::geometry::ELEMENTS_OF_PARTIAL;
+use super::channels::Channels;
 use super::planner::Planner;
-use super::{Geometry, Kernel, Over, PARTIAL, Tree, UNIT, scratch, window};
+use super::{Geometry, Kernel, Over, Tree, scratch, window};
 use crate::error::Error;
-use crate::layout::{IndexMap, Layout};
+use crate::layout::IndexMap;
 use crate::op::{Direction, Gradients, Statistics};
 use crate::profile::Profile;
-
-/// How group norm's channels are summed on the way to dx.
-enum Channels {
-    /// In the tree of their group, which is on chip.
-    OnChip(Geometry),
-    /// By themselves; other passes go over this.
-    Split(Over),
-}
 
 impl Planner<'_> {
     pub fn backward(&mut self, wanted: Gradients) -> Result<(), Error> {
@@ -29,9 +21,9 @@ impl Planner<'_> {
                 (false, false) => Ok(()),
             };
         }
-        match if projects { self.channels_of_groups()? } else { None } {
+        match if projects { self.summed_channels()? } else { None } {
             Some(Channels::OnChip(geometry)) => return self.project_on_chip(geometry, wanted.affine),
-            Some(Channels::Split(over)) => return self.sum_and_project(over, wanted.affine),
+            Some(Channels::Split { elements }) => return self.sum_and_project(elements, wanted.affine),
             None => {}
         }
         if projects && wanted.affine && self.project_and_sum()? {
@@ -49,47 +41,6 @@ impl Planner<'_> {
             self.reduce_and_apply(Backward, Over::Affine, false, 0)?;
         }
         Ok(())
-    }
-
-    /// Where statistics are sums over whole channels of a sample (group norm), if channels are not too small and not too many:
-    /// their sums then serve both the statistics and the weights. Neither a device's limits nor what is asked for decide
-    /// whether, for the same bits, which both ways give. Groups that are held on chip, but not channel by channel, are left
-    /// out.
-    fn channels_of_groups(&self) -> Result<Option<Channels>, Error> {
-        let Layout { affine_of_stats, affine, .. } = self.problem.layout;
-        let channels = affine_of_stats != IndexMap::OF_TARGET && !self.has_weights_of_columns();
-        let large = affine.len >= ELEMENTS_OF_PARTIAL;
-        // Those that they are merged to need as much room at the most.
-        let few = affine.targets().saturating_mul(affine.segments) <= Profile::GPU.max_binding_size / (2 * PARTIAL);
-        if !(channels && large && few) {
-            return Ok(None);
-        }
-        let over = if self.has_channels_in_a_row() { Over::Channels } else { Over::Stats };
-        let geometry = Geometry::new(&self.problem.walk(over), self.profile)?;
-        if over == Over::Channels && geometry.tiles == 1 {
-            let holds = window::holds(&geometry, over, self.problem, self.profile);
-            return Ok(Some(if holds { Channels::OnChip(geometry) } else { Channels::Split(over) }));
-        }
-        let group = Geometry::new(&self.problem.walk(Over::Stats), self.profile)?;
-        Ok((group.tiles > 1 || group.tree.parts > 1).then_some(Channels::Split(over)))
-    }
-
-    /// What passes over a norm's own statistics go over: where a group's channels are its segments, they load a weight with
-    /// each leaf, not with each unit.
-    pub(super) fn over_stats(&self) -> Result<Over, Error> {
-        Ok(match self.channels_of_groups()? {
-            Some(Channels::OnChip(_)) => Over::Channels,
-            Some(Channels::Split(over)) => over,
-            None => Over::Stats,
-        })
-    }
-
-    /// Whether a group is channels of neighbouring elements, which are not channels-last, and lose no loads of four elements
-    /// if they are taken by themselves.
-    fn has_channels_in_a_row(&self) -> bool {
-        let walk = self.problem.walk(Over::Channels);
-        let loses_fours = !walk.len.is_multiple_of(UNIT) && (walk.len * walk.segments).is_multiple_of(UNIT);
-        walk.stride == 1 && !loses_fours
     }
 
     /// Group norm on chip: sums of channels are partial results for the weights, and those of a group, weighed, give dx.
@@ -184,7 +135,7 @@ impl Planner<'_> {
     }
 
     /// Whether statistics belong to rows and weights to columns (layer and RMS norm).
-    fn has_weights_of_columns(&self) -> bool {
+    pub(super) fn has_weights_of_columns(&self) -> bool {
         self.problem.layout.stat_of_affine.position != 0
     }
 

@@ -22,8 +22,9 @@ pub const ELEMENTS_OF_PARTIAL: u64 = 32;
 /// Elements that a strided leaf reaches over: a quarter of the smallest binding, so that bindings can hold one.
 pub const MOST_SPAN: u64 = 1 << 23;
 
-/// How a segment becomes leaves. Depends on the segment's length and stride and the kind of device alone, so that every
-/// way to split the work, over passes, windows or devices, merges the same leaves in the same order. Passes that only
+/// How a segment becomes leaves. Depends on the segment's length and stride and the kind of device alone (which elements
+/// are a unit, on the input's type, too), so that every way to split the work, over passes, windows or devices, merges the
+/// same leaves in the same order. Passes that only
 /// write elements have a tree of their own: nothing is summed in it. Layer norm's backward pass has one of shorter leaves
 /// ([`Profile::max_units_beside_columns`]).
 ///
@@ -31,8 +32,10 @@ pub const MOST_SPAN: u64 = 1 << 23;
 ///
 /// Unit `u` of leaf `q`, counted through its parts, starts at element
 /// `4 * ((q / lanes * parts * units + u) * lanes + q % lanes)` of its segment. Where a segment's length is not a multiple of
-/// four, so that elements are loaded one by one, it starts at `4 * (q / lanes * parts * units + u) * lanes + q % lanes`,
-/// and its elements are `lanes` apart.
+/// four, so that elements of `f32` are loaded one by one, it starts at
+/// `4 * (q / lanes * parts * units + u) * lanes + q % lanes`, and its elements are `lanes` apart ([`Plan::spacing`]).
+///
+/// [`Plan::spacing`]: super::Plan::spacing
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tree {
     /// Units of four elements in a part of a leaf: what an invocation holds.
@@ -80,23 +83,19 @@ impl Tree {
         }
     }
 
-    /// Distance of a unit's elements in segments of `len`.
-    pub const fn apart(&self, len: u64) -> u32 {
-        if len.is_multiple_of(UNIT) { 1 } else { self.lanes }
-    }
-
     /// How many of a part's units have four elements, in every part, of a segment of `len` elements, that has any.
-    pub fn whole_units(&self, len: u64) -> u32 {
+    /// `spacing`: distance of a unit's elements.
+    pub fn whole_units(&self, len: u64, spacing: u32) -> u32 {
         if len == 0 {
             return 0;
         }
-        let (lanes, apart) = (u64::from(self.lanes), u64::from(self.apart(len)));
-        let of_lane = if apart == 1 { UNIT } else { 1 };
-        // Of the last parts that have any, that of the last lane that has any ends last.
+        let (lanes, spacing) = (u64::from(self.lanes), u64::from(spacing));
+        let of_lane = if spacing == 1 { UNIT } else { 1 };
+        // Of the last chunk that has any, the last lane that has any ends last.
         let of_parts = u64::from(self.units) * UNIT * lanes;
         let chunk = (len - 1) / of_parts * of_parts;
         let last = chunk + (len - 1 - chunk).min((lanes - 1) * of_lane) / of_lane * of_lane;
-        let more = (UNIT - 1) * apart;
+        let more = (UNIT - 1) * spacing;
         len.saturating_sub(last + more).div_ceil(UNIT * lanes).min(self.units.into()) as u32
     }
 
@@ -235,16 +234,18 @@ mod tests {
 
     #[test]
     fn whole_units_are_whole_in_every_leaf_and_as_many_as_can_be() {
-        for (units, parts, lanes) in [(1, 1, 1), (1, 1, 4), (2, 1, 1), (3, 1, 2), (5, 1, 4), (2, 3, 1), (3, 2, 4)] {
-            for len in 1..=6 * UNIT * u64::from(units * parts * lanes) {
+        let trees = [(1, 1, 1), (1, 1, 4), (2, 1, 1), (3, 1, 2), (5, 1, 4), (2, 3, 1), (3, 2, 4)];
+        for (units, parts, lanes) in trees {
+            let lens = 1..=6 * UNIT * u64::from(units * parts * lanes);
+            for (len, spacing) in lens.flat_map(|len| [(len, 1), (len, lanes)]) {
                 let leaves = 8 * u64::from(lanes);
                 let tree = Tree { units, parts, lanes, leaves, side_by_side: false, singles: false };
-                let [units, parts, lanes] = [units, parts, lanes].map(u64::from);
-                let apart = u64::from(tree.apart(len));
+                let whole_units = tree.whole_units(len, spacing);
+                let [units, parts, lanes, spacing] = [units, parts, lanes, spacing].map(u64::from);
                 let elements = |leaf: u64, unit: u64| {
                     let first = UNIT * (leaf / lanes * parts * units + unit) * lanes;
-                    let lane = leaf % lanes * if apart == 1 { UNIT } else { 1 };
-                    (0..UNIT).map(move |i| first + lane + i * apart)
+                    let lane = leaf % lanes * if spacing == 1 { UNIT } else { 1 };
+                    (0..UNIT).map(move |i| first + lane + i * spacing)
                 };
                 let mut of_units = vec![0; len as usize];
                 let all = (0..tree.leaves).flat_map(|leaf| (0..parts * units).map(move |unit| (leaf, unit)));
@@ -257,10 +258,10 @@ mod tests {
                 let whole = starts.map(|(leaf, first)| {
                     (first..first + units).filter(|&unit| elements(leaf, unit).all(|at| at < len)).count() as u32
                 });
-                assert_eq!(Some(tree.whole_units(len)), whole.min(), "{tree:?} {len}");
+                assert_eq!(Some(whole_units), whole.min(), "{tree:?} {len}");
             }
         }
         let tree = Tree { units: 2, parts: 1, lanes: 1, leaves: 1, side_by_side: false, singles: false };
-        assert_eq!(tree.whole_units(0), 0);
+        assert_eq!(tree.whole_units(0, 1), 0);
     }
 }

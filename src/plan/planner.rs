@@ -19,7 +19,7 @@ impl Planner<'_> {
         use Direction::Forward;
         match self.problem.statistics {
             Statistics::Running => self.element_wise(Forward),
-            Statistics::Batch => self.reduce_and_apply(Forward, self.over_stats()?, true, 0),
+            Statistics::Batch => self.reduce_and_apply(Forward, self.forward_over()?, true, 0),
         }?;
         let by_average = self.problem.tracks && !self.problem.layout.is_per_channel();
         if self.problem.statistics == Statistics::Batch && by_average {
