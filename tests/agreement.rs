@@ -131,7 +131,25 @@ fn every_combination_is_one() {
 fn workgroups_of_a_gpu() -> Vec<Case> {
     let instance = |c| InstanceNormDescriptor { affine: true, ..InstanceNormDescriptor::new(c) };
     let fusion = Fusion { residual: Residual::After, relu: true };
-    vec![
+    // Rows of which neighbouring lanes take neighbouring elements, and whose halves share words with the next row's.
+    let odd = |case: Case| {
+        use DType::{BF16, F16, F32};
+        [(F32, F32), (F32, F16), (F16, F32), (F16, F16), (BF16, BF16)].map(|(input, output)| Case {
+            input,
+            output,
+            ..case.clone()
+        })
+    };
+    let images = Case::new(BatchNormDescriptor::new(5), &[6, 5, 49]);
+    let odd = [
+        Case { fusion, ..images.clone() },
+        Case { statistics: Statistics::Running, ..images },
+        Case::new(GroupNormDescriptor::new(2, 6), &[2, 6, 4101]),
+        Case::new(RmsNormDescriptor::new(&[701]), &[9, 701]),
+    ]
+    .into_iter()
+    .flat_map(odd);
+    let cases = vec![
         Case::new(LayerNormDescriptor::new(&[768]), &[70, 768]),
         Case::new(LayerNormDescriptor::new(&[131]), &[300, 131]),
         Case::new(LayerNormDescriptor::new(&[5000]), &[9, 5000]),
@@ -150,7 +168,8 @@ fn workgroups_of_a_gpu() -> Vec<Case> {
         Case { fusion, format: Format::ChannelsLast, ..Case::new(GroupNormDescriptor::new(2, 12), &[3, 12, 2000]) },
         Case { format: Format::ChannelsLast, ..Case::new(BatchNormDescriptor::new(300), &[9, 300, 50]) },
         Case::new(BatchNormDescriptor::new(70), &[700, 70]),
-    ]
+    ];
+    cases.into_iter().chain(odd).collect()
 }
 
 #[test]
