@@ -248,6 +248,7 @@ fn placed() -> Vec<Case> {
     let images = Case::new(BatchNormDescriptor::new(3), &[2, 3, 35]);
     let odd = last(Case::new(BatchNormDescriptor::new(5), &[3, 5, 4, 4]));
     let mixed = Case { input: DType::F16, output: DType::F32, ..rows.clone() };
+    let mixed_odd = Case { input: DType::F32, output: DType::F16, ..images.clone() };
     let single = |c| Case::new(BatchNormDescriptor::new(c), &[5, c]);
     // Software drivers take these in parts.
     let parts = Case::new(LayerNormDescriptor::new(&[67]), &[5, 67]);
@@ -264,6 +265,7 @@ fn placed() -> Vec<Case> {
         half(DType::F16, fours.clone()),
         fours,
         mixed,
+        mixed_odd,
         single(8),
         half(DType::F16, single(5)),
         half(DType::F16, parts.clone()),
@@ -277,11 +279,18 @@ fn everywhere(check: impl Fn(&Gpu, &gpu::Context, &Case, &Data)) {
     for gpu in adapters::all() {
         let _turn = gpu.turn();
         let own = *gpu::Context::new(&gpu.device).unwrap().profile();
-        for abreast in [1, 4] {
-            let profile = Profile { abreast, ..own };
+        let Profile { max_binding_size, offset_alignment, max_workgroups, .. } = own;
+        // On a software driver one lane has a row; on a GPU lanes that are neighbours share its words.
+        let of_a_gpu = Profile { max_binding_size, offset_alignment, max_workgroups, ..Profile::GPU };
+        for (profile, by_lanes) in
+            [(Profile { abreast: 1, ..own }, false), (Profile { abreast: 4, ..own }, false), (of_a_gpu, true)]
+        {
             let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
             let takes = |case: &Case| {
-                plans(case, &profile).unwrap().iter().flat_map(|p| &p.passes).any(|p| p.geometry.abreast == abreast)
+                plans(case, &profile).unwrap().iter().flat_map(|p| &p.passes).any(|p| match by_lanes {
+                    true => p.geometry.tree.lanes > 1,
+                    false => p.geometry.abreast == profile.abreast,
+                })
             };
             for case in placed().into_iter().filter(takes) {
                 check(gpu, &context, &case, &Data::new(&case));

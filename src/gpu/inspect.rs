@@ -19,10 +19,12 @@ pub struct Shader {
     pub units: u32,
     /// Whether columns are summed while rows are reduced.
     pub columns: bool,
-    /// Whether segments are a group's channels, whose sums are weighed before they are merged.
+    /// Whether sums of a group's channels are weighed on their way up its tree.
     pub channels: bool,
     /// Whether one load takes a unit.
     pub vec4: bool,
+    /// Whether a unit's elements, of which some are halves, are neighbours though no one load takes all four.
+    pub neighbours: bool,
     /// Element type of each tensor, and whether it is written. None: the shader streams no elements.
     pub tensors: Vec<(DType, bool)>,
 }
@@ -43,6 +45,7 @@ pub fn shaders(plan: &Plan, update: u32) -> Vec<Shader> {
             columns: key.variant.columns,
             channels: key.variant.channels,
             vec4: key.variant.addressing.vec4,
+            neighbours: key.variant.neighbours,
             tensors: key.variant.tensors.iter().map(|t| (t.dtype, t.written)).collect(),
         }
     };

@@ -66,7 +66,7 @@ pub(crate) struct Variant {
     pub singles: bool,
     /// Whether columns are summed while rows are reduced.
     pub columns: bool,
-    /// Whether segments are a group's channels, whose sums are weighed before they are merged.
+    /// Whether sums of a group's channels are weighed on their way up its tree.
     pub channels: bool,
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.

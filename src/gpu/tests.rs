@@ -230,6 +230,30 @@ fn every_shader_translates() {
     assert!(failures.is_empty(), "{} of {}, the first: {}", failures.len(), some.len(), failures[0]);
 }
 
+#[test]
+fn halves_are_stored_by_words_where_a_unit_has_both() {
+    use DType::{BF16, F16, F32};
+    let (first, last) = (Format::ChannelsFirst, Format::ChannelsLast);
+    for (input, output, side, format, aligned, expected) in [
+        (F16, F16, 7, first, true, true),
+        (BF16, F32, 7, first, true, true),
+        (F16, F16, 8, first, false, true),
+        (F16, F16, 8, first, true, false),
+        (F32, F16, 7, first, true, false),
+        (F32, F32, 8, first, false, false),
+        (F16, F16, 7, last, true, false),
+    ] {
+        let (norm, shape) = (BatchNormDescriptor::new(5).into(), [32, 5, side, side]);
+        let tensor = TensorDescriptor { format, ..TensorDescriptor::new(&shape) };
+        let problem = Problem::new(&norm, &tensor, Statistics::Batch, Fusion::default(), Op::Forward).unwrap();
+        let plan = Plan::new(Problem { input, output, ..problem }, &Profile::GPU).unwrap();
+        for pass in plan.passes.iter().filter(|pass| !pass.reads.is_empty()) {
+            let key = Key::new(&plan, pass, Addressing::new(&plan, pass, false, aligned), 0);
+            assert_eq!(key.variant.neighbours, expected, "{input:?} {output:?} {side} {format:?} {aligned}");
+        }
+    }
+}
+
 macro_rules! fields {
     ($($field:ident)*) => {{
         // Does not compile when a field is left out.

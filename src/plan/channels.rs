@@ -26,8 +26,8 @@ impl Planner<'_> {
     }
 
     /// Where a group's channels are not too small and not too many, their sums serve both the statistics and the weights.
-    /// Neither a device's limits nor what is asked for decide whether, for the same bits, which both ways give. Groups that
-    /// are held on chip, but not channel by channel, are left out.
+    /// Neither a device's limits nor what is asked for decide whether, for the same bits, which both ways give; the size of
+    /// the batch does, above 2^22 channels in all. Groups that are held on chip, but not channel by channel, are left out.
     pub fn summed_channels(&self) -> Result<Option<Channels>, Error> {
         let affine = &self.problem.layout.affine;
         // Those that they are merged to need as much room at the most.

@@ -79,11 +79,10 @@ fn measure(chip: &str, driver: &str, pipeline: &Pipeline, compiled: &Compiled) -
         })
     };
     let counts = Counts::of(&compiled.assembly);
-    let halves = shader.tensors.iter().any(|(dtype, _)| *dtype != DType::F32);
     let path = match (shader.tensors.is_empty(), shader.vec4) {
         (true, _) => "",
         (_, true) => "-vec4",
-        (_, false) if halves => "-halves",
+        (_, false) if shader.neighbours => "-halves",
         (_, false) => "-scalar",
     };
     let beside = match (shader.columns, shader.channels) {
