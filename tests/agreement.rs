@@ -12,7 +12,7 @@ mod golden;
 use cases::{Case, Data, compare, norms, run};
 use wgpu_norm::{
     BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor,
-    Profile, Residual, RmsNormDescriptor, Statistics, TensorDescriptor, host,
+    Residual, RmsNormDescriptor, Statistics, TensorDescriptor, host,
 };
 
 /// Runs a list of cases on a backend and fails with all that is wrong.
@@ -177,9 +177,7 @@ fn on_workgroups_of_a_gpu() {
     for (gpu, _) in backends::gpus() {
         let _turn = gpu.turn();
         let own = *wgpu_norm::gpu::Context::new(&gpu.device).unwrap().profile();
-        let Profile { max_binding_size, offset_alignment, max_workgroups, .. } = own;
-        let profile = Profile { max_binding_size, offset_alignment, max_workgroups, ..Profile::GPU };
-        let context = wgpu_norm::gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
+        let context = wgpu_norm::gpu::Context::with_profile(&gpu.device, backends::of_a_gpu(own), None).unwrap();
         let backend = host::Backend::Gpu { context, queue: gpu.queue.clone(), name: gpu.name.clone() };
         check(&gpu.name, &backend, 1e-6, &workgroups_of_a_gpu());
     }

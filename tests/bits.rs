@@ -14,7 +14,7 @@ mod placement;
 use adapters::Gpu;
 use cases::{Case, Data, Results, norms, run};
 use placement::{Gaps, Over, Placement};
-use wgpu_norm::plan::{Plan, Problem};
+use wgpu_norm::plan::{Pass, Plan, Problem};
 use wgpu_norm::{
     BatchNormDescriptor, Commit, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
     LayerNormDescriptor, Op, Profile, Residual, RmsNormDescriptor, gpu, host, host::Backend,
@@ -279,19 +279,16 @@ fn everywhere(check: impl Fn(&Gpu, &gpu::Context, &Case, &Data)) {
     for gpu in adapters::all() {
         let _turn = gpu.turn();
         let own = *gpu::Context::new(&gpu.device).unwrap().profile();
-        let Profile { max_binding_size, offset_alignment, max_workgroups, .. } = own;
-        // On a software driver one lane has a row; on a GPU lanes that are neighbours share its words.
-        let of_a_gpu = Profile { max_binding_size, offset_alignment, max_workgroups, ..Profile::GPU };
-        for (profile, by_lanes) in
-            [(Profile { abreast: 1, ..own }, false), (Profile { abreast: 4, ..own }, false), (of_a_gpu, true)]
-        {
+        type Serves = fn(&Pass) -> bool;
+        let profiles: [(Profile, Serves); 3] = [
+            (Profile { abreast: 1, ..own }, |pass| pass.geometry.abreast == 1),
+            (Profile { abreast: 4, ..own }, |pass| pass.geometry.abreast == 4),
+            // On a software driver one lane has a row; on a GPU lanes that are neighbours share its words.
+            (backends::of_a_gpu(own), |pass| pass.geometry.tree.lanes > 1),
+        ];
+        for (profile, serves) in profiles {
             let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
-            let takes = |case: &Case| {
-                plans(case, &profile).unwrap().iter().flat_map(|p| &p.passes).any(|p| match by_lanes {
-                    true => p.geometry.tree.lanes > 1,
-                    false => p.geometry.abreast == profile.abreast,
-                })
-            };
+            let takes = |case: &Case| plans(case, &profile).unwrap().iter().flat_map(|p| &p.passes).any(serves);
             for case in placed().into_iter().filter(takes) {
                 check(gpu, &context, &case, &Data::new(&case));
             }

@@ -151,6 +151,7 @@ impl Key {
         let map = index_map(plan, pass.over);
         let tensors: Vec<Access> = Tensor::ALL.into_iter().filter(|&t| pass.touches(t)).map(access).collect();
         let in_a_row = |t: &Access| plan.walk_of(pass.over, t.tensor).stride == 1;
+        let constants = Constants::new(plan, pass, update);
         Key {
             variant: Variant {
                 kernel: pass.kernel,
@@ -171,13 +172,13 @@ impl Key {
                     && [map.target, map.segment].iter().all(|step| step.is_multiple_of(UNIT)),
                 neighbours: !vec4
                     && pass.geometry.abreast == 1
-                    && plan.spacing(pass) == 1
+                    && constants.spacing == 1
                     && tensors.iter().any(|t| t.dtype != DType::F32)
                     && tensors.iter().all(in_a_row),
                 tensors,
                 input: plan.problem.input,
             },
-            constants: Constants::new(plan, pass, update),
+            constants,
         }
     }
 

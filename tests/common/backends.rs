@@ -3,7 +3,7 @@
 
 use super::adapters::{Gpu, all};
 use std::sync::OnceLock;
-use wgpu_norm::host::Backend;
+use wgpu_norm::{Profile, host::Backend};
 
 /// Every adapter that is here. Hold [`Gpu::turn`] while using one.
 pub fn gpus() -> impl Iterator<Item = (&'static Gpu, &'static Backend)> {
@@ -13,4 +13,10 @@ pub fn gpus() -> impl Iterator<Item = (&'static Gpu, &'static Backend)> {
         all().iter().map(open).collect()
     });
     all().iter().zip(backends)
+}
+
+/// The sizes of a real GPU, with the limits of this device: several lanes share a row, and no leaf has parts.
+pub fn of_a_gpu(own: Profile) -> Profile {
+    let Profile { max_binding_size, offset_alignment, max_workgroups, .. } = own;
+    Profile { max_binding_size, offset_alignment, max_workgroups, ..Profile::GPU }
 }
