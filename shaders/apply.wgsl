@@ -2,9 +2,10 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) slot: u32) {
     let p = locate(workgroup, slot);
-    let known = knowns(p);
-    var result = givens(p);
+    var known = Knowns();
+    var result = Results();
     if (REDUCES) {
+        known = knowns(p);
         // A tile's lanes take the partial results of all tiles.
         var q = p;
         q.leaf = select(0u, p.leaf_lane, MERGES);
@@ -18,6 +19,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
     }
     if (p.inside) {
+        // Not before: elements would be loaded after what this waits for.
+        if (!REDUCES) {
+            known = knowns(p);
+            result = givens(p);
+        }
 //#for u
         transform_units(p, $uu, load_units(p, $uu, known), result, known);
 //#end

@@ -57,6 +57,14 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     return sum;
 }
 //#else
+// Where all leaves have the same power of two of elements, its inverse is exact, and the compiler knows it.
+fn mean_of_leaf(sum: f32, count: u32) -> f32 {
+    if (WHOLE == UNITSu && (UNITSu & (UNITSu - 1u)) == 0u) {
+        return opaque(sum * (1.0 / f32(4u * UNITSu)));
+    }
+    return divide(sum, f32(max(count, 1u)));
+}
+
 // Two passes over registers, with one of the leaf's own elements as the pivot.
 fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     var count = 0u;
@@ -66,7 +74,11 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     count += valid(p, $uu);
     sums += only(p, $uu, tile[$u] - pivot);
 //#end
-    let shift = select(0.0, divide((sums.x + sums.y) + (sums.z + sums.w), f32(max(count, 1u))), CENTRED);
+    let sum = (sums.x + sums.y) + (sums.z + sums.w);
+    var shift = 0.0;
+    if (CENTRED) {
+        shift = mean_of_leaf(sum, count);
+    }
     var squares = vec4<f32>(0.0);
 //#for u
     let d$u = only(p, $uu, (tile[$u] - pivot) - shift);

@@ -198,7 +198,7 @@ fn any_grid() {
     any_split(
         table(),
         |_, &own| (1..40).map(|limit| Profile { max_workgroups: limit, ..own }).collect(),
-        |split, _| split.passes.iter().flat_map(|pass| &pass.dispatches).any(|dispatch| dispatch.grid[1] > 1),
+        |split, _| split.passes.iter().flat_map(|pass| &pass.dispatches).any(|dispatch| dispatch.folded),
     );
 }
 

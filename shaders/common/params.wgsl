@@ -1,6 +1,7 @@
 // One dispatch's numbers. Strides and offsets are in elements, modulo 2^32: only their sums must fit a binding.
 struct Params {
-    // The walk's strides (outer, inner, segment, position), of all tensors, or where they differ of each.
+    // The walk's strides (outer, inner, segment, position), of all tensors, or where they differ of each. Groups of one
+    // target are taken for one group of all.
     strides: vec4<u32>,
     strides_input: vec4<u32>,
     strides_residual: vec4<u32>,
@@ -69,6 +70,8 @@ override SPACING: u32;
 override PARTS: u32;
 // Whether workgroups follow one another over targets first, which are neighbours in memory, and not over tiles.
 override ACROSS: bool;
+// Whether workgroups are counted through, as they are more than the grid's first or second dimension takes.
+override FOLDED: bool;
 // Whether workgroups begin with what comes last.
 override BACKWARDS: bool;
 // Targets that an invocation takes one after the other.
@@ -81,6 +84,13 @@ override RELU: bool;
 override RUNNING: bool;
 // The targets are affine parameters, not statistics.
 override OVER_AFFINE: bool;
+// Whether there are several groups of several targets; whether neighbours among targets share a mapped index, and whether
+// that changes from segment to segment.
+override GROUPED: bool;
+override MAP_SHARED: bool;
+override MAP_BY_SEGMENT: bool;
+// Whether the elements of a segment are neighbours in memory.
+override IN_A_ROW: bool;
 // Where the mapped index changes: 0 per target or segment, 1 with each position, 2 every few positions, 3 every few
 // units.
 override MAP: u32;

@@ -51,7 +51,8 @@ fn climb(p: Place, low: u32, high: u32) {
     for (var step = low; step < high; step <<= 1u) {
         workgroupBarrier();
         // The first invocations take all pairs, so that the others' subgroups rest.
-        if (p.slot < WORKGROUP / (2u * step)) {
+        // Not `p.slot < WORKGROUP / (2u * step)`: a division is some 25 instructions, between two barriers.
+        if (p.slot * (2u * step) < WORKGROUP) {
             let left = p.slot / LEAF_STRIDE * (2u * step * LEAF_STRIDE) + p.slot % LEAF_STRIDE;
             let right = left + step * LEAF_STRIDE;
 //#for t
@@ -81,7 +82,7 @@ fn partial_of(p: Place) -> Partial {
         let at = p.goal * params.partials_in_target + p.leaf * params.partials_in_step;
         let sum = from_bits(partials[params.partials_in_at + at]);
         if (WEIGHS & HAS_WEIGHT) {
-            return weighed(sum, state_at(0u, p.goal % params.inner * params.map_target + p.leaf));
+            return weighed(sum, state_at(0u, in_group(p.goal) * params.map_target + p.leaf));
         }
         return sum;
     }

@@ -19,9 +19,21 @@ struct Place {
 // A unit's elements, of each of the targets abreast.
 alias Abreast = array<vec4<f32>, ABREAST>;
 
+// A target's number in its group, without a division (some 25 instructions) where there is one group. Where groups have
+// one target each it is the group's, and what it is multiplied by is made for that.
+fn in_group(goal: u32) -> u32 {
+    if (GROUPED) {
+        return goal % params.inner;
+    }
+    return goal;
+}
+
 fn segment_offset(goal: u32, segment: u32, strides: vec4<u32>) -> u32 {
-    return goal / params.inner * strides.x + goal % params.inner * strides.y
-        + min(segment, params.segments - 1u) * strides.z;
+    var group = 0u;
+    if (GROUPED) {
+        group = goal / params.inner * strides.x;
+    }
+    return group + in_group(goal) * strides.y + min(segment, params.segments - 1u) * strides.z;
 }
 
 fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
@@ -29,20 +41,29 @@ fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
 }
 
 fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
-    // A grid that is folded has more workgroups than there is work.
-    let number = workgroup.x + workgroup.y * params.grid_x;
-    let last = params.tiles * params.blocks - 1u;
-    let turn_of_work = min(number, last);
-    let group = select(turn_of_work, last - turn_of_work, BACKWARDS);
-    let leaf_lane = (slot / LEAF_STRIDE) % LEAVES;
-    let target_lane = slot % LEAF_STRIDE + slot / (LEAF_STRIDE * LEAVES) * LEAF_STRIDE;
     let steps = select(params.tiles, params.blocks, ACROSS);
-    let turn = group / steps;
-    let block = select(turn, group % steps, ACROSS);
-    let tile_of_dispatch = select(group % steps, turn, ACROSS);
+    let turns = select(params.blocks, params.tiles, ACROSS);
+    var at = workgroup.xy;
+    var works = true;
+    if (FOLDED) {
+        // There may be more workgroups than there is work.
+        let number = workgroup.x + workgroup.y * params.grid_x;
+        works = number < steps * turns;
+        let work = min(number, steps * turns - 1u);
+        at = vec2<u32>(work % steps, work / steps);
+    }
+    if (BACKWARDS) {
+        at = vec2<u32>(steps, turns) - 1u - at;
+    }
+    let leaf_lane = (slot / LEAF_STRIDE) % LEAVES;
+    // Where all of a workgroup have one target, or one row of targets, the compiler has to see it.
+    let row = select(slot / (LEAF_STRIDE * LEAVES), 0u, LEAF_STRIDE * LEAVES == WORKGROUP);
+    let target_lane = slot % LEAF_STRIDE + row * LEAF_STRIDE;
+    let block = select(at.y, at.x, ACROSS);
+    let tile_of_dispatch = select(at.x, at.y, ACROSS);
     let lanes = block * (WORKGROUP / LEAVES) + target_lane;
     let wanted = params.first_target + ABREASTu * (lanes * ROUNDS + round);
-    let exists = (number <= last) & (wanted < params.end_target);
+    let exists = works & (wanted < params.end_target);
     let goal = min(wanted, params.end_target - ABREASTu);
     let tile = params.first_tile + tile_of_dispatch;
     let leaf = tile * LEAVES + leaf_lane;
@@ -99,9 +120,32 @@ fn only(p: Place, unit: u32, v: vec4<f32>) -> vec4<f32> {
     return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(valid(p, unit)));
 }
 
+// How far the elements of a whole unit are behind the leaf's first, for all invocations alike.
+fn behind(unit: u32) -> vec4<u32> {
+    return 4u * unit * LANES + vec4<u32>(0u, 1u, 2u, 3u) * SPACING;
+}
+
 // Offsets of a unit's elements, one by one.
 fn elements(p: Place, unit: u32, base: u32, stride: u32) -> vec4<u32> {
-    return base + positions(p, unit) * stride;
+    let step = select(stride, 1u, IN_A_ROW);
+    if (unit < WHOLE) {
+        return base + p.first * step + behind(unit) * step;
+    }
+    return base + positions(p, unit) * step;
+}
+
+// The same in fours, where offsets and stride are multiples of four: of targets abreast.
+fn fours(p: Place, unit: u32, base: u32, stride: u32) -> vec4<u32> {
+    if (unit < WHOLE) {
+        return ((base + p.first * stride) >> 2u) + behind(unit) * (stride >> 2u);
+    }
+    return elements(p, unit, base, stride) >> vec4<u32>(2u);
+}
+
+// Offset of a unit that is one of them.
+fn four(p: Place, unit: u32, base: u32) -> u32 {
+    let fours_behind = select(0u, unit * LANES, valid(p, unit) > 0u);
+    return ((base + p.first) >> 2u) + fours_behind;
 }
 
 // The values to store in `elements`.
@@ -113,7 +157,15 @@ fn repeated(p: Place, unit: u32, v: vec4<f32>) -> vec4<f32> {
 }
 
 fn mapped(p: Place) -> u32 {
-    return p.goal % params.inner / params.map_target_div * params.map_target + p.segment * params.map_segment;
+    var i = in_group(p.goal);
+    if (MAP_SHARED) {
+        i /= params.map_target_div;
+    }
+    i *= params.map_target;
+    if (MAP_BY_SEGMENT) {
+        i += p.segment * params.map_segment;
+    }
+    return i;
 }
 
 fn mapped_at(p: Place, positions: vec4<u32>) -> vec4<u32> {

@@ -2,13 +2,13 @@
 @group(0) @binding(BINDING) var<storage, ACCESS> NAME: array<vec4<f32>>;
 
 fn load_NAME(p: Place, unit: u32) -> Abreast {
-    return Abreast(NAME[(BASE + first_of(p, unit)) >> 2u]);
+    return Abreast(NAME[four(p, unit, BASE)]);
 }
 
 //#if WRITABLE
 fn store_NAME(p: Place, unit: u32, v: Abreast) {
     if (valid(p, unit) > 0u) {
-        NAME[(BASE + first_of(p, unit)) >> 2u] = v[0];
+        NAME[four(p, unit, BASE)] = v[0];
     }
 }
 //#end

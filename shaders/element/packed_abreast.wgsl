@@ -7,7 +7,7 @@ fn load_four_NAME(at: u32) -> vec4<f32> {
 }
 
 fn load_NAME(p: Place, unit: u32) -> Abreast {
-    let at = elements(p, unit, BASE, params.STRIDES.w) >> vec4<u32>(2u);
+    let at = fours(p, unit, BASE, params.STRIDES.w);
     let targets = transpose(
         mat4x4<f32>(load_four_NAME(at.x), load_four_NAME(at.y), load_four_NAME(at.z), load_four_NAME(at.w)),
     );
@@ -22,7 +22,7 @@ fn store_four_NAME(at: u32, v: vec4<f32>) {
 
 fn store_NAME(p: Place, unit: u32, v: Abreast) {
     if (valid(p, unit) > 0u) {
-        let at = elements(p, unit, BASE, params.STRIDES.w) >> vec4<u32>(2u);
+        let at = fours(p, unit, BASE, params.STRIDES.w);
         let positions = transpose(mat4x4<f32>(
 //#for t
             repeated(p, unit, v[$t]),

@@ -2,7 +2,7 @@
 @group(0) @binding(BINDING) var<storage, ACCESS> NAME: array<vec2<u32>>;
 
 fn load_NAME(p: Place, unit: u32) -> Abreast {
-    let words = NAME[(BASE + first_of(p, unit)) >> 2u];
+    let words = NAME[four(p, unit, BASE)];
     return Abreast(vec4<f32>(unpack_DTYPE(words.x), unpack_DTYPE(words.y)));
 }
 
@@ -10,7 +10,7 @@ fn load_NAME(p: Place, unit: u32) -> Abreast {
 fn store_NAME(p: Place, unit: u32, v: Abreast) {
     if (valid(p, unit) > 0u) {
         let bits = round_DTYPE(v[0]);
-        NAME[(BASE + first_of(p, unit)) >> 2u] = bits.xz | (bits.yw << vec2<u32>(16u));
+        NAME[four(p, unit, BASE)] = bits.xz | (bits.yw << vec2<u32>(16u));
     }
 }
 //#end

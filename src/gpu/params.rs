@@ -99,7 +99,8 @@ impl Params {
             partials_out_target: low(partials_out_target),
             partials_out_step: low(partials_out_step),
             map_target_div: low(map.target_div),
-            map_target: low(map.target),
+            // As `strides`: of the only target of a group the number is 0.
+            map_target: if walk.inner == 1 { 0 } else { low(map.target) },
             map_segment: low(map.segment),
             map_position_div: low(map.position_div),
             map_position: low(map.position),
@@ -112,9 +113,10 @@ impl Params {
     }
 }
 
-/// Strides of a walk, as the shaders count them: outer, inner, segment, position.
+/// Strides of a walk, as the shaders count them: outer, inner, segment, position. Groups of one target are one group of all.
 pub(super) fn strides(walk: &Walk) -> [u32; 4] {
-    [walk.outer_stride, walk.inner_stride, walk.segment_stride, walk.stride].map(|stride| stride as u32)
+    let inner = if walk.inner == 1 { walk.outer_stride } else { walk.inner_stride };
+    [walk.outer_stride, inner, walk.segment_stride, walk.stride].map(|stride| stride as u32)
 }
 
 /// The index that a pass's walk does not go over itself.

@@ -26,6 +26,7 @@ pub(crate) struct Constants {
     spacing: u32,
     parts: u32,
     across: bool,
+    folded: bool,
     backwards: bool,
     rounds: u32,
     centred: bool,
@@ -43,6 +44,10 @@ pub(crate) struct Constants {
     update: u32,
     project: bool,
     weights_vary: bool,
+    grouped: bool,
+    map_shared: bool,
+    map_by_segment: bool,
+    in_a_row: bool,
 }
 
 impl Constants {
@@ -59,6 +64,7 @@ impl Constants {
         };
         let merges = pass.kernel != Kernel::Apply || pass.partials_in > 1;
         let spacing = plan.spacing(pass);
+        let walk = plan.walk(pass.over);
         Constants {
             workgroup: geometry.workgroup,
             // Memory of a workgroup that nothing is kept in would only keep others from running.
@@ -71,10 +77,11 @@ impl Constants {
             leaves: geometry.leaves,
             leaf_stride: if geometry.tree.side_by_side { geometry.targets / geometry.abreast } else { 1 },
             lanes: geometry.tree.lanes,
-            whole: geometry.tree.whole_units(plan.walk(pass.over).len, spacing),
+            whole: geometry.tree.whole_units(walk.len, spacing),
             spacing,
             parts: geometry.tree.parts,
             across: geometry.tree.side_by_side,
+            folded: pass.dispatches.iter().any(|d| d.folded),
             backwards: pass.is_backwards(),
             rounds: geometry.rounds,
             centred: problem.centred,
@@ -98,10 +105,14 @@ impl Constants {
             update,
             project: problem.statistics == Statistics::Batch,
             weights_vary: !over_affine && map != IndexMap::OF_TARGET,
+            grouped: walk.outer > 1 && walk.inner > 1,
+            map_shared: map.target_div > 1,
+            map_by_segment: map.segment > 0,
+            in_a_row: Tensor::ALL.into_iter().all(|t| !pass.touches(t) || plan.walk_of(pass.over, t).stride == 1),
         }
     }
 
-    pub(super) fn pairs(&self) -> [(&'static str, f64); 26] {
+    pub(super) fn pairs(&self) -> [(&'static str, f64); 31] {
         let flag = |b: bool| f64::from(u8::from(b));
         [
             ("WORKGROUP", self.workgroup.into()),
@@ -113,6 +124,7 @@ impl Constants {
             ("SPACING", self.spacing.into()),
             ("PARTS", self.parts.into()),
             ("ACROSS", flag(self.across)),
+            ("FOLDED", flag(self.folded)),
             ("BACKWARDS", flag(self.backwards)),
             ("ROUNDS", self.rounds.into()),
             ("CENTRED", flag(self.centred)),
@@ -130,6 +142,10 @@ impl Constants {
             ("UPDATE", self.update.into()),
             ("PROJECT", flag(self.project)),
             ("WEIGHTS_VARY", flag(self.weights_vary)),
+            ("GROUPED", flag(self.grouped)),
+            ("MAP_SHARED", flag(self.map_shared)),
+            ("MAP_BY_SEGMENT", flag(self.map_by_segment)),
+            ("IN_A_ROW", flag(self.in_a_row)),
         ]
     }
 }
@@ -150,7 +166,6 @@ impl Key {
         let vec4 = addressing.vec4 || !elements;
         let map = index_map(plan, pass.over);
         let tensors: Vec<Access> = Tensor::ALL.into_iter().filter(|&t| pass.touches(t)).map(access).collect();
-        let in_a_row = |t: &Access| plan.walk_of(pass.over, t.tensor).stride == 1;
         let constants = Constants::new(plan, pass, update);
         Key {
             variant: Variant {
@@ -173,8 +188,8 @@ impl Key {
                 neighbours: !vec4
                     && pass.geometry.abreast == 1
                     && constants.spacing == 1
-                    && tensors.iter().any(|t| t.dtype != DType::F32)
-                    && tensors.iter().all(in_a_row),
+                    && constants.in_a_row
+                    && tensors.iter().any(|t| t.dtype != DType::F32),
                 tensors,
                 input: plan.problem.input,
             },

@@ -18,8 +18,12 @@ pub struct Dispatch {
     pub first: [u64; 4],
     /// And of the last.
     pub last: [u64; 4],
-    /// Workgroups.
+    /// Workgroups: those over tiles along x and those over blocks of targets along y, or the other way round, whichever are
+    /// neighbours in memory being first.
     pub grid: [u32; 3],
+    /// Whether they are more than a dimension takes, so that they are counted through from row to row of the grid, which
+    /// may then have a few more than there is work for. The same for all dispatches of a pass.
+    pub folded: bool,
 }
 
 impl Dispatch {
@@ -159,8 +163,10 @@ pub(super) fn dispatches(pass: &Pass, problem: &Problem, profile: &Profile) -> R
     let walk = &widest(problem, pass.over);
     let (geometry, tiles) = (&pass.geometry, pass.geometry.tiles);
     within("targets of one pass", walk.targets(), u32::MAX.into())?;
+    let blocks = walk.targets().div_ceil(geometry.targets.into());
+    let folded = tiles.max(blocks) > profile.max_workgroups.into();
     if matches!(pass.kernel, Kernel::Merge | Kernel::Running) {
-        return Ok(vec![dispatch(pass, profile, 0..walk.targets(), 0..tiles, [[0; 4]; 2])?]);
+        return Ok(vec![dispatch(pass, profile, folded, 0..walk.targets(), 0..tiles, [[0; 4]; 2])?]);
     }
     let windows = Windows::new(walk, geometry, max_elements(problem, profile));
     within("windows of one pass", windows.count(), MOST_WINDOWS)?;
@@ -179,7 +185,7 @@ pub(super) fn dispatches(pass: &Pass, problem: &Problem, profile: &Profile) -> R
             [outer.start, segments.start, inner.start, positions.start],
             [outer.end - 1, segments.end - 1, inner.end - 1, positions.end - 1],
         ];
-        dispatch(pass, profile, targets, first / leaves..end.div_ceil(leaves), corners)
+        dispatch(pass, profile, folded, targets, first / leaves..end.div_ceil(leaves), corners)
     });
     windows.collect()
 }
@@ -191,15 +197,23 @@ fn within(what: &'static str, required: u64, limit: u64) -> Result<(), Error> {
 fn dispatch(
     pass: &Pass,
     profile: &Profile,
+    folded: bool,
     targets: Range<u64>,
     tiles: Range<u64>,
     [first, last]: [[u64; 4]; 2],
 ) -> Result<Dispatch, Error> {
     let blocks = (targets.end - targets.start).div_ceil(pass.geometry.targets.into());
-    let groups = blocks * (tiles.end - tiles.start);
+    let all = tiles.end - tiles.start;
+    let groups = blocks * all;
     let side = u64::from(profile.max_workgroups);
     within("workgroups of one dispatch", groups, (side * side).min(u32::MAX.into()))?;
-    let y = groups.div_ceil(side).max(1);
-    let x = groups.div_ceil(y);
-    Ok(Dispatch { targets, tiles, first, last, grid: [x as u32, y as u32, 1] })
+    let [x, y] = match (folded, pass.geometry.tree.side_by_side) {
+        (true, _) => {
+            let y = groups.div_ceil(side).max(1);
+            [groups.div_ceil(y), y]
+        }
+        (false, true) => [blocks, all],
+        (false, false) => [all, blocks],
+    };
+    Ok(Dispatch { targets, tiles, first, last, grid: [x as u32, y as u32, 1], folded })
 }

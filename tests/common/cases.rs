@@ -411,6 +411,8 @@ pub fn norms() -> Vec<Case> {
     cases.push(Case::new(BatchNormDescriptor::new(5), &[2, 5, 3, 4, 6]));
     // More than the longest leaves of all lanes of a workgroup.
     cases.push(Case::new(InstanceNormDescriptor::new(1), &[1, 1, 140_001]));
+    let tracking = InstanceNormDescriptor { affine: true, track_running_stats: true, ..InstanceNormDescriptor::new(1) };
+    cases.push(Case::new(tracking, &[5, 1, 37]));
     for (m, d) in ROW_SHAPES {
         cases.push(Case::new(LayerNormDescriptor::new(&[d]), &[m, d]));
         // Of rows of one element dx is what two equal numbers differ by; see `rows_of_one_element` in src/cpu/tests.rs.
