@@ -90,7 +90,7 @@ impl Params {
             end_target: low(dispatch.targets.end),
             first_tile: low(dispatch.tiles.start),
             tiles: low(dispatch.tiles.end - dispatch.tiles.start),
-            blocks: low((dispatch.targets.end - dispatch.targets.start).div_ceil(pass.geometry.targets.into())),
+            blocks: low(pass.geometry.blocks(dispatch.targets.end - dispatch.targets.start)),
             partials_in: low(pass.partials_in),
             partials_in_at: low(pass.partials_in_at),
             partials_in_target: low(partials_in_target),

@@ -128,7 +128,7 @@ impl Planner<'_> {
         } else {
             let Some(geometry) = self.rows_and_columns()? else { return Ok(false) };
             self.push(Kernel::Rows, Direction::Backward, Over::Stats, geometry, |p| p.reduces = true)?;
-            layout.stats.targets().div_ceil(geometry.targets.into())
+            geometry.blocks(layout.stats.targets())
         };
         self.merge_to_weights(planes, self.partials_at())?;
         Ok(true)

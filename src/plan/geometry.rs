@@ -200,6 +200,11 @@ impl Geometry {
         Geometry { targets: self.targets * rounds, rounds, ..self }
     }
 
+    /// Workgroups that so many targets take, of one tile each.
+    pub(crate) fn blocks(&self, targets: u64) -> u64 {
+        targets.div_ceil(self.targets.into())
+    }
+
     /// One target an invocation.
     pub fn of_targets(profile: &Profile) -> Geometry {
         Geometry { targets: profile.workgroup, ..Geometry::of_partials(1, profile) }

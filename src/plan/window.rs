@@ -163,8 +163,7 @@ pub(super) fn dispatches(pass: &Pass, problem: &Problem, profile: &Profile) -> R
     let walk = &widest(problem, pass.over);
     let (geometry, tiles) = (&pass.geometry, pass.geometry.tiles);
     within("targets of one pass", walk.targets(), u32::MAX.into())?;
-    let blocks = walk.targets().div_ceil(geometry.targets.into());
-    let folded = tiles.max(blocks) > profile.max_workgroups.into();
+    let folded = tiles.max(geometry.blocks(walk.targets())) > profile.max_workgroups.into();
     if matches!(pass.kernel, Kernel::Merge | Kernel::Running) {
         return Ok(vec![dispatch(pass, profile, folded, 0..walk.targets(), 0..tiles, [[0; 4]; 2])?]);
     }
@@ -202,7 +201,7 @@ fn dispatch(
     tiles: Range<u64>,
     [first, last]: [[u64; 4]; 2],
 ) -> Result<Dispatch, Error> {
-    let blocks = (targets.end - targets.start).div_ceil(pass.geometry.targets.into());
+    let blocks = pass.geometry.blocks(targets.end - targets.start);
     let all = tiles.end - tiles.start;
     let groups = blocks * all;
     let side = u64::from(profile.max_workgroups);
