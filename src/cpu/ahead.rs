@@ -5,10 +5,26 @@ use super::lanes::LANES;
 /// Bytes of a cache line: sixteen `f32`.
 pub(super) const LINE: usize = LANES * size_of::<f32>();
 
-/// Memory that will be read next, of up to two tensors. Asking for a line of it with each line that is worked on keeps
-/// memory busy all the time, in both directions.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Ahead(pub [Rest; 2]);
+/// Memory that will be read next, of so many tensors. Asking for a line of it with each line that is worked on keeps memory
+/// busy all the time, in both directions.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<const N: usize = 2>(pub [Rest; N]);
+
+/// Nothing.
+impl<const N: usize> Default for Ahead<N> {
+    #[inline(always)]
+    fn default() -> Self {
+        Ahead([Rest::default(); N])
+    }
+}
+
+/// Of one tensor, where there may be two.
+impl From<Ahead<1>> for Ahead {
+    #[inline(always)]
+    fn from(Ahead([rest]): Ahead<1>) -> Ahead {
+        Ahead([rest, Rest::default()])
+    }
+}
 
 /// Rows of one tensor; an address alone, as asking for one is safe whatever is there.
 #[derive(Clone, Copy)]
@@ -51,7 +67,7 @@ impl Rest {
     }
 }
 
-impl Ahead {
+impl<const N: usize> Ahead<N> {
     /// From a byte of each tensor on.
     #[inline(always)]
     pub fn from(self, at: usize) -> Self {
@@ -72,7 +88,7 @@ impl Ahead {
 
     /// Asks for the lines of several vectors.
     #[inline(always)]
-    pub fn ask_vectors<const N: usize>(self, vectors: [usize; N]) {
+    pub fn ask_vectors<const VECTORS: usize>(self, vectors: [usize; VECTORS]) {
         for rest in self.0 {
             vectors.into_iter().for_each(|i| rest.ask(rest.vector * i));
         }

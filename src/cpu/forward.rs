@@ -282,7 +282,7 @@ impl pass::Pass for Pass<'_> {
         for area in areas(grid.width, rows) {
             let area = params.area(area);
             let Scratch { x, residual, out, .. } = scratch;
-            let mut y = y.area(area, out, self.source().ahead(area.further(next)));
+            let mut y = y.area(area, out, self.source().ahead(area.further(next)).into());
             if first_half!(S, T => self.write_halves::<S, T>(simd, params, area, &mut y)).is_some() {
                 continue;
             }

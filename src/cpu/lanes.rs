@@ -200,23 +200,41 @@ pub(crate) use for_strides;
 /// Strides whose sums are added first: sums of long rows are sums of few numbers, too, as rounding grows with them.
 const STRIDES: usize = 16;
 
+/// What is known of a row's length where a loop over it is compiled.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Length {
+    Any,
+    /// Less than a stride.
+    Short,
+    /// Less than a stride, but more than all of its spans but one: 7x7 images.
+    NearlyStride,
+}
+
+impl Length {
+    /// Of a row that is shorter than a stride.
+    #[inline(always)]
+    pub fn of_short(len: usize) -> Length {
+        if len > STRIDE - LANES { Length::NearlyStride } else { Length::Short }
+    }
+}
+
 /// Sums `N` terms of every element of a row, once each, lane by lane in a fixed order. The spans of a stride are added
 /// first, so that sums are short, need not wait for each other, and take few registers; then [`STRIDES`].
 ///
 /// `meanwhile` is called before each span of a stride, with it, and once before what is behind strides, with a span that is
-/// in none. `short`: whether the compiler may leave strides out, as there are none.
+/// in none.
 #[inline(always)]
 pub(crate) fn sum_row<S: Simd, const N: usize>(
     simd: S,
-    len: usize,
-    short: bool,
+    (len, known): (usize, Length),
     mut meanwhile: impl FnMut(Span),
     mut f: impl FnMut(Span) -> [V<S>; N],
 ) -> [V<S>; N] {
     let zero = V::splat(simd, 0.0);
     let (mut sum, mut behind) = ([zero; N], [zero; N]);
-    let strides = if short { 0 } else { len / STRIDE };
-    let (full, rest) = (len / LANES, len % LANES);
+    let strides = if known == Length::Any { len / STRIDE } else { 0 };
+    let full = if known == Length::NearlyStride { TURNS - 1 } else { len / LANES };
+    let rest = len % LANES;
     for first in (0..strides).step_by(STRIDES) {
         let mut part = [zero; N];
         for i in first..strides.min(first + STRIDES) {
@@ -250,7 +268,7 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(
         let lane = V::from_slice(simd, &LANE);
         let new = if full > 0 { lane.simd_ge((LANES - rest) as f32) } else { lane.simd_lt(rest as f32) };
         for k in 0..N {
-            behind[k] += new.select(term[k], zero);
+            behind[k] = new.select(behind[k] + term[k], behind[k]);
         }
     }
     for k in 0..N {

@@ -2,7 +2,7 @@
 
 use super::ahead::Ahead;
 use super::formula::{Gradient, Made, Param, Stats, Weights};
-use super::lanes::{LANES, Number, STRIDE, Span, V, fold, sum_row};
+use super::lanes::{LANES, Length, Number, STRIDE, Span, V, fold, sum_row};
 use super::partial::{Mean, Sums, two_sum};
 use fearless_simd::{Simd, SimdBase, SimdMask};
 use std::cell::Cell;
@@ -37,7 +37,7 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     len: usize,
     centred: bool,
     run: impl Fn(usize) -> &'a [T],
-    ahead: Ahead,
+    ahead: Ahead<1>,
     meanwhile: M,
 ) -> Mean<S> {
     let zero = V::splat(simd, 0.0);
@@ -115,8 +115,7 @@ fn about_mean<S: Simd, T: Number>(simd: S, run: &[T], pivot: V<S>, mean: V<S>) -
         || {
             let [sum] = sum_row(
                 simd,
-                run.len(),
-                false,
+                (run.len(), Length::Any),
                 |_| (),
                 #[inline(always)]
                 |span| {
@@ -174,10 +173,10 @@ pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, Q: Param<S>, M: Meanwhile<S>,
 /// Sums `N` terms of every element of up to sixteen rows of one length: those of row k in lane k. `terms` gives what a row's
 /// terms are.
 #[inline(always)]
-fn sum_rows<S: Simd, M: Meanwhile<S>, F: FnMut(Span) -> [V<S>; N], const N: usize>(
+fn sum_rows<S: Simd, M: Meanwhile<S>, F: FnMut(Span) -> [V<S>; N], const N: usize, const A: usize>(
     simd: S,
     (rows, len): (usize, usize),
-    ahead: Ahead,
+    ahead: Ahead<A>,
     mut meanwhile: M,
     mut terms: impl FnMut(usize) -> F,
 ) -> [V<S>; N] {
@@ -185,12 +184,11 @@ fn sum_rows<S: Simd, M: Meanwhile<S>, F: FnMut(Span) -> [V<S>; N], const N: usiz
     let mut sums = [[zero; LANES]; N];
     let mut sum = {
         #[inline(always)]
-        |k: usize, short: bool| {
+        |k: usize, known: Length| {
             let (mut terms, ahead) = (terms(k), ahead.row(k));
             let of_row = sum_row(
                 simd,
-                len,
-                short,
+                (len, known),
                 meanwhile.row(simd, k),
                 #[inline(always)]
                 |span| {
@@ -203,13 +201,17 @@ fn sum_rows<S: Simd, M: Meanwhile<S>, F: FnMut(Span) -> [V<S>; N], const N: usiz
             }
         }
     };
-    if M::SHORT.unwrap_or(len < STRIDE) {
+    if !M::SHORT.unwrap_or(len < STRIDE) {
         for k in 0..rows {
-            sum(k, true);
+            sum(k, Length::Any);
+        }
+    } else if Length::of_short(len) == Length::NearlyStride {
+        for k in 0..rows {
+            sum(k, Length::NearlyStride);
         }
     } else {
         for k in 0..rows {
-            sum(k, false);
+            sum(k, Length::Short);
         }
     }
     let mut folded = [zero; N];

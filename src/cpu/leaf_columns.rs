@@ -23,7 +23,7 @@ pub(crate) fn moments_of_columns<'a, S: Simd, T: Number>(
     len: usize,
     centred: bool,
     row: impl Fn(usize) -> &'a [T],
-    ahead: Ahead,
+    ahead: Ahead<1>,
     to: &mut [Mean<S>],
 ) {
     if centred && leaves.leaf == 1 && leaves.rows > 1 {
@@ -57,7 +57,7 @@ fn moments_of_two<'a, S: Simd, T: Number>(
     first: usize,
     span: Span,
     row: &impl Fn(usize) -> &'a [T],
-    ahead: Ahead,
+    ahead: Ahead<1>,
 ) -> Mean<S> {
     ahead.row(first).ask(span.index());
     ahead.row(first + 1).ask(span.index());
@@ -75,7 +75,7 @@ fn moments_of_spans<'a, S: Simd, T: Number, const N: usize>(
     spans: [Span; N],
     centred: bool,
     row: &impl Fn(usize) -> &'a [T],
-    ahead: Ahead,
+    ahead: Ahead<1>,
 ) -> [Mean<S>; N] {
     let zero = V::splat(simd, 0.0);
     let (mut pivot, mut mean) = ([zero; N], [zero; N]);

@@ -1,6 +1,6 @@
 //! What is summed up: moments of x, or sums of the gradient.
 
-use super::ahead::{Ahead, Rest};
+use super::ahead::Ahead;
 use super::area::{Area, Scratch};
 use super::exec::apart;
 use super::formula::{Gradient, Stats, with_mask};
@@ -78,8 +78,8 @@ pub(crate) struct MomentsOf<'a> {
 impl MomentsOf<'_> {
     /// See [`Input::ahead`].
     #[inline(always)]
-    pub fn ahead(&self, next: Option<Area>) -> Ahead {
-        Ahead([self.x.ahead(next), Rest::default()])
+    pub fn ahead(&self, next: Option<Area>) -> Ahead<1> {
+        Ahead([self.x.ahead(next)])
     }
 
     /// As [`Source::rows`], and meanwhile something else is done.
