@@ -5,7 +5,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var known = Knowns();
     var result = Results();
     if (REDUCES) {
+//#if GRADIENT
+        // A weight is part of what a gradient's sums come to.
         known = knowns(p);
+//#end
         // A tile's lanes take the partial results of all tiles.
         var q = p;
         q.leaf = select(0u, p.leaf_lane, MERGES);
@@ -13,15 +16,21 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         if (MERGES) {
             sums = tree(p, sums, params.partials_in);
         }
-        result = results(p, sums);
+        result = finish(p, sums, known);
         if (p.tile == 0u) {
             write_partials(p, sums);
         }
     }
     if (p.inside) {
-        // Not before: elements would be loaded after what this waits for.
+        // No sooner than needed: elements would be loaded after what this waits for.
+//#if GRADIENT
         if (!REDUCES) {
             known = knowns(p);
+        }
+//#else
+        known = knowns(p);
+//#end
+        if (!REDUCES) {
             result = givens(p);
         }
 //#for u

@@ -14,11 +14,22 @@ struct Known {
     bias: f32,
 }
 
-fn known_of(p: Place) -> Known {
-    let stat = stat_at(select(p.goal, mapped(p), OVER_AFFINE));
+fn known_of(stat: Stat, weight: f32, bias: f32) -> Known {
     // Where weights change with each position each element has it taken off: sums of columns need it so.
     let shift = select(opaque(stat.lo * stat.rstd), 0.0, MAP == 1u);
-    return Known(stat, shift, weight_of(p), bias_of(p));
+    return Known(stat, shift, weight, bias);
+}
+
+fn knowns(p: Place) -> Knowns {
+    let stat = stats_at(stat_indices(p));
+    let i = affine_indices(p);
+    let weight = weights_at(i);
+    let bias = biases_at(i);
+    return Knowns(
+//#for t
+        known_of(stat[$t], weight[$t], bias[$t]),
+//#end
+    );
 }
 
 struct Result {
@@ -41,10 +52,10 @@ struct Centred {
 fn centre(p: Place, unit: u32, x: vec4<f32>, stat: Stat) -> Centred {
     if (OVER_AFFINE && MAP == 1u) {
         let i = mapped_at(p, positions(p, unit));
-        let a = stat_at(i.x);
-        let b = stat_at(i.y);
-        let c = stat_at(i.z);
-        let d = stat_at(i.w);
+        let a = saved_stat(i.x);
+        let b = saved_stat(i.y);
+        let c = saved_stat(i.z);
+        let d = saved_stat(i.w);
         return Centred(
             (x - vec4<f32>(a.hi, b.hi, c.hi, d.hi)) - vec4<f32>(a.lo, b.lo, c.lo, d.lo),
             vec4<f32>(a.rstd, b.rstd, c.rstd, d.rstd),
@@ -137,20 +148,37 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
 }
 //#end
 
-fn finish(p: Place, sum: Partial) -> Result {
-    if (writes_results(p)) {
-        saved[params.gradients_at + p.goal] = bitcast<u32>(sum.b);
-        saved[params.gradients_at + params.state_stride + p.goal] = bitcast<u32>(sum.a);
-    }
+fn result_of(sum: Partial, known: Known) -> Result {
     var scale = opaque(1.0 / f32(max(sum.count, 1u)));
     if (!WEIGHTS_VARY) {
-        scale *= weight_of(p);
+        scale *= known.weight;
     }
     return Result(select(0.0, opaque(sum.a * scale), CENTRED), opaque(sum.b * scale));
 }
 
-fn given(p: Place) -> Result {
-    return Result(0.0, 0.0);
+fn write_results(p: Place, sums: Partials, result: Results) {
+//#if FOUR_TARGETS
+    let at = (params.gradients_at + p.goal) >> 2u;
+    saved[at] = bitcast<vec4<u32>>(vec4<f32>(
+//#for t
+        sums[$t].b,
+//#end
+    ));
+    saved[at + (params.state_stride >> 2u)] = bitcast<vec4<u32>>(vec4<f32>(
+//#for t
+        sums[$t].a,
+//#end
+    ));
+//#else
+//#for t
+    saved[params.gradients_at + p.goal + $tu] = bitcast<u32>(sums[$t].b);
+    saved[params.gradients_at + params.state_stride + p.goal + $tu] = bitcast<u32>(sums[$t].a);
+//#end
+//#end
+}
+
+fn givens(p: Place) -> Results {
+    return Results();
 }
 
 fn transform(p: Place, unit: u32, values: Unit, residual: vec4<f32>, means: Result, known: Known) -> Written {

@@ -30,8 +30,15 @@ struct Known {
     bias: f32,
 }
 
-fn known_of(p: Place) -> Known {
-    return Known(weight_of(p), bias_of(p));
+fn knowns(p: Place) -> Knowns {
+    let i = affine_indices(p);
+    let weight = weights_at(i);
+    let bias = biases_at(i);
+    return Knowns(
+//#for t
+        Known(weight[$t], bias[$t]),
+//#end
+    );
 }
 
 alias Unit = vec4<f32>;
@@ -92,59 +99,45 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
 }
 //#end
 
-// The bits tell: a driver may assume that there are no NaNs.
-fn is_finite(v: f32) -> bool {
-    return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
+alias Result = Stat;
+
+fn unbiased_variance_of(sum: Partial) -> f32 {
+    return divide(sum.c, f32(max(sum.count, 2u) - 1u));
 }
 
-// Not fused, so that devices of different vendors agree on running statistics.
-fn moving_average(before: u32, batch: f32, m: f32) -> f32 {
-    return opaque((1.0 - m) * bitcast<f32>(before)) + opaque(m * batch);
+fn result_of(sum: Partial, known: Known) -> Result {
+    let variance = divide(sum.c, f32(max(sum.count, 1u)));
+    return Stat(sum.a, sum.b, inverse_std(variance), variance);
 }
 
-// The weight of a cumulative average and the count of skipped batches are the channel's own: no host is asked.
-fn update_running(channel: u32, mean: f32, variance: f32, count: u32) {
-//#if UNIT_WEIGHTS
-    // Norms whose weights differ within a statistic have no running statistics.
+fn write_results(p: Place, sums: Partials, stats: Results) {
+//#for t
+    saved[p.goal + $tu] = bitcast<vec4<u32>>(vec4<f32>(stats[$t].hi, stats[$t].lo, stats[$t].rstd, stats[$t].variance));
+//#end
+//#if FOUR_TARGETS
+    update_running(
+        p.goal,
+        vec4<f32>(
+//#for t
+            sums[$t].a,
+//#end
+        ),
+        vec4<f32>(
+//#for t
+            unbiased_variance_of(sums[$t]),
+//#end
+        ),
+        sums[0].count,
+    );
 //#else
-    if (UPDATE == 0u || count == 0u) {
-        return;
-    }
-    let tracked_at = 4u * params.state_stride + channel;
-    if (UPDATE == 1u && !(is_finite(mean) & is_finite(variance))) {
-        state[tracked_at + params.state_stride] += 1u;
-        return;
-    }
-    let tracked = state[tracked_at] + 1u;
-    state[tracked_at] = tracked;
-    let m = select(params.momentum, divide(1.0, f32(tracked)), params.momentum < 0.0);
-    let mean_at = 2u * params.state_stride + channel;
-    state[mean_at] = bitcast<u32>(moving_average(state[mean_at], mean, m));
-    if (count > 1u) {
-        let variance_at = mean_at + params.state_stride;
-        state[variance_at] = bitcast<u32>(moving_average(state[variance_at], variance, m));
-    }
+//#for t
+    update_running(p.goal + $tu, sums[$t].a, unbiased_variance_of(sums[$t]), sums[$t].count);
+//#end
 //#end
 }
 
-alias Result = Stat;
-
-fn finish(p: Place, sum: Partial) -> Result {
-    let variance = divide(sum.c, f32(max(sum.count, 1u)));
-    let stat = Stat(sum.a, sum.b, inverse_std(variance));
-    if (writes_results(p)) {
-        let at = 4u * p.goal;
-        saved[at] = bitcast<u32>(stat.hi);
-        saved[at + 1u] = bitcast<u32>(stat.lo);
-        saved[at + 2u] = bitcast<u32>(stat.rstd);
-        saved[at + 3u] = bitcast<u32>(variance);
-        update_running(p.goal, sum.a, divide(sum.c, f32(max(sum.count, 2u) - 1u)), sum.count);
-    }
-    return stat;
-}
-
-fn given(p: Place) -> Result {
-    return stat_at(p.goal);
+fn givens(p: Place) -> Results {
+    return stats_at(stat_indices(p));
 }
 
 fn transform(p: Place, unit: u32, x: Unit, residual: vec4<f32>, stat: Result, known: Known) -> Written {

@@ -4,7 +4,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let p = locate(workgroup, slot);
     let sums = tree(p, partials_of(p), LEAVES);
     if (FINISHES) {
-        _ = results(p, sums);
+        _ = finish(p, sums, Knowns());
     }
     write_partials(p, sums);
 }

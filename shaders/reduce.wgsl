@@ -5,7 +5,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let known = knowns(p);
     let sums = tree(p, leaves_in_parts(p, known), LEAVES);
     if (FINISHES) {
-        _ = results(p, sums);
+        _ = finish(p, sums, known);
     }
     write_partials(p, sums);
 }

@@ -26,7 +26,7 @@ fn sums_of_targets(p: Place, leaves: Partials, known: Knowns) -> Partials {
 }
 
 fn take(p: Place, known: Knowns, tile: Tile) {
-    let result = results(p, sums_of_targets(p, leaves(p, tile, known), known));
+    let result = finish(p, sums_of_targets(p, leaves(p, tile, known), known), known);
 //#if WRITES
     if (p.inside) {
 //#for u
@@ -39,7 +39,7 @@ fn take(p: Place, known: Knowns, tile: Tile) {
 //#if PARTS
 // What does not fit registers is read again, part by part, while it is still in a cache.
 fn take_in_parts(p: Place, known: Knowns) {
-    let result = results(p, sums_of_targets(p, leaves_in_parts(p, known), known));
+    let result = finish(p, sums_of_targets(p, leaves_in_parts(p, known), known), known);
 //#if WRITES
     for (var part = 0u; part < PARTS; part++) {
         let q = part_of(p, part);

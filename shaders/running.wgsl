@@ -10,10 +10,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var mean = 0.0;
     var variance = 0.0;
     for (var n = 0u; n < samples; n++) {
-        let at = 4u * (n * params.inner + channel);
+        let stat = saved_stat(n * params.inner + channel);
         let weight = divide(1.0, f32(n + 1u));
-        mean += opaque((bitcast<f32>(saved[at]) - mean) * weight);
-        variance += opaque((bitcast<f32>(saved[at + 3u]) - variance) * weight);
+        mean += opaque((stat.hi - mean) * weight);
+        variance += opaque((stat.variance - variance) * weight);
     }
     let count = f32(params.segments * params.len);
     update_running(channel, mean, opaque(variance * divide(count, count - 1.0)), params.segments * params.len);

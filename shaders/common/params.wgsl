@@ -111,6 +111,4 @@ override PROJECT: bool;
 // The weight varies within a statistic, so sums are weighed: in a leaf, or with WEIGHS as channels are merged.
 override WEIGHTS_VARY: bool;
 
-// Per statistic mean (high, low), 1/std, biased variance; then dweight and dbias.
-@group(0) @binding(7) var<storage, read_write> saved: array<u32>;
 @group(0) @binding(8) var<storage, read_write> partials: array<vec4<u32>>;

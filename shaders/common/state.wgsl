@@ -1,17 +1,60 @@
 // Vectors per channel, one after the other: weight, bias, running_mean, running_var, tracked, skipped.
-//#if UNIT_WEIGHTS
+//#if STATE_FOURS
 @group(0) @binding(6) var<storage, read_write> state: array<vec4<u32>>;
 //#else
 @group(0) @binding(6) var<storage, read_write> state: array<u32>;
 //#end
+// Per statistic mean (high, low), 1/std, biased variance; then dweight and dbias.
+//#if SAVED_FOURS
+@group(0) @binding(7) var<storage, read_write> saved: array<vec4<u32>>;
+//#else
+@group(0) @binding(7) var<storage, read_write> saved: array<u32>;
+//#end
 
 fn state_at(vector: u32, i: u32) -> f32 {
     let at = vector * params.state_stride + i;
-//#if UNIT_WEIGHTS
+//#if STATE_FOURS
     return bitcast<f32>(state[at >> 2u][at & 3u]);
 //#else
     return bitcast<f32>(state[at]);
 //#end
+}
+
+// What targets abreast have: an index, a number, a statistic each.
+alias Indices = array<u32, ABREAST>;
+alias Numbers = array<f32, ABREAST>;
+alias Stats = array<Stat, ABREAST>;
+
+fn numbers_at(vector: u32, i: Indices) -> Numbers {
+//#if FOUR_TARGETS
+    // Neighbours, of which the first is a multiple of four.
+    let four = bitcast<vec4<f32>>(state[(vector * params.state_stride + i[0]) >> 2u]);
+    return Numbers(four.x, four.y, four.z, four.w);
+//#else
+    return Numbers(
+//#for t
+        state_at(vector, i[$t]),
+//#end
+    );
+//#end
+}
+
+fn weights_at(i: Indices) -> Numbers {
+    if (HAS_WEIGHT) {
+        return numbers_at(0u, i);
+    }
+    return Numbers(
+//#for t
+        1.0,
+//#end
+    );
+}
+
+fn biases_at(i: Indices) -> Numbers {
+    if (HAS_BIAS) {
+        return numbers_at(1u, i);
+    }
+    return Numbers();
 }
 
 fn inverse_std(variance: f32) -> f32 {
@@ -22,11 +65,32 @@ struct Stat {
     hi: f32,
     lo: f32,
     rstd: f32,
+    variance: f32,
 }
 
-fn stat_at(i: u32) -> Stat {
+fn saved_stat(i: u32) -> Stat {
+//#if SAVED_FOURS
+    let words = saved[i];
+//#else
+    let words = vec4<u32>(saved[4u * i], saved[4u * i + 1u], saved[4u * i + 2u], saved[4u * i + 3u]);
+//#end
+    let numbers = bitcast<vec4<f32>>(words);
+    return Stat(numbers.x, numbers.y, numbers.z, numbers.w);
+}
+
+fn stats_at(i: Indices) -> Stats {
     if (RUNNING) {
-        return Stat(state_at(2u, i), 0.0, inverse_std(state_at(3u, i)));
+        let mean = numbers_at(2u, i);
+        let variance = numbers_at(3u, i);
+        return Stats(
+//#for t
+            Stat(mean[$t], 0.0, inverse_std(variance[$t]), variance[$t]),
+//#end
+        );
     }
-    return Stat(bitcast<f32>(saved[4u * i]), bitcast<f32>(saved[4u * i + 1u]), bitcast<f32>(saved[4u * i + 2u]));
+    return Stats(
+//#for t
+        saved_stat(i[$t]),
+//#end
+    );
 }

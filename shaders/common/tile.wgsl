@@ -17,10 +17,20 @@ fn beside(p: Place, t: u32) -> Place {
     return q;
 }
 
-fn knowns(p: Place) -> Knowns {
-    return Knowns(
+// The targets' weights.
+fn affine_indices(p: Place) -> Indices {
+    return Indices(
 //#for t
-        known_of(beside(p, $tu)),
+        select(mapped(beside(p, $tu)), p.goal + $tu, OVER_AFFINE),
+//#end
+    );
+}
+
+// Their statistics.
+fn stat_indices(p: Place) -> Indices {
+    return Indices(
+//#for t
+        select(p.goal + $tu, mapped(beside(p, $tu)), OVER_AFFINE),
 //#end
     );
 }
@@ -93,20 +103,18 @@ fn leaves_in_parts(p: Place, known: Knowns) -> Partials {
 //#end
 }
 
-fn results(p: Place, sums: Partials) -> Results {
-    return Results(
+// What sums come to, written where this is to be done.
+fn finish(p: Place, sums: Partials, known: Knowns) -> Results {
+    let result = Results(
 //#for t
-        finish(beside(p, $tu), sums[$t]),
+        result_of(sums[$t], known[$t]),
 //#end
     );
-}
-
-fn givens(p: Place) -> Results {
-    return Results(
-//#for t
-        given(beside(p, $tu)),
-//#end
-    );
+    // Once, whatever the number of workgroups that have them.
+    if (FINISHES & p.exists & (p.tile == 0u) & (p.leaf_lane == 0u)) {
+        write_results(p, sums, result);
+    }
+    return result;
 }
 
 fn transform_units(p: Place, unit: u32, units: Units, result: Results, known: Knowns) {

@@ -192,24 +192,6 @@ fn state_of_unit(vector: u32, p: Place, unit: u32, uniform_value: f32) -> vec4<f
 //#end
 }
 
-fn affine_index(p: Place) -> u32 {
-    return select(mapped(p), p.goal, OVER_AFFINE);
-}
-
-fn weight_of(p: Place) -> f32 {
-    if (HAS_WEIGHT) {
-        return state_at(0u, affine_index(p));
-    }
-    return 1.0;
-}
-
-fn bias_of(p: Place) -> f32 {
-    if (HAS_BIAS) {
-        return state_at(1u, affine_index(p));
-    }
-    return 0.0;
-}
-
 fn weights(p: Place, unit: u32, uniform_value: f32) -> vec4<f32> {
     if (HAS_WEIGHT) {
         return state_of_unit(0u, p, unit, uniform_value);
@@ -230,9 +212,4 @@ fn relu(v: vec4<f32>) -> vec4<f32> {
         return select(v, vec4<f32>(0.0), v <= vec4<f32>(0.0));
     }
     return v;
-}
-
-// Writes results of a target once, whatever the number of workgroups that have them.
-fn writes_results(p: Place) -> bool {
-    return FINISHES & p.exists & (p.tile == 0u) & (p.leaf_lane == 0u);
 }

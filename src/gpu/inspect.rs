@@ -4,7 +4,7 @@
 use super::pipeline::Key;
 use super::shader::{Addressing, compose};
 use crate::op::Direction;
-use crate::plan::{Kernel, Plan};
+use crate::plan::{Kernel, Plan, UNIT};
 use crate::tensor::DType;
 
 /// What a pipeline is made from, and what it should cost.
@@ -15,8 +15,8 @@ pub struct Shader {
     pub constants: Vec<(&'static str, f64)>,
     pub kernel: Kernel,
     pub direction: Direction,
-    /// Units of four elements that an invocation takes.
-    pub units: u32,
+    /// Elements of each tensor that an invocation has at a time: units of four, of all targets abreast.
+    pub elements: u32,
     /// Whether columns are summed while rows are reduced.
     pub columns: bool,
     /// Whether sums of a group's channels are weighed on their way up its tree.
@@ -41,7 +41,11 @@ pub fn shaders(plan: &Plan, update: u32) -> Vec<Shader> {
             constants: key.constants.pairs().to_vec(),
             kernel: pass.kernel,
             direction: pass.direction,
-            units: key.variant.units,
+            elements: if key.variant.tensors.is_empty() {
+                0
+            } else {
+                UNIT as u32 * key.variant.units * key.variant.abreast
+            },
             columns: key.variant.columns,
             channels: key.variant.channels,
             vec4: key.variant.addressing.vec4,

@@ -185,6 +185,12 @@ impl Key {
                     && pass.over == Over::Stats
                     && (map.position, map.position_div) == (1, 1)
                     && [map.target, map.segment].iter().all(|step| step.is_multiple_of(UNIT)),
+                four_targets: pass.geometry.abreast == UNIT as u32
+                    && match pass.over {
+                        // Weights are the targets themselves, statistics those of a call.
+                        Over::Affine => !constants.running,
+                        _ => (map.target, map.target_div) == (1, 1) && map.segment.is_multiple_of(UNIT),
+                    },
                 neighbours: !vec4
                     && pass.geometry.abreast == 1
                     && constants.spacing == 1

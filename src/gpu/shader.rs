@@ -71,6 +71,9 @@ pub(crate) struct Variant {
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.
     pub unit_weights: bool,
+    /// Whether the weights of targets abreast, and their statistics if these are the running ones, are four aligned
+    /// neighbours.
+    pub four_targets: bool,
     /// Whether a unit's elements, of which some are halves, are neighbours though no one load takes all four.
     pub neighbours: bool,
     pub tensors: Vec<Access>,
@@ -136,6 +139,16 @@ pub(crate) fn compose(variant: &Variant) -> String {
     if variant.unit_weights {
         flags.push("UNIT_WEIGHTS".into());
     }
+    if variant.four_targets {
+        flags.push("FOUR_TARGETS".into());
+    }
+    if variant.unit_weights || variant.four_targets {
+        flags.push("STATE_FOURS".into());
+    }
+    // Gradients of one target are one word each.
+    if variant.direction == Direction::Forward || variant.four_targets {
+        flags.push("SAVED_FOURS".into());
+    }
     let counts = Counts { units: variant.units, abreast: variant.abreast };
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
 
@@ -181,13 +194,13 @@ pub(crate) fn compose(variant: &Variant) -> String {
         let neighbours = variant.neighbours.then_some("NEIGHBOURS");
         add(&source, &written.into_iter().chain(neighbours).collect::<Vec<_>>());
     }
-    add(
-        match variant.direction {
-            Direction::Forward => include_str!("../../shaders/forward.wgsl"),
-            Direction::Backward => include_str!("../../shaders/backward.wgsl"),
-        },
-        &flags,
-    );
+    match variant.direction {
+        Direction::Forward => {
+            add(include_str!("../../shaders/common/running_stats.wgsl"), &flags);
+            add(include_str!("../../shaders/forward.wgsl"), &flags);
+        }
+        Direction::Backward => add(include_str!("../../shaders/backward.wgsl"), &flags),
+    }
     add(include_str!("../../shaders/common/tile.wgsl"), &flags);
     if variant.columns {
         add(include_str!("../../shaders/common/columns.wgsl"), &flags);

@@ -20,7 +20,8 @@ pub struct Measured {
     /// Kernel, direction and how it reaches elements: a line of the budget.
     pub kernel: String,
     pub call: String,
-    pub units: u32,
+    /// Elements of each tensor that an invocation has at a time; none where it merges what others have found.
+    pub elements: u32,
     pub vgprs: u64,
     pub sgprs: u64,
     pub lds: u64,
@@ -33,6 +34,13 @@ pub struct Measured {
     /// Loads and stores of less than a unit, where tensors are aligned to units.
     pub narrow: u32,
     pub counts: Counts,
+}
+
+impl Measured {
+    /// Instructions for each element of an invocation.
+    pub fn instructions_an_element(&self) -> Option<f64> {
+        (self.elements > 0).then(|| self.instructions as f64 / f64::from(self.elements))
+    }
 }
 
 /// The child: a line of JSON a pipeline.
@@ -95,7 +103,7 @@ fn measure(chip: &str, driver: &str, pipeline: &Pipeline, compiled: &Compiled) -
         driver: driver.into(),
         kernel: format!("{:?}{beside}-{:?}{path}", shader.kernel, shader.direction).to_lowercase(),
         call: call.clone(),
-        units: shader.units,
+        elements: shader.elements,
         vgprs: statistic("VGPRs")?,
         sgprs: statistic("SGPRs")?,
         lds: statistic("LDS size")?,

@@ -31,20 +31,30 @@ pub fn by_kernel<'a>(measured: impl IntoIterator<Item = &'a Measured>) -> BTreeM
 /// A line a kernel: the worst of its pipelines.
 pub fn kernels(chip: &str, measured: &[Measured]) -> String {
     let mut table = format!(
-        "{chip}\n{:<24} {:>5} {:>5} {:>5} {:>5} {:>7} {:>8} {:>6}  {:<18} stores x1 x2 x4\n",
-        "kernel (worst variant)", "count", "VGPRs", "LDS", "waves", "instr.", "branches", "spills", "loads x1 x2 x4"
+        "{chip}\n{:<24} {:>5} {:>5} {:>5} {:>5} {:>7} {:>8} {:>8} {:>6}  {:<18} stores x1 x2 x4\n",
+        "kernel (worst variant)",
+        "count",
+        "VGPRs",
+        "LDS",
+        "waves",
+        "instr.",
+        "/element",
+        "branches",
+        "spills",
+        "loads x1 x2 x4"
     );
     for (kernel, worst) in by_kernel(measured) {
         let widths = |of: fn(&Measured) -> &Widths| {
             [1, 2, 4].map(|words| worst.most(|m| of(m)[words].into()).to_string()).join(" ")
         };
         table += &format!(
-            "{kernel:<24} {:>5} {:>5} {:>5} {:>5} {:>7} {:>8} {:>6}  {:<18} {}\n",
+            "{kernel:<24} {:>5} {:>5} {:>5} {:>5} {:>7} {:>8} {:>8} {:>6}  {:<18} {}\n",
             worst.pipelines.len(),
             worst.most(|m| m.vgprs),
             worst.most(|m| m.lds),
             worst.least(|m| m.waves),
             worst.most(|m| m.instructions),
+            per_element(worst.pipelines.iter().filter_map(|m| m.instructions_an_element()).reduce(f64::max)),
             worst.most(|m| m.branches),
             worst.most(|m| m.spills),
             widths(|m| &m.counts.loads),
@@ -54,20 +64,26 @@ pub fn kernels(chip: &str, measured: &[Measured]) -> String {
     table
 }
 
+/// A number, or that there is none.
+fn per_element(number: Option<f64>) -> String {
+    number.map_or("-".into(), |number| format!("{number:.1}"))
+}
+
 /// A line a pipeline.
 pub fn each(measured: &[Measured]) -> String {
     let mut table = String::new();
     for m in measured {
         let widths = |widths: &Widths| widths[1..].iter().map(u32::to_string).collect::<Vec<_>>().join("/");
         table += &format!(
-            "{:<24} {:>2} units {:>3} VGPRs {:>4} LDS {:>2} waves {:>5} instr. {:>3} branches {:>2} spills, \
+            "{:<24} {:>2} elements {:>3} VGPRs {:>4} LDS {:>2} waves {:>5} instr. {:>5}/element {:>3} branches {:>2} spills, \
              loads {:>12}, stores {:>10}  {}\n",
             m.kernel,
-            m.units,
+            m.elements,
             m.vgprs,
             m.lds,
             m.waves,
             m.instructions,
+            per_element(m.instructions_an_element()),
             m.branches,
             m.spills,
             widths(&m.counts.loads),

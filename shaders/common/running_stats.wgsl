@@ -1,0 +1,69 @@
+// The moving averages of a channel, or of four neighbours at once.
+//#if FOUR_TARGETS
+alias Floats = vec4<f32>;
+alias Words = vec4<u32>;
+alias Flags = vec4<bool>;
+//#else
+alias Floats = f32;
+alias Words = u32;
+alias Flags = bool;
+//#end
+
+// The bits tell: a driver may assume that there are no NaNs.
+fn is_finite(v: Floats) -> Flags {
+    return (bitcast<Words>(v) & Words(0x7f800000u)) != Words(0x7f800000u);
+}
+
+fn opaque_floats(v: Floats) -> Floats {
+    return bitcast<Floats>(bitcast<Words>(v) ^ Words(params.zero));
+}
+
+// Not fused, so that devices of different vendors agree on running statistics.
+fn moving_average(before: Words, batch: Floats, m: Floats) -> Words {
+    return bitcast<Words>(opaque_floats((Floats(1.0) - m) * bitcast<Floats>(before)) + opaque_floats(m * batch));
+}
+
+// The weight of a new batch. Of a cumulative average it is the channel's own: no host is asked.
+fn momentum_of(tracked: Words) -> Floats {
+    if (params.momentum >= 0.0) {
+        return Floats(params.momentum);
+    }
+//#if FOUR_TARGETS
+    let count = vec4<f32>(tracked);
+    return vec4<f32>(divide(1.0, count.x), divide(1.0, count.y), divide(1.0, count.z), divide(1.0, count.w));
+//#else
+    return divide(1.0, f32(tracked));
+//#end
+}
+
+fn update_running(channel: u32, mean: Floats, variance: Floats, count: u32) {
+//#if UNIT_WEIGHTS
+    // Norms whose weights differ within a statistic have no running statistics.
+//#else
+    if (UPDATE == 0u || count == 0u) {
+        return;
+    }
+//#if FOUR_TARGETS
+    let first = channel >> 2u;
+    let step = params.state_stride >> 2u;
+//#else
+    let first = channel;
+    let step = params.state_stride;
+//#end
+    let taken = Flags(UPDATE == 2u) | (is_finite(mean) & is_finite(variance));
+    let one = select(Words(), Words(1u), taken);
+    if (!all(taken)) {
+        state[first + 5u * step] += Words(1u) - one;
+    }
+    let tracked_at = first + 4u * step;
+    let tracked = state[tracked_at] + one;
+    state[tracked_at] = tracked;
+    let m = momentum_of(tracked);
+    let mean_at = first + 2u * step;
+    state[mean_at] = select(state[mean_at], moving_average(state[mean_at], mean, m), taken);
+    // A single element has no unbiased variance.
+    let spreads = taken & Flags(count > 1u);
+    let variance_at = mean_at + step;
+    state[variance_at] = select(state[variance_at], moving_average(state[variance_at], variance, m), spreads);
+//#end
+}
