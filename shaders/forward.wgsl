@@ -127,7 +127,11 @@ fn write_results(p: Place, sums: Partials, stats: Results) {
             unbiased_variance_of(sums[$t]),
 //#end
         ),
-        sums[0].count,
+        vec4<u32>(
+//#for t
+            sums[$t].count,
+//#end
+        ),
     );
 //#else
 //#for t

@@ -249,6 +249,9 @@ pub struct Pass {
     pub reads: Vec<Tensor>,
     /// Tensors written.
     pub writes: Vec<Tensor>,
+    /// Whether it begins with the last elements: the pass that reduced them, over the same targets but for group norm's
+    /// backward pass where groups are split, read these last, and some may still be in a cache.
+    pub backwards: bool,
     /// One or more dispatches, each with a window of the tensors that fits a binding.
     pub dispatches: Vec<Dispatch>,
 }
@@ -258,12 +261,6 @@ impl Pass {
     /// other.
     pub fn sums_columns(&self) -> bool {
         self.geometry.rounds > 1
-    }
-
-    /// Whether it begins with the last elements: the pass that reduced them, over the same targets but for group norm's
-    /// backward pass where groups are split, read these last, and some may still be in a cache.
-    pub fn is_backwards(&self) -> bool {
-        self.kernel == Kernel::Apply && self.reduces
     }
 
     /// Whether the pass reads or writes a tensor.

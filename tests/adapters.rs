@@ -124,6 +124,70 @@ fn quotients_are_the_nearest() {
     }
 }
 
+/// Results of 16 bits do not depend on what a driver makes of infinities, ties and subnormal numbers.
+#[test]
+fn halves_are_the_nearest() {
+    use half::{bf16, f16};
+    check_halves(
+        include_str!("../shaders/element/f16.wgsl"),
+        "round_f16",
+        // Where the largest number's neighbour would be.
+        |bits| if bits == 0x7c00 { 65536.0 } else { f16::from_bits(bits).to_f32() },
+        |v| (f16::from_f32(v).to_bits(), v.is_nan()),
+        0x7c00,
+    );
+    check_halves(
+        include_str!("../shaders/element/bf16.wgsl"),
+        "round_bf16",
+        |bits| bf16::from_bits(bits).to_f32(),
+        |v| (bf16::from_f32(v).to_bits(), v.is_nan()),
+        0x7f7f,
+    );
+}
+
+/// `value` of a half's bits, `expected` of a number; halves below `end` are finite.
+fn check_halves(
+    functions: &str,
+    round: &str,
+    value: impl Fn(u16) -> f32,
+    expected: impl Fn(f32) -> (u16, bool),
+    end: u16,
+) {
+    let shader = format!(
+        "@group(0) @binding(0) var<uniform> unused: u32;
+        @group(0) @binding(1) var<storage, read_write> data: array<vec4<u32>>;
+        {functions}
+        @compute @workgroup_size(1) fn main(@builtin(global_invocation_id) id: vec3u) {{
+            _ = unused;
+            if id.x < arrayLength(&data) {{ data[id.x] = {round}(bitcast<vec4<f32>>(data[id.x])); }}
+        }}"
+    );
+    let edges = (0..20).chain(0x3f0..0x410).chain(end - 20..end);
+    // A half, what lies between it and the next, and its neighbours.
+    let mut bits: Vec<u32> = (0..end)
+        .step_by(5)
+        .chain(edges)
+        .flat_map(|half| {
+            let (low, high) = (value(half), value(half + 1));
+            let middle = (low + (high - low) / 2.0).to_bits();
+            [low.to_bits(), middle - 1, middle, middle + 1]
+        })
+        .collect();
+    let ends = [f32::MAX, f32::INFINITY, f32::NAN, 1e6, f32::MIN_POSITIVE, 65535.0, 65519.996, 65520.0];
+    bits.extend(ends.map(f32::to_bits));
+    bits.extend([1, 0x7f80_0001, 0x7fff_ffff, 0x007f_ffff]);
+    bits.extend(bits.clone().into_iter().map(|bits| bits | 0x8000_0000));
+    for gpu in adapters::all() {
+        let got = run(gpu, &shader, 0, &bits);
+        for (&bits, got) in bits.iter().zip(got) {
+            let v = f32::from_bits(bits);
+            let (nearest, is_nan) = expected(v);
+            let same = if is_nan { value(got as u16).is_nan() } else { got == u32::from(nearest) };
+            assert!(same, "{gpu}: {round}({v:e}), {bits:#x}, is {got:#x}, not {nearest:#x}");
+        }
+    }
+}
+
 #[test]
 fn a_required_adapter_that_is_missing_is_named() {
     let check = adapters::check_required;

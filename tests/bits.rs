@@ -17,7 +17,8 @@ use placement::{Gaps, Over, Placement};
 use wgpu_norm::plan::{Pass, Plan, Problem};
 use wgpu_norm::{
     BatchNormDescriptor, Commit, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
-    LayerNormDescriptor, Op, Profile, Residual, RmsNormDescriptor, gpu, host, host::Backend,
+    LayerNormDescriptor, Moments, Momentum, NonFinite, Op, Profile, Residual, RmsNormDescriptor, Statistics,
+    TensorDescriptor, gpu, host, host::Backend,
 };
 
 fn last(case: Case) -> Case {
@@ -210,6 +211,79 @@ fn any_number_abreast() {
         |_, &own| [1, 4].map(|abreast| Profile { abreast, ..own }).into_iter().filter(|p| *p != own).collect(),
         |_, _| true,
     );
+}
+
+/// Running statistics of four channels at once are those of each: batches that are not finite, and channels of which other
+/// devices have found nothing, or a single element.
+#[test]
+fn any_number_abreast_of_running_statistics() {
+    const CHANNELS: usize = 8;
+    let shape = [3, CHANNELS, 25, 40];
+    let tensor = TensorDescriptor { format: Format::ChannelsLast, ..TensorDescriptor::new(&shape) };
+    let clean: Vec<f32> = (0..shape.iter().product()).map(|i| ((i * 37 % 101) as f32 - 50.0) / 16.0).collect();
+    let mut broken = clean.clone();
+    (broken[CHANNELS + 1], broken[7 * CHANNELS + 6]) = (f32::NAN, f32::INFINITY);
+    let moments = |count: u32| Moments { count, mean_hi: 2.0, mean_lo: 0.0, m2: if count > 1 { 3.0 } else { 0.0 } };
+    let found = [0, 3000, 1, 0, 3000, 3000, 3000, 1].map(moments);
+
+    let after = |backend: &Backend, norm: BatchNormDescriptor| {
+        let mut norm = host::Norm::new(backend, norm).unwrap();
+        pollster::block_on(async {
+            for x in [&clean, &broken, &clean] {
+                let step = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), x, None, Commit::Update);
+                let _ = step.await.unwrap();
+            }
+            let (fusion, commit) = (Fusion::default(), Commit::Update);
+            let _ = norm.forward_train_with::<f32, f32>(&tensor, fusion, &clean, None, &found, commit).await.unwrap();
+            norm.state().await.unwrap().running.unwrap()
+        })
+    };
+    let bits = |v: &[f32]| v.iter().map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() }).collect::<Vec<_>>();
+    let norms = [NonFinite::Skip, NonFinite::Poison].into_iter().flat_map(|non_finite| {
+        [Momentum::Exponential(0.1), Momentum::Cumulative].map(|momentum| BatchNormDescriptor {
+            non_finite,
+            momentum,
+            ..BatchNormDescriptor::new(CHANNELS)
+        })
+    });
+    let profile = |abreast| Profile { abreast, ..Profile::GPU };
+    let problem = |norm: &BatchNormDescriptor| {
+        let norm = norm.clone().into();
+        Problem::new(&norm, &tensor, Statistics::Batch, Fusion::default(), Op::Forward).unwrap()
+    };
+    for norm in norms {
+        let plan = Plan::new(problem(&norm), &profile(4)).unwrap();
+        assert!(plan.passes.last().is_some_and(|pass| pass.geometry.abreast == 4 && pass.finishes));
+        let cpu = after(&Backend::Cpu, norm.clone());
+        let skipped = u32::from(norm.non_finite == NonFinite::Skip);
+        assert_eq!(cpu.skipped, [0, skipped, 0, 0, 0, 0, skipped, 0]);
+        assert_eq!(cpu.tracked, [3, 4 - skipped, 4, 3, 4, 4, 4 - skipped, 4]);
+        for (gpu, _) in backends::gpus() {
+            let _turn = gpu.turn();
+            let [one, four] = [1, 4].map(|abreast| {
+                let context = gpu::Context::with_profile(&gpu.device, profile(abreast), None).unwrap();
+                after(&Backend::Gpu { context, queue: gpu.queue.clone(), name: String::new() }, norm.clone())
+            });
+            assert_eq!(bits(&one.running_mean), bits(&four.running_mean), "{}: {norm:?}", gpu.name);
+            assert_eq!(bits(&one.running_var), bits(&four.running_var), "{}: {norm:?}", gpu.name);
+            for running in [one, four] {
+                assert_eq!(
+                    (&running.tracked, &running.skipped),
+                    (&cpu.tracked, &cpu.skipped),
+                    "{}: {norm:?}",
+                    gpu.name
+                );
+                let pairs = running.running_mean.iter().chain(&running.running_var);
+                for (gpu_value, cpu_value) in pairs.zip(cpu.running_mean.iter().chain(&cpu.running_var)) {
+                    let same = (gpu_value - cpu_value).abs() <= 1e-5 * cpu_value.abs().max(1.0);
+                    assert!(
+                        same || !cpu_value.is_finite() && !gpu_value.is_finite(),
+                        "{gpu_value}, {cpu_value}: {norm:?}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// Each gradient is the same whichever others are wanted, though other kernels make it.

@@ -33,7 +33,7 @@ fn elements(plan: &Plan, walk: &Walk, pass: &Pass, target: u64, tile: u64) -> Ve
 fn ascending(pass: &Pass) -> Vec<&Dispatch> {
     let mut dispatches: Vec<_> = pass.dispatches.iter().collect();
     // What has been read last is written first.
-    if pass.is_backwards() {
+    if pass.backwards {
         dispatches.reverse();
     }
     dispatches
@@ -284,18 +284,40 @@ fn more_than_2_to_the_32_elements() {
 
 #[test]
 fn many_partial_results_are_merged_first() {
-    let tensor = TensorDescriptor::new(&[256, 4, 256, 256]);
-    let forward = plan(&batch(4), &tensor, PLAIN, Op::Forward);
-    assert_eq!(kernels(&forward), [Kernel::Reduce, Kernel::Merge, Kernel::Apply]);
-    let [reduce, merge, apply] = &forward.passes[..] else { unreachable!() };
-    // 65536 elements are 8 tiles of 256 leaves of 32.
-    assert_eq!((reduce.partials_out, merge.partials_in), (256 * 8, 256 * 8));
-    assert_eq!((merge.partials_out, apply.partials_in), (8, 8));
-    assert!(apply.partials_in <= apply.geometry.leaves.into());
-    assert_eq!((reduce.partials_out_at, merge.partials_in_at), (0, 0));
-    assert_eq!((merge.partials_out_at, apply.partials_in_at), (256 * 8 * 4, 256 * 8 * 4), "behind what it reads");
-    assert_eq!(forward.scratch(), (256 * 8 + 8) * 4 * 16);
-    assert_eq!(traffic(&forward), (2, 1), "a merge moves no tensor");
+    // 65536 elements are 8 tiles of 256 leaves of 32; a merge's tile has 2048 partial results.
+    for (samples, op, merges) in
+        [(256, Op::Forward, 1), (257, Op::Forward, 2), (256, Op::Backward(ALL), 1), (257, Op::Backward(ALL), 2)]
+    {
+        let shape = [samples, 4, 256, 256];
+        let plan = plan(&batch(4), &TensorDescriptor::new(&shape), PLAIN, op);
+        let [reduce, merge, .., apply] = &plan.passes[..] else { panic!("{:?}", kernels(&plan)) };
+        let last = &plan.passes[merges];
+        let expected = [&[Kernel::Reduce] as &[Kernel], &[Kernel::Merge; 2][..merges], &[Kernel::Apply]].concat();
+        assert_eq!(kernels(&plan), expected);
+        let tiles = 8 * samples as u64;
+        assert_eq!((reduce.partials_out, merge.partials_in), (tiles, tiles));
+        assert_eq!((merge.geometry.tree.units, merge.geometry.leaves), (8, 256));
+        assert_eq!((reduce.partials_out_at, merge.partials_in_at), (0, 0));
+        // A single result is finished at once in a forward pass, and elements are written as in evaluation.
+        let finished = op == Op::Forward;
+        assert_eq!((last.finishes, apply.finishes, apply.reduces), (finished, !finished, !finished));
+        assert_eq!(last.partials_out, u64::from(!finished));
+        assert_eq!(apply.partials_in, last.partials_out);
+        for pair in plan.passes.windows(2) {
+            assert_eq!((pair[0].partials_out, pair[0].partials_out_at), (pair[1].partials_in, pair[1].partials_in_at));
+        }
+        for pass in &plan.passes {
+            check_partials(&plan, pass);
+        }
+        assert_eq!(plan.scratch(), (tiles + merge.partials_out) * 4 * 16);
+        assert!(apply.backwards);
+        let read = if op == Op::Forward { 2 } else { 4 };
+        assert_eq!(traffic(&plan), (read, 1), "a merge moves no tensor");
+    }
+    // Few are merged by whoever writes elements, which saves a dispatch.
+    let few = plan(&batch(64), &TensorDescriptor::new(&[32, 64, 56, 56]), PLAIN, Op::Forward);
+    assert_eq!(kernels(&few), [Kernel::Reduce, Kernel::Apply]);
+    assert!((2..=256).contains(&few.passes[1].partials_in) && few.passes[1].finishes);
 
     let gradients = Op::Backward(Gradients { dx: false, ..ALL });
     let affine = plan(&layer(8), &TensorDescriptor::new(&[1 << 20, 8]), PLAIN, gradients);
@@ -317,18 +339,21 @@ fn sums_on_the_way_to_dx_are_found_again() {
     let dx = Gradients { affine: false, ..ALL };
     let group: NormDescriptor = GroupNormDescriptor::new(32, 256).into();
     let instance: NormDescriptor = InstanceNormDescriptor::new(64).into();
-    let cases: [(&NormDescriptor, &[usize], &[Kernel]); 9] = [
+    let cases: [(&NormDescriptor, &[usize], &[Kernel]); 12] = [
         // Four rows side by side, eight one after the other.
         (&layer(768), &[512, 768], &[Rows, Merge]),
-        (&layer(768), &[1 << 15, 768], &[Rows, Merge, Merge]),
+        (&layer(768), &[1 << 15, 768], &[Rows, Merge]),
+        (&layer(768), &[1 << 17, 768], &[Rows, Merge, Merge]),
         (&instance, &[2, 64, 28, 28], &[Rows, Merge]),
-        (&instance, &[300, 64, 200, 200], &[Reduce, Apply, Merge, Merge]),
+        (&instance, &[300, 64, 200, 200], &[Reduce, Apply, Merge]),
+        (&instance, &[2049, 64, 100, 100], &[Reduce, Apply, Merge, Merge]),
         // Groups of eight channels, on chip and not.
         (&group, &[2, 256, 14, 14], &[Rows, Merge]),
         (&group, &[2, 256, 32, 32], &[Rows, Merge]),
         (&group, &[2, 256, 64, 64], &[Reduce, Apply, Merge]),
         (&group, &[2, 256, 100, 152], &[Reduce, Merge, Apply, Merge]),
-        (&group, &[300, 256, 64, 64], &[Reduce, Apply, Merge, Merge]),
+        (&group, &[300, 256, 64, 64], &[Reduce, Apply, Merge]),
+        (&group, &[2049, 256, 64, 64], &[Reduce, Apply, Merge, Merge]),
     ];
     for (norm, shape, expected) in cases {
         let plan = backward(norm, shape, ALL, &Profile::GPU);

@@ -36,11 +36,12 @@ fn momentum_of(tracked: Words) -> Floats {
 //#end
 }
 
-fn update_running(channel: u32, mean: Floats, variance: Floats, count: u32) {
+fn update_running(channel: u32, mean: Floats, variance: Floats, count: Words) {
 //#if UNIT_WEIGHTS
     // Norms whose weights differ within a statistic have no running statistics.
 //#else
-    if (UPDATE == 0u || count == 0u) {
+    let has_any = count > Words();
+    if (UPDATE == 0u || !any(has_any)) {
         return;
     }
 //#if FOUR_TARGETS
@@ -50,19 +51,18 @@ fn update_running(channel: u32, mean: Floats, variance: Floats, count: u32) {
     let first = channel;
     let step = params.state_stride;
 //#end
-    let taken = Flags(UPDATE == 2u) | (is_finite(mean) & is_finite(variance));
-    let one = select(Words(), Words(1u), taken);
+    let taken = has_any & (Flags(UPDATE == 2u) | (is_finite(mean) & is_finite(variance)));
     if (!all(taken)) {
-        state[first + 5u * step] += Words(1u) - one;
+        state[first + 5u * step] += select(Words(), Words(1u), has_any & !taken);
     }
     let tracked_at = first + 4u * step;
-    let tracked = state[tracked_at] + one;
+    let tracked = state[tracked_at] + select(Words(), Words(1u), taken);
     state[tracked_at] = tracked;
     let m = momentum_of(tracked);
     let mean_at = first + 2u * step;
     state[mean_at] = select(state[mean_at], moving_average(state[mean_at], mean, m), taken);
     // A single element has no unbiased variance.
-    let spreads = taken & Flags(count > 1u);
+    let spreads = taken & (count > Words(1u));
     let variance_at = mean_at + step;
     state[variance_at] = select(state[variance_at], moving_average(state[variance_at], variance, m), spreads);
 //#end

@@ -17,7 +17,7 @@ fn beside(p: Place, t: u32) -> Place {
     return q;
 }
 
-// The targets' weights.
+// Where the targets' weights are.
 fn affine_indices(p: Place) -> Indices {
     return Indices(
 //#for t
@@ -26,7 +26,7 @@ fn affine_indices(p: Place) -> Indices {
     );
 }
 
-// Their statistics.
+// Where their statistics are.
 fn stat_indices(p: Place) -> Indices {
     return Indices(
 //#for t

@@ -77,16 +77,16 @@ fn weighed(sum: Partial, weight: f32) -> Partial {
     return Partial(sum.count, opaque(weight * sum.a), opaque(weight * sum.b), 0.0);
 }
 
+// Loaded whether it is there or not: behind branches loads would wait for each other.
 fn partial_of(p: Place) -> Partial {
-    if (p.exists & (p.leaf < params.partials_in)) {
-        let at = p.goal * params.partials_in_target + p.leaf * params.partials_in_step;
-        let sum = from_bits(partials[params.partials_in_at + at]);
-        if (WEIGHS & HAS_WEIGHT) {
-            return weighed(sum, state_at(0u, in_group(p.goal) * params.map_target + p.leaf));
-        }
-        return sum;
+    let is_there = p.exists & (p.leaf < params.partials_in);
+    let leaf = select(0u, p.leaf, is_there);
+    let at = p.goal * params.partials_in_target + leaf * params.partials_in_step;
+    var sum = from_bits(partials[params.partials_in_at + at]);
+    if (WEIGHS & HAS_WEIGHT) {
+        sum = weighed(sum, state_at(0u, in_group(p.goal) * params.map_target + leaf));
     }
-    return EMPTY;
+    return from_bits(select(vec4<u32>(), to_bits(sum), is_there));
 }
 
 fn partials_of(p: Place) -> Partials {

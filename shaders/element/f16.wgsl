@@ -9,8 +9,7 @@ fn round_f16(v: vec4<f32>) -> vec4<u32> {
     let normal = (size - 0x38000000u + 0xfffu + ((size >> vec4<u32>(13u)) & vec4<u32>(1u))) >> vec4<u32>(13u);
     // Adding 0.5 moves the last bit of a subnormal to the last bit of the sum.
     let small = bitcast<vec4<u32>>(bitcast<vec4<f32>>(size) + 0.5) - 0x3f000000u;
-    var half = select(normal, small, size < vec4<u32>(0x38800000u));
-    half = select(half, vec4<u32>(0x7c00u), size >= vec4<u32>(0x477ff000u));
+    var half = select(min(normal, vec4<u32>(0x7c00u)), small, size < vec4<u32>(0x38800000u));
     half = select(half, vec4<u32>(0x7e00u), size > vec4<u32>(0x7f800000u));
     return half | ((bits >> vec4<u32>(16u)) & vec4<u32>(0x8000u));
 }

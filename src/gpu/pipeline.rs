@@ -82,7 +82,7 @@ impl Constants {
             parts: geometry.tree.parts,
             across: geometry.tree.side_by_side,
             folded: pass.dispatches.iter().any(|d| d.folded),
-            backwards: pass.is_backwards(),
+            backwards: pass.backwards,
             rounds: geometry.rounds,
             centred: problem.centred,
             has_weight: problem.affine.weight,
@@ -167,6 +167,11 @@ impl Key {
         let map = index_map(plan, pass.over);
         let tensors: Vec<Access> = Tensor::ALL.into_iter().filter(|&t| pass.touches(t)).map(access).collect();
         let constants = Constants::new(plan, pass, update);
+        debug_assert!(
+            pass.geometry.abreast == 1
+                || if pass.over == Over::Affine { !constants.running } else { map == IndexMap::OF_TARGET },
+            "weights of targets abreast are neighbours: {map:?}"
+        );
         Key {
             variant: Variant {
                 kernel: pass.kernel,
@@ -185,12 +190,6 @@ impl Key {
                     && pass.over == Over::Stats
                     && (map.position, map.position_div) == (1, 1)
                     && [map.target, map.segment].iter().all(|step| step.is_multiple_of(UNIT)),
-                four_targets: pass.geometry.abreast == UNIT as u32
-                    && match pass.over {
-                        // Weights are the targets themselves, statistics those of a call.
-                        Over::Affine => !constants.running,
-                        _ => (map.target, map.target_div) == (1, 1) && map.segment.is_multiple_of(UNIT),
-                    },
                 neighbours: !vec4
                     && pass.geometry.abreast == 1
                     && constants.spacing == 1

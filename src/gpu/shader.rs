@@ -71,9 +71,6 @@ pub(crate) struct Variant {
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.
     pub unit_weights: bool,
-    /// Whether the weights of targets abreast, and their statistics if these are the running ones, are four aligned
-    /// neighbours.
-    pub four_targets: bool,
     /// Whether a unit's elements, of which some are halves, are neighbours though no one load takes all four.
     pub neighbours: bool,
     pub tensors: Vec<Access>,
@@ -136,17 +133,22 @@ pub(crate) fn compose(variant: &Variant) -> String {
     if variant.channels {
         flags.push("CHANNELS".into());
     }
+    if variant.kernel == Kernel::Merge && variant.units > 1 {
+        flags.push("EIGHTS".into());
+    }
     if variant.unit_weights {
         flags.push("UNIT_WEIGHTS".into());
     }
-    if variant.four_targets {
+    // Their weights, and their statistics if these are the running ones, are four aligned neighbours.
+    let four_targets = variant.abreast > 1;
+    if four_targets {
         flags.push("FOUR_TARGETS".into());
     }
-    if variant.unit_weights || variant.four_targets {
+    if variant.unit_weights || four_targets {
         flags.push("STATE_FOURS".into());
     }
     // Gradients of one target are one word each.
-    if variant.direction == Direction::Forward || variant.four_targets {
+    if variant.direction == Direction::Forward || four_targets {
         flags.push("SAVED_FOURS".into());
     }
     let counts = Counts { units: variant.units, abreast: variant.abreast };

@@ -66,7 +66,8 @@ impl Planner<'_> {
         let elements = self.element_geometry(over)?;
         let mut weighs = true;
         let mut partials_in = size;
-        while partials_in > self.most_applied(&elements) {
+        let is_merged_before = partials_in > self.most_applied(&elements);
+        while is_merged_before && partials_in > 1 {
             self.merge_of(partials_in, Backward, over)?;
             if let Some(last) = self.passes.last_mut() {
                 last.weighs = std::mem::take(&mut weighs);
@@ -112,7 +113,7 @@ impl Planner<'_> {
             if let Some(last) = self.passes.last_mut() {
                 last.planes_out = true;
             }
-            of_segment /= u64::from(planes.leaves);
+            of_segment /= planes.partials_of_tile();
         }
         Ok(())
     }

@@ -13,6 +13,9 @@ const PART: u32 = 8;
 /// Leaves of one target: kernels count them in 32 bits.
 const MOST_LEAVES: u64 = 1 << 31;
 
+/// Partial results that an invocation merges by itself, where there are many.
+pub(crate) const PARTIALS_OF_LEAF: u32 = 8;
+
 /// Bytes of a partial result: moments, or sums of gradients.
 pub const PARTIAL: u64 = 16;
 
@@ -210,13 +213,14 @@ impl Geometry {
         Geometry { targets: profile.workgroup, ..Geometry::of_partials(1, profile) }
     }
 
-    /// Tiles over partial results.
+    /// Tiles over partial results: a leaf is one of them, or several where there are more than a workgroup's invocations.
     pub fn of_partials(partials: u64, profile: &Profile) -> Geometry {
-        let leaves = partials.next_power_of_two().min(profile.workgroup.into());
+        let of_leaf = if partials > profile.workgroup.into() { PARTIALS_OF_LEAF } else { 1 };
+        let leaves = partials.div_ceil(of_leaf.into()).next_power_of_two().min(profile.workgroup.into());
         Geometry {
-            tree: Tree { units: 1, parts: 1, lanes: 1, leaves: 1, side_by_side: false, singles: false },
+            tree: Tree { units: of_leaf, parts: 1, lanes: 1, leaves: 1, side_by_side: false, singles: false },
             leaves: leaves as u32,
-            tiles: partials.div_ceil(leaves),
+            tiles: partials.div_ceil(leaves * u64::from(of_leaf)),
             targets: profile.workgroup / leaves as u32,
             abreast: 1,
             rounds: 1,
@@ -229,7 +233,12 @@ impl Geometry {
     pub fn of_planes(planes: u64, of_tile: u64, profile: &Profile) -> Geometry {
         let geometry = Geometry::of_partials(of_tile, profile);
         let tree = Tree { side_by_side: true, ..geometry.tree };
-        Geometry { tree, tiles: planes.div_ceil(geometry.leaves.into()), ..geometry }
+        Geometry { tree, tiles: planes.div_ceil(geometry.partials_of_tile()), ..geometry }
+    }
+
+    /// Partial results that a tile over such takes to one.
+    pub fn partials_of_tile(&self) -> u64 {
+        u64::from(self.leaves) * u64::from(self.tree.units)
     }
 }
 

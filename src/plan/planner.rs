@@ -64,6 +64,8 @@ impl Planner<'_> {
             p.reduces = true;
             p.finishes = true;
             p.partials_in = 1;
+            // Another call has reduced them.
+            p.backwards = true;
         })
     }
 
@@ -103,6 +105,14 @@ impl Planner<'_> {
         let elements = self.element_geometry(over)?;
         self.reduce(direction, over, self.most_applied(&elements))?;
         let partials_in = self.partials_out();
+        if direction == Direction::Forward
+            && partials_in == 1
+            && self.passes.last().is_some_and(|p| p.kernel == Kernel::Merge)
+        {
+            // Statistics are computed once, not by everyone who writes.
+            self.finish();
+            return self.push(Kernel::Apply, direction, over, elements, |_| {});
+        }
         self.push(Kernel::Apply, direction, over, elements, |p| {
             p.reduces = true;
             p.finishes = true;
@@ -111,19 +121,20 @@ impl Planner<'_> {
         })
     }
 
-    /// Partial results of a target that a pass over elements merges at the most.
+    /// Partial results of a target that a pass over elements merges at the most; where there are more, others do.
     pub(super) fn most_applied(&self, elements: &Geometry) -> u64 {
         if self.profile.merges_first { 1 } else { elements.leaves.into() }
     }
 
-    /// Leaves to at most `most` partial results a target.
+    /// Leaves to at most `most` partial results a target, or to one.
     fn reduce(&mut self, direction: Direction, over: Over, most: u64) -> Result<(), Error> {
         let geometry = self.geometry(over)?;
         self.push(Kernel::Reduce, direction, over, geometry, |p| {
             p.reduces = true;
             p.partials_out = geometry.tiles;
         })?;
-        while self.passes.last().is_some_and(|p| p.partials_out > most) {
+        // A dispatch more costs less than what all workgroups of a pass over elements do, so then it is to one.
+        while geometry.tiles > most && self.partials_out() > 1 {
             self.merge(direction, over)?;
         }
         Ok(())
@@ -205,12 +216,13 @@ impl Planner<'_> {
             planes_out: false,
             reads: Vec::new(),
             writes: self.tensors_written(kernel, direction),
+            backwards: kernel == Kernel::Apply && self.passes.iter().any(|p| !p.reads.is_empty()),
             dispatches: Vec::new(),
         };
         set(&mut pass);
         pass.reads = self.reads(&pass);
         pass.dispatches = window::dispatches(&pass, self.problem, self.profile)?;
-        if pass.is_backwards() {
+        if pass.backwards {
             pass.dispatches.reverse();
         }
         let targets = self.problem.walk(over).targets();
