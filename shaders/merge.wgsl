@@ -1,4 +1,4 @@
-// Partial results to fewer, or to the gradients of weight and bias.
+// Partial results to fewer, or to what is written of a target: statistics, gradients of weight and bias.
 //#if EIGHTS
 
 // The tree over eight neighbours, where there are more than the workgroup has invocations.

@@ -196,9 +196,9 @@ pub enum Kernel {
     Rows,
     /// Tiles of targets to partial results.
     Reduce,
-    /// Partial results to fewer.
+    /// Partial results to fewer, or to results.
     Merge,
-    /// Merge what partial results are left, finish, and write element by element.
+    /// Merge what partial results are left and finish, or take what is finished, and write element by element.
     Apply,
     /// Running statistics from the average over samples (instance norm only).
     Running,

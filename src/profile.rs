@@ -32,8 +32,8 @@ pub struct Profile {
     pub target_lanes: u32,
     /// Neighbouring targets of such tensors that one invocation takes: 1, or 4 where their number is a multiple of 4.
     pub abreast: u32,
-    /// Whether partial results are merged to one before elements are written, as a dispatch costs less than barriers in
-    /// all workgroups that write.
+    /// Whether partial results are merged to one before elements are written even where they are few, as a dispatch costs
+    /// less than barriers in all workgroups that write.
     pub merges_first: bool,
     /// Fewer targets than this are split over several workgroups even if one could hold them.
     pub min_targets: u64,
