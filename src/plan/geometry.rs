@@ -14,7 +14,7 @@ const PART: u32 = 8;
 const MOST_LEAVES: u64 = 1 << 31;
 
 /// Partial results that an invocation merges by itself, where there are many.
-pub(crate) const PARTIALS_OF_LEAF: u32 = 8;
+const PARTIALS_OF_LEAF: u32 = 8;
 
 /// Bytes of a partial result: moments, or sums of gradients.
 pub const PARTIAL: u64 = 16;
@@ -237,7 +237,7 @@ impl Geometry {
     }
 
     /// Partial results that a tile over such takes to one.
-    pub fn partials_of_tile(&self) -> u64 {
+    pub(super) fn partials_of_tile(&self) -> u64 {
         u64::from(self.leaves) * u64::from(self.tree.units)
     }
 }
