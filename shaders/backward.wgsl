@@ -170,10 +170,9 @@ fn write_results(p: Place, sums: Partials, result: Results) {
 //#end
     ));
 //#else
-//#for t
-    saved[params.gradients_at + p.goal + $tu] = bitcast<u32>(sums[$t].b);
-    saved[params.gradients_at + params.state_stride + p.goal + $tu] = bitcast<u32>(sums[$t].a);
-//#end
+    let at = params.gradients_at + p.goal;
+    saved[at] = bitcast<u32>(sums[0].b);
+    saved[at + params.state_stride] = bitcast<u32>(sums[0].a);
 //#end
 }
 

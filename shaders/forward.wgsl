@@ -134,9 +134,7 @@ fn write_results(p: Place, sums: Partials, stats: Results) {
         ),
     );
 //#else
-//#for t
-    update_running(p.goal + $tu, sums[$t].a, unbiased_variance_of(sums[$t]), sums[$t].count);
-//#end
+    update_running(p.goal, sums[0].a, unbiased_variance_of(sums[0]), sums[0].count);
 //#end
 }
 

@@ -31,11 +31,7 @@ fn numbers_at(vector: u32, i: Indices) -> Numbers {
     let four = bitcast<vec4<f32>>(state[(vector * params.state_stride + i[0]) >> 2u]);
     return Numbers(four.x, four.y, four.z, four.w);
 //#else
-    return Numbers(
-//#for t
-        state_at(vector, i[$t]),
-//#end
-    );
+    return Numbers(state_at(vector, i[0]));
 //#end
 }
 
