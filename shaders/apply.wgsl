@@ -12,7 +12,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         // A tile's lanes take the partial results of all tiles.
         var q = p;
         q.leaf = select(0u, p.leaf_lane, MERGES);
-        var sums = partials_of(q);
+        var sums = partials_of(q, stat_indices(q));
         if (MERGES) {
             sums = tree(p, sums, params.partials_in);
         }

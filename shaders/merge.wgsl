@@ -6,7 +6,7 @@ fn leaf_of(p: Place) -> Partial {
     var q = p;
 //#for u
     q.leaf = UNITSu * p.leaf + $uu;
-    let own$u = partial_of(q);
+    let own$u = partial_of(q, p.goal);
 //#end
     let low = merge(merge(own0, own1), merge(own2, own3));
     return merge(low, merge(merge(own4, own5), merge(own6, own7)));
@@ -14,7 +14,7 @@ fn leaf_of(p: Place) -> Partial {
 //#else
 
 fn leaf_of(p: Place) -> Partial {
-    return partial_of(p);
+    return partial_of(p, p.goal);
 }
 //#end
 

@@ -11,8 +11,7 @@ fn sums_of_targets(p: Place, leaves: Partials, known: Knowns) -> Partials {
     if (p.inside & ((p.leaf & (channel - 1u)) == 0u)) {
         let sum = from_bits(slots[p.slot]);
         if (PARTIALS) {
-            let at = p.goal * params.partials_out_target + p.segment * params.partials_out_step;
-            partials[params.partials_out_at + at] = to_bits(sum);
+            partials[params.partials_out_at + p.goal * params.partials_out_target + p.segment] = to_bits(sum);
         }
         slots[p.slot] = to_bits(weighed(sum, known[0].weight));
     }

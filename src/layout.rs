@@ -200,6 +200,12 @@ impl Layout {
         Walk { segments: self.stat_of_affine.target_div, segment_stride: inner_stride, len, stride, ..self.stats }
     }
 
+    /// The walk over each sample's channels, as instance norm's over its statistics.
+    pub(crate) fn instances(&self) -> Walk {
+        let Walk { segments, segment_stride, .. } = self.affine;
+        Walk { outer: segments, outer_stride: segment_stride, segments: 1, segment_stride: 0, ..self.affine }
+    }
+
     /// The layout of no samples: targets without elements.
     pub(crate) fn empty(self) -> Layout {
         let none = |walk| Walk { segments: 0, ..walk };

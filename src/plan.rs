@@ -162,6 +162,7 @@ impl Problem {
             Over::Stats if self.layout.is_per_channel() && self.neighbours_fit() => self.layout.stats.joined(),
             Over::Stats => self.layout.stats,
             Over::Channels => self.layout.channels_of_stats(),
+            Over::Instances => self.layout.instances(),
             Over::Affine => self.layout.affine,
         }
     }
@@ -211,6 +212,8 @@ pub enum Over {
     Stats,
     /// Statistics of groups of whole channels (group norm), whose segments are these channels.
     Channels,
+    /// Each sample's channels (group norm), several of which share a statistic.
+    Instances,
     /// Affine parameters.
     Affine,
 }
@@ -243,8 +246,6 @@ pub struct Pass {
     pub partials_out: u64,
     /// Where they begin.
     pub partials_out_at: u64,
-    /// As `planes_in`.
-    pub planes_out: bool,
     /// Tensors read.
     pub reads: Vec<Tensor>,
     /// Tensors written.

@@ -131,6 +131,9 @@ fn every_combination_is_one() {
 fn workgroups_of_a_gpu() -> Vec<Case> {
     let instance = |c| InstanceNormDescriptor { affine: true, ..InstanceNormDescriptor::new(c) };
     let fusion = Fusion { residual: Residual::After, relu: true };
+    let before = Fusion { residual: Residual::Before, relu: true };
+    let last = |case| Case { format: Format::ChannelsLast, ..case };
+    let half = |case| Case { input: DType::F16, output: DType::F16, ..case };
     // Rows of which neighbouring lanes take neighbouring elements, and whose halves share words with the next row's.
     let odd = |case: Case| {
         use DType::{BF16, F16, F32};
@@ -165,8 +168,13 @@ fn workgroups_of_a_gpu() -> Vec<Case> {
         Case::new(GroupNormDescriptor::new(2, 96), &[2, 96, 36]),
         Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 4100]),
         Case::new(GroupNormDescriptor::new(1, 300), &[2, 300, 40]),
-        Case { fusion, format: Format::ChannelsLast, ..Case::new(GroupNormDescriptor::new(2, 12), &[3, 12, 2000]) },
-        Case { format: Format::ChannelsLast, ..Case::new(BatchNormDescriptor::new(300), &[9, 300, 50]) },
+        // Channels side by side, four of which have one, two or three groups, and an odd number of them.
+        Case { fusion, ..last(Case::new(GroupNormDescriptor::new(2, 12), &[3, 12, 2000])) },
+        half(last(Case::new(GroupNormDescriptor::new(8, 16), &[2, 16, 2001]))),
+        Case { fusion: before, ..last(Case::new(GroupNormDescriptor::new(4, 12), &[3, 12, 700])) },
+        last(Case::new(GroupNormDescriptor::new(2, 40), &[2, 40, 90])),
+        half(Case { fusion, ..last(Case::new(GroupNormDescriptor::new(3, 9), &[2, 9, 1001])) }),
+        last(Case::new(BatchNormDescriptor::new(300), &[9, 300, 50])),
         Case::new(BatchNormDescriptor::new(70), &[700, 70]),
     ];
     cases.into_iter().chain(odd).collect()

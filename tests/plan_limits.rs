@@ -364,7 +364,7 @@ fn sums_on_the_way_to_dx_are_found_again() {
         let last = plan.passes.last().unwrap();
         assert_eq!((last.over, last.finishes), (Over::Affine, true), "{shape:?}");
         // Every weight's partial results, of each block of rows or each sample, are merged.
-        let merge = plan.passes.iter().find(|p| p.over == Over::Affine && p.planes_in && !p.planes_out).unwrap();
+        let merge = plan.passes.iter().find(|p| p.over == Over::Affine && p.planes_in).unwrap();
         let rows = &plan.passes[0];
         let planes = match norm {
             NormDescriptor::Layer(_) => shape[0].div_ceil(rows.geometry.targets as usize),
@@ -387,7 +387,6 @@ fn sums_on_the_way_to_dx_are_found_again() {
         let plan = backward(&norm, &[samples, channels, 64, 64], ALL, &profile);
         let readers: Vec<usize> = (0..plan.passes.len())
             .filter(|&i| plan.passes[i].weighs || (plan.passes[i].over == Over::Affine && plan.passes[i].planes_in))
-            .filter(|&i| !plan.passes[i].planes_out)
             .collect();
         let [first, second] = readers[..] else { panic!("{:?}", kernels(&plan)) };
         let sums = |p: &Pass| {
@@ -412,10 +411,56 @@ fn sums_on_the_way_to_dx_are_found_again() {
         let profile = Profile { max_binding_size, ..Profile::GPU };
         backward(&norm, &shape, ALL, &profile).passes[0].over
     });
-    assert_eq!([roomy, small], [Over::Affine; 2]);
+    assert_eq!([roomy, small], [Over::Instances; 2]);
     // Where partial results would not fit a binding, the tensors are read for the weights.
     let small = Profile { max_binding_size: 1 << 19, ..Profile::GPU };
     assert_eq!(traffic(&backward(&layer(768), &[1 << 15, 768], ALL, &small)), (4, 1));
+}
+
+/// Group norm of channels-last tensors, where a group is split: sums of each sample's channels, which are neighbours, are
+/// merged to those of its group, and elements are written by channels.
+#[test]
+fn channels_side_by_side_are_summed_before_their_groups() {
+    use Kernel::{Apply, Merge, Reduce, Rows};
+    use Over::{Instances, Stats};
+    let plan = |groups, shape: &[usize], op, profile: &Profile| {
+        let norm = GroupNormDescriptor::new(groups, shape[1]).into();
+        plan_for(&norm, &last(shape), Statistics::Batch, PLAIN, op, profile).unwrap()
+    };
+    let (reduce, merge, apply) = ((Reduce, Instances), (Merge, Stats), (Apply, Instances));
+    let cases: [(usize, &[usize], &[(Kernel, Over)]); 5] = [
+        (32, &[2, 256, 100, 152], &[reduce, merge, apply]),
+        // 1024 elements of a group are held on chip, 1032 are not.
+        (32, &[2, 256, 8, 16], &[(Rows, Stats)]),
+        (32, &[2, 256, 3, 43], &[reduce, merge, apply]),
+        // Channels of less than 32 elements; groups of more channels than a merge takes at once.
+        (1, &[2, 4096, 31, 1], &[(Reduce, Stats), (Apply, Stats)]),
+        (1, &[2, 4096, 8, 8], &[reduce, merge, merge, apply]),
+    ];
+    for (groups, shape, expected) in cases {
+        let forward = plan(groups, shape, Op::Forward, &Profile::GPU);
+        let passes: Vec<_> = forward.passes.iter().map(|p| (p.kernel, p.over)).collect();
+        assert_eq!(passes, expected, "{shape:?}");
+        for pass in &forward.passes {
+            check_partials(&forward, pass);
+        }
+        if expected.last() == Some(&apply) {
+            let [.., merge, apply] = &forward.passes[..] else { unreachable!() };
+            assert!(merge.finishes && merge.partials_out == 0 && !apply.reduces && !apply.finishes);
+            assert_eq!((apply.geometry.abreast, traffic(&forward)), (4, (2, 1)));
+            let backward = plan(groups, shape, Op::Backward(ALL), &Profile::GPU);
+            let apply = backward.passes.iter().find(|p| p.kernel == Apply).unwrap();
+            assert_eq!((apply.over, apply.partials_in, apply.finishes), (Instances, 1, false));
+            assert_eq!(traffic(&backward), (4, 1));
+            assert_eq!(backward.passes.iter().filter(|p| p.weighs).count(), 1, "once, whatever the number of merges");
+            // Limits do not change what is summed.
+            let small = Profile { max_binding_size: 1 << 20, ..Profile::GPU };
+            for (op, plans) in [(Op::Forward, &forward), (Op::Backward(ALL), &backward)] {
+                let tree = |plan: &Plan| (plan.passes[0].over, plan.passes[0].geometry.tree);
+                assert_eq!(tree(&plan(groups, shape, op, &small)), tree(plans), "{shape:?}");
+            }
+        }
+    }
 }
 
 /// The smallest tiles of these tensors would leave more partial results than a binding holds.

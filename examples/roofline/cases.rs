@@ -127,13 +127,15 @@ pub fn cases(quick: bool) -> Vec<Case> {
             (DType::F32, last, [32, 64, 112, 112]),
         ]);
     }
+    let groups = (!quick).then(|| group(32, &[2, 256, 100, 152]));
     let full = full.into_iter().map(|(norm, shape)| (norm, shape, DType::F32, first));
     let variants = variants.into_iter().map(|(dtype, format, shape)| {
         let (norm, shape) = batch(&shape);
         (norm, shape, dtype, format)
     });
+    let groups = groups.into_iter().map(|(norm, shape)| (norm, shape, DType::F32, last));
     let mut cases = Vec::new();
-    for (norm, shape, dtype, format) in full.chain(variants) {
+    for (norm, shape, dtype, format) in full.chain(variants).chain(groups) {
         for call in Call::ALL {
             if call != Call::Eval || norm.running_stats().is_some() {
                 cases.push(Case { norm: norm.clone(), shape: shape.clone(), dtype, format, call });

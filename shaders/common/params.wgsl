@@ -30,13 +30,14 @@ struct Params {
     partials_in_step: u32,
     partials_out_at: u32,
     partials_out_target: u32,
-    partials_out_step: u32,
     // The index that the walk does not go over: see `IndexMap`.
     map_target_div: u32,
     map_target: u32,
     map_segment: u32,
     map_position_div: u32,
     map_position: u32,
+    // Neighbouring targets that share a statistic.
+    stat_div: u32,
     // Words between two vectors of the state, and where dweight starts in `saved`.
     state_stride: u32,
     gradients_at: u32,
@@ -91,6 +92,8 @@ override MAP_SHARED: bool;
 override MAP_BY_SEGMENT: bool;
 // Whether the elements of a segment are neighbours in memory.
 override IN_A_ROW: bool;
+// Whether targets share statistics: each sample's channels those of their group.
+override STATS_SHARED: bool;
 // Where the mapped index changes: 0 per target or segment, 1 with each position, 2 every few positions, 3 every few
 // units.
 override MAP: u32;

@@ -28,6 +28,16 @@ fn affine_indices(p: Place) -> Indices {
 
 // Where their statistics are.
 fn stat_indices(p: Place) -> Indices {
+    if (STATS_SHARED) {
+        // By one division: two neighbours at least share one, so the last target's is at most two further.
+        let first = p.goal / params.stat_div;
+        let beyond = p.goal - first * params.stat_div;
+        return Indices(
+//#for t
+            first + u32(beyond + $tu >= params.stat_div) + u32(beyond + $tu >= 2u * params.stat_div),
+//#end
+        );
+    }
     return Indices(
 //#for t
         select(p.goal + $tu, mapped(beside(p, $tu)), OVER_AFFINE),

@@ -77,22 +77,23 @@ fn weighed(sum: Partial, weight: f32) -> Partial {
     return Partial(sum.count, opaque(weight * sum.a), opaque(weight * sum.b), 0.0);
 }
 
+// Of a target, or of the statistic that it shares.
 // Loaded whether it is there or not: behind branches loads would wait for each other.
-fn partial_of(p: Place) -> Partial {
+fn partial_of(p: Place, goal: u32) -> Partial {
     let is_there = p.exists & (p.leaf < params.partials_in);
     let leaf = select(0u, p.leaf, is_there);
-    let at = p.goal * params.partials_in_target + leaf * params.partials_in_step;
+    let at = goal * params.partials_in_target + leaf * params.partials_in_step;
     var sum = from_bits(partials[params.partials_in_at + at]);
     if (WEIGHS & HAS_WEIGHT) {
-        sum = weighed(sum, state_at(0u, in_group(p.goal) * params.map_target + leaf));
+        sum = weighed(sum, state_at(0u, in_group(goal) * params.map_target + leaf));
     }
     return from_bits(select(vec4<u32>(), to_bits(sum), is_there));
 }
 
-fn partials_of(p: Place) -> Partials {
+fn partials_of(p: Place, goals: Indices) -> Partials {
     return Partials(
 //#for t
-        partial_of(beside(p, $tu)),
+        partial_of(p, goals[$t]),
 //#end
     );
 }
@@ -100,7 +101,7 @@ fn partials_of(p: Place) -> Partials {
 fn write_partials(p: Place, sums: Partials) {
     if (PARTIALS & p.exists & (p.leaf_lane == 0u)) {
 //#for t
-        let at$t = (p.goal + $tu) * params.partials_out_target + p.tile * params.partials_out_step;
+        let at$t = (p.goal + $tu) * params.partials_out_target + p.tile;
         partials[params.partials_out_at + at$t] = to_bits(sums[$t]);
 //#end
     }

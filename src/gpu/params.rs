@@ -28,12 +28,12 @@ pub(crate) struct Params {
     pub partials_in_step: u32,
     pub partials_out_at: u32,
     pub partials_out_target: u32,
-    pub partials_out_step: u32,
     pub map_target_div: u32,
     pub map_target: u32,
     pub map_segment: u32,
     pub map_position_div: u32,
     pub map_position: u32,
+    pub stat_div: u32,
     pub state_stride: u32,
     pub gradients_at: u32,
     pub zero: u32,
@@ -77,9 +77,8 @@ impl Params {
         let walk = plan.walk(pass.over);
         let tree = pass.geometry.tree;
         let map = index_map(plan, pass.over);
-        let distances = |planes, partials| if planes { (1, walk.targets()) } else { (partials, 1) };
-        let (partials_in_target, partials_in_step) = distances(pass.planes_in, pass.partials_in);
-        let (partials_out_target, partials_out_step) = distances(pass.planes_out, pass.partials_out);
+        let (partials_in_target, partials_in_step) =
+            if pass.planes_in { (1, walk.targets()) } else { (pass.partials_in, 1) };
         Params {
             inner: low(walk.inner),
             segments: low(walk.segments),
@@ -96,14 +95,14 @@ impl Params {
             partials_in_target: low(partials_in_target),
             partials_in_step: low(partials_in_step),
             partials_out_at: low(pass.partials_out_at),
-            partials_out_target: low(partials_out_target),
-            partials_out_step: low(partials_out_step),
+            partials_out_target: low(pass.partials_out),
             map_target_div: low(map.target_div),
             // As `strides`: of the only target of a group the number is 0.
             map_target: if walk.inner == 1 { 0 } else { low(map.target) },
             map_segment: low(map.segment),
             map_position_div: low(map.position_div),
             map_position: low(map.position),
+            stat_div: low(plan.problem.layout.stat_of_affine.target_div),
             state_stride: numbers.state_stride,
             gradients_at: numbers.gradients_at,
             eps: numbers.eps,
@@ -124,6 +123,7 @@ pub(crate) fn index_map(plan: &Plan, over: Over) -> IndexMap {
     match over {
         Over::Stats => plan.problem.layout.affine_of_stats,
         Over::Channels => IndexMap::of_channels(plan.problem.layout.stat_of_affine.target_div),
+        Over::Instances => IndexMap::OF_TARGET,
         Over::Affine => plan.problem.layout.stat_of_affine,
     }
 }

@@ -47,6 +47,7 @@ pub(crate) struct Constants {
     grouped: bool,
     map_shared: bool,
     map_by_segment: bool,
+    stats_shared: bool,
     in_a_row: bool,
 }
 
@@ -104,15 +105,21 @@ impl Constants {
             weighs: pass.weighs,
             update,
             project: problem.statistics == Statistics::Batch,
-            weights_vary: !over_affine && map != IndexMap::OF_TARGET,
+            weights_vary: match pass.over {
+                Over::Stats | Over::Channels => map != IndexMap::OF_TARGET,
+                // Those of a channel are weighed as they are merged to those of its group.
+                Over::Instances => pass.kernel == Kernel::Apply,
+                Over::Affine => false,
+            },
             grouped: walk.outer > 1 && walk.inner > 1,
             map_shared: map.target_div > 1,
             map_by_segment: map.segment > 0,
+            stats_shared: pass.over == Over::Instances,
             in_a_row: Tensor::ALL.into_iter().all(|t| !pass.touches(t) || plan.walk_of(pass.over, t).stride == 1),
         }
     }
 
-    pub(super) fn pairs(&self) -> [(&'static str, f64); 31] {
+    pub(super) fn pairs(&self) -> [(&'static str, f64); 32] {
         let flag = |b: bool| f64::from(u8::from(b));
         [
             ("WORKGROUP", self.workgroup.into()),
@@ -145,6 +152,7 @@ impl Constants {
             ("GROUPED", flag(self.grouped)),
             ("MAP_SHARED", flag(self.map_shared)),
             ("MAP_BY_SEGMENT", flag(self.map_by_segment)),
+            ("STATS_SHARED", flag(self.stats_shared)),
             ("IN_A_ROW", flag(self.in_a_row)),
         ]
     }

@@ -272,8 +272,8 @@ fn params_are_what_the_shader_reads() {
         strides strides_input strides_residual strides_gradient strides_output strides_second_output
         inner segments len leaves_log2 grid_x first_target
         end_target first_tile tiles blocks partials_in partials_in_at partials_in_target partials_in_step
-        partials_out_at partials_out_target partials_out_step map_target_div map_target map_segment map_position_div
-        map_position state_stride gradients_at zero eps momentum shift_input shift_residual shift_gradient shift_output shift_second_output
+        partials_out_at partials_out_target map_target_div map_target map_segment map_position_div
+        map_position stat_div state_stride gradients_at zero eps momentum shift_input shift_residual shift_gradient shift_output shift_second_output
     };
     assert_eq!(shader, rust);
     for member in members {

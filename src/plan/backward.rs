@@ -23,7 +23,7 @@ impl Planner<'_> {
         }
         match if projects { self.summed_channels()? } else { None } {
             Some(Channels::OnChip(geometry)) => return self.project_on_chip(geometry, wanted.affine),
-            Some(Channels::Split { elements }) => return self.sum_and_project(elements, wanted.affine),
+            Some(Channels::Split { elements }) => return self.sum_and_apply(Backward, elements, wanted.affine),
             None => {}
         }
         if projects && wanted.affine && self.project_and_sum()? {
@@ -43,78 +43,10 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Group norm on chip: sums of channels are partial results for the weights, and those of a group, weighed, give dx.
-    fn project_on_chip(&mut self, geometry: Geometry, affine: bool) -> Result<(), Error> {
-        let (samples, size) = (self.problem.layout.affine.segments, self.problem.layout.stat_of_affine.target_div);
-        self.push(Kernel::Rows, Direction::Backward, Over::Channels, geometry, |p| {
-            p.reduces = true;
-            p.weighs = true;
-            p.partials_out = if affine { size } else { 0 };
-        })?;
-        if affine { self.merge_to_weights(samples, self.partials_at()) } else { Ok(()) }
-    }
-
-    /// Group norm split: sums of each sample's channels, of which those of a group, weighed, give dx, and those of all samples
-    /// the gradients of weight and bias.
-    fn sum_and_project(&mut self, over: Over, affine: bool) -> Result<(), Error> {
-        use Direction::Backward;
-        let layout = &self.problem.layout;
-        let (samples, size, channels) = (layout.affine.segments, layout.stat_of_affine.target_div, layout.affine.inner);
-        self.sum_segments()?;
-        let sums_at = self.partials_at();
-        self.kept = sums_at + samples * channels;
-        let elements = self.element_geometry(over)?;
-        let mut weighs = true;
-        let mut partials_in = size;
-        let is_merged_before = partials_in > self.most_applied(&elements);
-        while is_merged_before && partials_in > 1 {
-            self.merge_of(partials_in, Backward, over)?;
-            if let Some(last) = self.passes.last_mut() {
-                last.weighs = std::mem::take(&mut weighs);
-                partials_in = last.partials_out;
-            }
-        }
-        self.push(Kernel::Apply, Backward, over, elements, |p| {
-            p.reduces = true;
-            p.finishes = true;
-            p.partials_in = partials_in;
-            p.weighs = weighs;
-        })?;
-        if affine {
-            // Nothing follows that needs the others.
-            self.kept = 0;
-            self.merge_to_weights(samples, sums_at)?;
-        }
-        Ok(())
-    }
-
     /// Planes of partial results, from `at` on, to the gradients of weight and bias.
-    fn merge_to_weights(&mut self, planes: u64, at: u64) -> Result<(), Error> {
+    pub(super) fn merge_to_weights(&mut self, planes: u64, at: u64) -> Result<(), Error> {
         self.merge_planes(planes, at, Direction::Backward, Over::Affine)?;
         self.finish();
-        Ok(())
-    }
-
-    /// One partial result for each segment of each affine parameter, in planes.
-    fn sum_segments(&mut self) -> Result<(), Error> {
-        use Direction::Backward;
-        let geometry = self.geometry(Over::Affine)?;
-        let (walk, leaves) = (self.problem.walk(Over::Affine), geometry.tree.leaves);
-        let geometry = geometry.with_leaves(&walk, u64::from(geometry.leaves).min(leaves) as u32);
-        self.push(Kernel::Reduce, Backward, Over::Affine, geometry, |p| {
-            p.reduces = true;
-            p.partials_out = geometry.tiles;
-            p.planes_out = true;
-        })?;
-        let mut of_segment = leaves / u64::from(geometry.leaves);
-        while of_segment > 1 {
-            let planes = Geometry::of_planes(self.partials_out(), of_segment, self.profile);
-            self.merge_as(planes, self.partials_out(), self.partials_at(), Backward, Over::Affine)?;
-            if let Some(last) = self.passes.last_mut() {
-                last.planes_out = true;
-            }
-            of_segment /= planes.partials_of_tile();
-        }
         Ok(())
     }
 

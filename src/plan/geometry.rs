@@ -228,17 +228,10 @@ impl Geometry {
         }
     }
 
-    /// Tiles over planes of partial results, one result of each target after the other; `of_tile`: most that belong
-    /// together.
-    pub fn of_planes(planes: u64, of_tile: u64, profile: &Profile) -> Geometry {
-        let geometry = Geometry::of_partials(of_tile, profile);
-        let tree = Tree { side_by_side: true, ..geometry.tree };
-        Geometry { tree, tiles: planes.div_ceil(geometry.partials_of_tile()), ..geometry }
-    }
-
-    /// Partial results that a tile over such takes to one.
-    pub(super) fn partials_of_tile(&self) -> u64 {
-        u64::from(self.leaves) * u64::from(self.tree.units)
+    /// Tiles over planes of partial results, one result of each target after the other.
+    pub fn of_planes(planes: u64, profile: &Profile) -> Geometry {
+        let geometry = Geometry::of_partials(planes, profile);
+        Geometry { tree: Tree { side_by_side: true, ..geometry.tree }, ..geometry }
     }
 }
 

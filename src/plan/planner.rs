@@ -19,7 +19,10 @@ impl Planner<'_> {
         use Direction::Forward;
         match self.problem.statistics {
             Statistics::Running => self.element_wise(Forward),
-            Statistics::Batch => self.reduce_and_apply(Forward, self.forward_over()?, true, 0),
+            Statistics::Batch => match self.forward_over()? {
+                Over::Instances => self.sum_and_apply(Forward, Over::Instances, false),
+                over => self.reduce_and_apply(Forward, over, true, 0),
+            },
         }?;
         let by_average = self.problem.tracks && !self.problem.layout.is_per_channel();
         if self.problem.statistics == Statistics::Batch && by_average {
@@ -127,7 +130,7 @@ impl Planner<'_> {
     }
 
     /// Leaves to at most `most` partial results a target, or to one.
-    fn reduce(&mut self, direction: Direction, over: Over, most: u64) -> Result<(), Error> {
+    pub(super) fn reduce(&mut self, direction: Direction, over: Over, most: u64) -> Result<(), Error> {
         let geometry = self.geometry(over)?;
         self.push(Kernel::Reduce, direction, over, geometry, |p| {
             p.reduces = true;
@@ -142,7 +145,7 @@ impl Planner<'_> {
 
     /// Planes of partial results, one after the other from `at` on, to one a target.
     pub(super) fn merge_planes(&mut self, planes: u64, at: u64, direction: Direction, over: Over) -> Result<(), Error> {
-        let geometry = Geometry::of_planes(planes, planes, self.profile);
+        let geometry = Geometry::of_planes(planes, self.profile);
         self.merge_as(geometry, planes, at, direction, over)?;
         while self.passes.last().is_some_and(|p| p.partials_out > 1) {
             self.merge(direction, over)?;
@@ -213,7 +216,6 @@ impl Planner<'_> {
             weighs: false,
             partials_out: 0,
             partials_out_at: self.kept,
-            planes_out: false,
             reads: Vec::new(),
             writes: self.tensors_written(kernel, direction),
             backwards: kernel == Kernel::Apply && self.passes.iter().any(|p| !p.reads.is_empty()),
