@@ -233,7 +233,7 @@ pub struct Pass {
     pub reduces: bool,
     /// Whether results per target (saved statistics, gradients of weight and bias) are written.
     pub finishes: bool,
-    /// Partial results per target that come in (Merge, Apply).
+    /// Partial results per target that come in (Merge, Apply), or per statistic that targets share.
     pub partials_in: u64,
     /// Where they begin in the scratch buffer, counted in partial results.
     pub partials_in_at: u64,
@@ -250,8 +250,8 @@ pub struct Pass {
     pub reads: Vec<Tensor>,
     /// Tensors written.
     pub writes: Vec<Tensor>,
-    /// Whether it begins with the last elements: the pass that reduced them, over the same targets but for group norm's
-    /// backward pass where groups are split, read these last, and some may still be in a cache.
+    /// Whether it begins with the last elements: the pass that reduced them, over the same targets or (group norm) in the
+    /// same order, read these last, and some may still be in a cache.
     pub backwards: bool,
     /// One or more dispatches, each with a window of the tensors that fits a binding.
     pub dispatches: Vec<Dispatch>,
@@ -262,6 +262,11 @@ impl Pass {
     /// other.
     pub fn sums_columns(&self) -> bool {
         self.geometry.rounds > 1
+    }
+
+    /// What partial results that come in belong to.
+    pub fn partials_of(&self) -> Over {
+        if self.over == Over::Instances && self.kernel == Kernel::Apply { Over::Stats } else { self.over }
     }
 
     /// Whether the pass reads or writes a tensor.
@@ -362,9 +367,8 @@ impl Plan {
 /// See [`Plan::scratch`].
 fn scratch(problem: &Problem, passes: &[Pass]) -> u64 {
     let end = |p: &Pass| {
-        let targets = problem.walk(p.over).targets();
-        let end = |at: u64, n: u64| at.saturating_add(n.saturating_mul(targets));
-        end(p.partials_in_at, p.partials_in).max(end(p.partials_out_at, p.partials_out))
+        let end = |at: u64, n: u64, over| at.saturating_add(n.saturating_mul(problem.walk(over).targets()));
+        end(p.partials_in_at, p.partials_in, p.partials_of()).max(end(p.partials_out_at, p.partials_out, p.over))
     };
     passes.iter().map(end).max().unwrap_or(0).saturating_mul(PARTIAL)
 }

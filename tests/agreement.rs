@@ -168,7 +168,7 @@ fn workgroups_of_a_gpu() -> Vec<Case> {
         Case::new(GroupNormDescriptor::new(2, 96), &[2, 96, 36]),
         Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 4100]),
         Case::new(GroupNormDescriptor::new(1, 300), &[2, 300, 40]),
-        // Channels side by side, four of which have one, two or three groups, and an odd number of them.
+        // Channels side by side, four of which have one group or two, and an odd number of them.
         Case { fusion, ..last(Case::new(GroupNormDescriptor::new(2, 12), &[3, 12, 2000])) },
         half(last(Case::new(GroupNormDescriptor::new(8, 16), &[2, 16, 2001]))),
         Case { fusion: before, ..last(Case::new(GroupNormDescriptor::new(4, 12), &[3, 12, 700])) },

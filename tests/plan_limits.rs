@@ -467,18 +467,26 @@ fn channels_side_by_side_are_summed_before_their_groups() {
 #[test]
 fn partial_results_fit_a_binding() {
     let backward = Op::Backward(Gradients { dx: false, ..ALL });
-    let cases: [(NormDescriptor, &[usize], Op); 6] = [
+    let group = |groups, channels| GroupNormDescriptor::new(groups, channels).into();
+    let cases: [(NormDescriptor, &[usize], Op); 11] = [
         (batch(256), &[512, 256, 56, 56], Op::Forward),
         (batch(256), &[1 << 18, 256], Op::Forward),
         (batch(4), &[1 << 24, 4], Op::LocalSums(Direction::Forward)),
         (batch(1024), &[1 << 17, 1024], Op::Backward(ALL)),
         (layer(4096), &[1 << 17, 4096], backward),
         (layer(8), &[1 << 23, 8], backward),
+        // Behind the sums of channels lie those of their groups.
+        (group(32, 256), &[3600, 256, 20, 20], Op::Forward),
+        (group(32, 256), &[3300, 256, 20, 20], Op::Backward(ALL)),
+        (group(32, 256), &[3600, 256, 20, 20], Op::Backward(ALL)),
+        (group(1, 4096), &[1024, 4096, 8, 8], Op::Forward),
+        (group(1, 4096), &[1024, 4096, 8, 8], Op::Backward(ALL)),
     ];
     for profile in [Profile::GPU, Profile::SOFTWARE_GPU] {
         for (norm, shape, op) in &cases {
             for dtype in [DType::F32, DType::F16] {
-                let format = if norm.running_stats().is_some() { Format::ChannelsLast } else { Format::ChannelsFirst };
+                let rows = matches!(norm, NormDescriptor::Layer(_));
+                let format = if rows { Format::ChannelsFirst } else { Format::ChannelsLast };
                 let tensor = TensorDescriptor { dtype, format, ..TensorDescriptor::new(shape) };
                 let plan = plan_for(norm, &tensor, Statistics::Batch, PLAIN, *op, &profile).unwrap();
                 let (scratch, elements) = (plan.scratch(), tensor.len().unwrap());
@@ -495,9 +503,11 @@ fn partial_results_fit_a_binding() {
 
 /// What a pass writes lies in the scratch buffer, and apart from what it reads there.
 fn check_partials(plan: &Plan, pass: &Pass) {
-    let targets = plan.walk(pass.over).targets();
-    let [read, written] = [(pass.partials_in_at, pass.partials_in), (pass.partials_out_at, pass.partials_out)]
-        .map(|(at, n)| at..at + n * targets);
+    let [read, written] = [
+        (pass.partials_in_at, pass.partials_in, pass.partials_of()),
+        (pass.partials_out_at, pass.partials_out, pass.over),
+    ]
+    .map(|(at, n, over)| at..at + n * plan.walk(over).targets());
     assert!(read.end <= written.start || written.end <= read.start, "{read:?} {written:?}");
     assert!(read.end.max(written.end) * 16 <= plan.scratch());
 }

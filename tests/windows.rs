@@ -26,6 +26,7 @@ fn cases() -> Vec<Case> {
             for case in [
                 Case::new(BatchNormDescriptor::new(c), shape),
                 Case::new(GroupNormDescriptor::new(1, c), shape),
+                Case::new(GroupNormDescriptor::new(c.div_ceil(3), c), shape),
                 Case::new(GroupNormDescriptor::new(c, c), shape),
                 Case::new(tracking.clone(), shape),
             ] {

@@ -125,6 +125,7 @@ pub fn cases(quick: bool) -> Vec<Case> {
             (DType::F16, first, [32, 1024, 14, 14]),
             (DType::F16, first, [32, 2048, 7, 7]),
             (DType::F32, last, [32, 64, 112, 112]),
+            (DType::F16, last, [32, 2048, 7, 7]),
         ]);
     }
     let groups = (!quick).then(|| group(32, &[2, 256, 100, 152]));

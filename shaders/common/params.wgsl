@@ -22,8 +22,8 @@ struct Params {
     tiles: u32,
     // Workgroups' blocks of targets.
     blocks: u32,
-    // Partial results per target, where they start, and the distances of two targets and of two partial results; then
-    // those that are written.
+    // Partial results per target, where they start, and the distances of two targets and of two partial results; then where
+    // those start that are written, and how many of them a target has.
     partials_in: u32,
     partials_in_at: u32,
     partials_in_target: u32,

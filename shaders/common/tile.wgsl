@@ -29,12 +29,12 @@ fn affine_indices(p: Place) -> Indices {
 // Where their statistics are.
 fn stat_indices(p: Place) -> Indices {
     if (STATS_SHARED) {
-        // By one division: two neighbours at least share one, so the last target's is at most two further.
+        // By one division: at least two neighbours share one, and the first of four is a multiple of four.
         let first = p.goal / params.stat_div;
         let beyond = p.goal - first * params.stat_div;
         return Indices(
 //#for t
-            first + u32(beyond + $tu >= params.stat_div) + u32(beyond + $tu >= 2u * params.stat_div),
+            first + u32(beyond + $tu >= params.stat_div),
 //#end
         );
     }

@@ -27,8 +27,8 @@ impl Planner<'_> {
     }
 
     /// Where a group's channels are not too small and not too many, their sums serve both the statistics and the weights.
-    /// Neither a device's limits nor what is asked for decide whether, for the same bits, which both ways give; the size of
-    /// the batch does, above 2^22 channels in all. Groups that are held on chip, but not channel by channel, are left out.
+    /// Neither a device's limits nor what is asked for decide whether, for the same bits, which both ways give. Groups that
+    /// are held on chip, but not channel by channel, are left out.
     pub fn summed_channels(&self) -> Result<Option<Channels>, Error> {
         if !self.has_few_large_channels() {
             return Ok(None);
@@ -62,7 +62,8 @@ impl Planner<'_> {
         })
     }
 
-    /// Whether there is room for the sums of each sample's channels, too.
+    /// Whether there is room for the sums of each sample's channels, too: 2^22 at the most, so that above these a sample's
+    /// bits may depend on the size of its batch.
     fn has_few_large_channels(&self) -> bool {
         let affine = &self.problem.layout.affine;
         // Those that they are merged to need as much room at the most.
@@ -95,6 +96,7 @@ impl Planner<'_> {
         let mut weighs = direction == Direction::Backward;
         // A channel's own sum is weighed.
         self.reduce(direction, Over::Instances, if weighs { 1 } else { u64::MAX })?;
+        debug_assert!(self.partials_out().is_power_of_two(), "a tree over all of a group is one over its channels");
         let sums_at = self.partials_at();
         self.kept = sums_at + samples * channels * self.partials_out();
         let elements = self.element_geometry(over)?;

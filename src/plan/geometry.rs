@@ -137,17 +137,25 @@ impl Geometry {
     /// A target as one tile if that fits on chip; or tiles whose partial results are few enough to move and to bind.
     pub fn new(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
         // What is reduced on chip stays in registers, of which there are too few for four targets.
-        let mut geometry = Geometry::of(walk, profile, false)?;
-        while geometry.tiles > 1 && geometry.leaves < geometry.workgroup && geometry.has_many_partials(walk, profile) {
-            geometry = geometry.with_leaves(walk, geometry.leaves * 2);
+        Ok(Geometry::of(walk, profile, false)?.with_few_partials(walk, profile))
+    }
+
+    /// The same for passes that only sum elements.
+    pub fn of_sums(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
+        Ok(Geometry::of(walk, profile, true)?.with_few_partials(walk, profile))
+    }
+
+    fn with_few_partials(mut self, walk: &Walk, profile: &Profile) -> Geometry {
+        while self.tiles > 1 && self.leaves < self.workgroup && self.has_many_partials(walk, profile) {
+            self = self.with_leaves(walk, self.leaves * 2);
         }
-        Ok(geometry)
+        self
     }
 
     fn has_many_partials(&self, walk: &Walk, profile: &Profile) -> bool {
         let elements = u64::from(self.leaves) * self.tree.leaf_len().min(walk.len);
-        // Those that they are merged to lie behind them.
-        let partials = self.tiles + Geometry::of_partials(self.tiles, profile).tiles;
+        // Those that they are merged to lie behind them, and those of groups of targets behind these.
+        let partials = self.tiles + Geometry::of_partials(self.tiles, profile).tiles + 1;
         let bytes = walk.targets().saturating_mul(partials).saturating_mul(PARTIAL);
         elements < ELEMENTS_OF_PARTIAL || bytes > profile.max_binding_size
     }
@@ -174,7 +182,7 @@ impl Geometry {
         let workgroup = u64::from(profile.workgroup);
         let whole = profile.min_targets > 0 && walk.targets() >= profile.min_targets;
         // Channels that lie side by side in memory should stay so in a workgroup: as many as if each element were a leaf.
-        let elements = if side_by_side && (tree.singles || tree.parts > 1) { tree.leaf_len() } else { 1 };
+        let elements = if side_by_side { tree.leaf_len() } else { 1 };
         let fours = profile.abreast == 4 && side_by_side && walk.inner.is_multiple_of(4);
         let split = if side_by_side {
             let lanes = (walk.targets() / if fours { 4 } else { 1 }).next_power_of_two();

@@ -173,7 +173,7 @@ impl Planner<'_> {
     }
 
     /// Tiles of partial results to one each.
-    pub(super) fn merge_as(
+    fn merge_as(
         &mut self,
         geometry: Geometry,
         partials_in: u64,
@@ -227,10 +227,10 @@ impl Planner<'_> {
         if pass.backwards {
             pass.dispatches.reverse();
         }
-        let targets = self.problem.walk(over).targets();
+        let [out, of_those_in] = [over, pass.partials_of()].map(|over| self.problem.walk(over).targets());
         // Before the ones that come in, if there is room.
-        if pass.partials_in_at < self.kept + pass.partials_out * targets {
-            pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.partials_in * targets);
+        if pass.partials_in_at < self.kept + pass.partials_out * out {
+            pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.partials_in * of_those_in);
         }
         self.passes.push(pass);
         Ok(())
@@ -284,10 +284,12 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn geometry(&self, over: Over) -> Result<Geometry, Error> {
+    fn geometry(&self, over: Over) -> Result<Geometry, Error> {
         let walk = &self.problem.walk(over);
         let geometry = match self.beside_columns(over)? {
             Some(geometry) => geometry,
+            // No kernel keeps their elements.
+            None if over == Over::Instances => Geometry::of_sums(walk, self.profile)?,
             None => Geometry::new(walk, &self.profile_of_sums(over))?,
         };
         window::fitting(geometry, over, self.problem, self.profile)
