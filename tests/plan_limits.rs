@@ -427,15 +427,18 @@ fn channels_side_by_side_are_summed_before_their_groups() {
         let norm = GroupNormDescriptor::new(groups, shape[1]).into();
         plan_for(&norm, &last(shape), Statistics::Batch, PLAIN, op, profile).unwrap()
     };
-    let (reduce, merge, apply) = ((Reduce, Instances), (Merge, Stats), (Apply, Instances));
-    let cases: [(usize, &[usize], &[(Kernel, Over)]); 5] = [
-        (32, &[2, 256, 100, 152], &[reduce, merge, apply]),
+    type Passes = &'static [(Kernel, Over)];
+    const REDUCE: (Kernel, Over) = (Reduce, Instances);
+    const MERGE: (Kernel, Over) = (Merge, Stats);
+    const APPLY: (Kernel, Over) = (Apply, Instances);
+    let cases: [(usize, &[usize], Passes); 5] = [
+        (32, &[2, 256, 100, 152], &[REDUCE, MERGE, APPLY]),
         // 1024 elements of a group are held on chip, 1032 are not.
         (32, &[2, 256, 8, 16], &[(Rows, Stats)]),
-        (32, &[2, 256, 3, 43], &[reduce, merge, apply]),
+        (32, &[2, 256, 3, 43], &[REDUCE, MERGE, APPLY]),
         // Channels of less than 32 elements; groups of more channels than a merge takes at once.
         (1, &[2, 4096, 31, 1], &[(Reduce, Stats), (Apply, Stats)]),
-        (1, &[2, 4096, 8, 8], &[reduce, merge, merge, apply]),
+        (1, &[2, 4096, 8, 8], &[REDUCE, MERGE, MERGE, APPLY]),
     ];
     for (groups, shape, expected) in cases {
         let forward = plan(groups, shape, Op::Forward, &Profile::GPU);
@@ -444,7 +447,7 @@ fn channels_side_by_side_are_summed_before_their_groups() {
         for pass in &forward.passes {
             check_partials(&forward, pass);
         }
-        if expected.last() == Some(&apply) {
+        if expected.last() == Some(&APPLY) {
             let [.., merge, apply] = &forward.passes[..] else { unreachable!() };
             assert!(merge.finishes && merge.partials_out == 0 && !apply.reduces && !apply.finishes);
             assert_eq!((apply.geometry.abreast, traffic(&forward)), (4, (2, 1)));
