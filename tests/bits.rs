@@ -12,7 +12,7 @@ mod golden;
 mod placement;
 
 use adapters::Gpu;
-use cases::{Case, Data, Results, norms, run};
+use cases::{Case, Data, Results, half, last, norms, run};
 use placement::{Gaps, Over, Placement};
 use wgpu_norm::plan::{Pass, Plan, Problem};
 use wgpu_norm::{
@@ -20,14 +20,6 @@ use wgpu_norm::{
     LayerNormDescriptor, Moments, Momentum, NonFinite, Op, Profile, Residual, RmsNormDescriptor, Statistics,
     TensorDescriptor, gpu, host, host::Backend,
 };
-
-fn last(case: Case) -> Case {
-    Case { format: Format::ChannelsLast, ..case }
-}
-
-fn half(dtype: DType, case: Case) -> Case {
-    Case { input: dtype, output: dtype, ..case }
-}
 
 fn fused(residual: Residual, relu: bool, case: Case) -> Case {
     Case { fusion: Fusion { residual, relu }, ..case }

@@ -15,9 +15,9 @@ mod cases;
 #[path = "common/golden.rs"]
 mod golden;
 
-use cases::{Case, Data, Inputs, compare, narrow, noise, round, run};
+use cases::{Case, Data, Inputs, compare, last, narrow, noise, round, run};
 use wgpu_norm::{
-    BatchNormDescriptor, Commit, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
+    BatchNormDescriptor, Commit, DType, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
     LayerNormDescriptor, Momentum, Residual, RmsNormDescriptor, Running, State, Statistics, TensorDescriptor, host,
     layout::Layout,
 };
@@ -122,10 +122,6 @@ fn layer(shape: &[usize]) -> Case {
 
 fn rms(shape: &[usize]) -> Case {
     Case::new(RmsNormDescriptor { eps: EPS, ..RmsNormDescriptor::new(&shape[1..]) }, shape)
-}
-
-fn last(case: Case) -> Case {
-    Case { format: Format::ChannelsLast, ..case }
 }
 
 fn norms() -> Vec<Case> {

@@ -109,12 +109,7 @@ impl Planner<'_> {
                 partials_in = last.partials_out;
             }
         }
-        if direction == Direction::Forward {
-            self.finish();
-            return self.push(Kernel::Apply, direction, over, elements, |_| {});
-        }
-        self.push(Kernel::Apply, direction, over, elements, |p| {
-            p.reduces = true;
+        self.apply(direction, over, elements, |p| {
             p.partials_in = partials_in;
             p.weighs = weighs;
         })?;

@@ -108,19 +108,30 @@ impl Planner<'_> {
         let elements = self.element_geometry(over)?;
         self.reduce(direction, over, self.most_applied(&elements))?;
         let partials_in = self.partials_out();
-        if direction == Direction::Forward
-            && partials_in == 1
-            && self.passes.last().is_some_and(|p| p.kernel == Kernel::Merge)
-        {
+        self.apply(direction, over, elements, |p| {
+            p.finishes = true;
+            p.partials_in = partials_in;
+            p.partials_out = partials_out;
+        })
+    }
+
+    /// Elements are written by what has been reduced. `merges`: how the pass takes the partial results that are left.
+    pub(super) fn apply(
+        &mut self,
+        direction: Direction,
+        over: Over,
+        elements: Geometry,
+        merges: impl FnOnce(&mut Pass),
+    ) -> Result<(), Error> {
+        let merged = self.partials_out() == 1 && self.passes.last().is_some_and(|p| p.kernel == Kernel::Merge);
+        if merged && direction == Direction::Forward {
             // Statistics are computed once, not by everyone who writes.
             self.finish();
             return self.push(Kernel::Apply, direction, over, elements, |_| {});
         }
         self.push(Kernel::Apply, direction, over, elements, |p| {
             p.reduces = true;
-            p.finishes = true;
-            p.partials_in = partials_in;
-            p.partials_out = partials_out;
+            merges(p);
         })
     }
 

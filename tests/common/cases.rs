@@ -336,6 +336,16 @@ pub fn compare(case: &Case, data: &Data, results: &Results, base: f64) -> Vec<Ch
     checks
 }
 
+/// The same channels-last.
+pub fn last(case: Case) -> Case {
+    Case { format: Format::ChannelsLast, ..case }
+}
+
+/// The same in halves.
+pub fn half(dtype: DType, case: Case) -> Case {
+    Case { input: dtype, output: dtype, ..case }
+}
+
 /// Shapes (N, C, S) either side of every boundary: vec4 tails, units, lanes, tiles, workgroups, primes, 1.
 pub const CHANNEL_SHAPES: [(usize, usize, usize); 24] = [
     (2, 1, 1),
