@@ -10,6 +10,12 @@ pub(super) const LINE: usize = LANES * size_of::<f32>();
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead<const N: usize = 2>(pub [Rest; N]);
 
+/// Whether vector `k` of a few neighbours of elements like these has a line of its own: two vectors of halves share one.
+#[inline(always)]
+pub(crate) const fn begins_line<T>(k: usize) -> bool {
+    (k * size_of::<T>()).is_multiple_of(size_of::<f32>())
+}
+
 /// Nothing.
 impl<const N: usize> Default for Ahead<N> {
     #[inline(always)]
@@ -86,11 +92,15 @@ impl<const N: usize> Ahead<N> {
         self.0.into_iter().for_each(|rest| rest.ask(rest.vector * i));
     }
 
-    /// Asks for the lines of several vectors.
+    /// Asks for the lines of a few neighbouring vectors of such elements.
     #[inline(always)]
-    pub fn ask_vectors<const VECTORS: usize>(self, vectors: [usize; VECTORS]) {
+    pub fn ask_vectors<T, const VECTORS: usize>(self, vectors: [usize; VECTORS]) {
         for rest in self.0 {
-            vectors.into_iter().for_each(|i| rest.ask(rest.vector * i));
+            for (k, i) in vectors.into_iter().enumerate() {
+                if begins_line::<T>(k) {
+                    rest.ask(rest.vector * i);
+                }
+            }
         }
     }
 

@@ -39,8 +39,8 @@ impl Down {
             let all = self.samples * self.rows * self.width;
             branches_of_entry(exec, all, rows * self.width)
         };
-        if self.rows <= self.leaf && self.joins_samples {
-            let samples = branches(self.rows);
+        let samples = if self.joins_samples { branches(self.rows) } else { 1 };
+        if samples > 1 {
             return Cut { samples, chunks: 1, rows: self.rows };
         }
         let rows = self.rows.min(branches(self.leaf) * self.leaf);
@@ -66,7 +66,7 @@ pub(crate) fn cells<K: Source>(exec: Exec, down: Down, source: &K) -> Table {
     if cut.chunks == 1 { table } else { join::<K::Kind>(exec, &table, cut.chunks) }
 }
 
-/// One entry: `rows` rows of each of some samples. If there are several samples, each is a leaf.
+/// One entry: `rows` rows of each of some samples.
 #[inline(always)]
 pub(crate) fn fill_columns<S: Simd, K: Source>(
     simd: S,
@@ -77,9 +77,14 @@ pub(crate) fn fill_columns<S: Simd, K: Source>(
     to: Parts,
     scratch: &mut Scratch,
 ) {
-    let (all, leaf) = (samples * rows, if samples > 1 { rows } else { down.leaf.min(rows) });
-    let mut columns = Columns::<S, K::Kind>::new(simd, (down.width, WIDE), leaf, all.div_ceil(leaf));
-    columns.push(simd, source, first..first + all, scratch);
+    let (all, leaf) = (first..first + samples * rows, down.leaf.min(rows));
+    let leaves = samples * rows.div_ceil(leaf).next_power_of_two();
+    let mut columns = Columns::<S, K::Kind>::new(simd, (down.width, WIDE), leaf, leaves);
+    // Samples of one leaf each are looked at several at a time.
+    let step = if rows == leaf { all.len() } else { rows };
+    for first in all.clone().step_by(step) {
+        columns.push(simd, source, first..first + step, all.end, scratch);
+    }
     columns.store(simd, to);
 }
 
@@ -125,31 +130,39 @@ impl<S: Simd, K: Kind> Columns<S, K> {
 
     #[inline(always)]
     fn close(&mut self, simd: S) {
-        self.stack.push(0, &mut self.merged, self.rows as u32);
+        self.stack.push(&mut self.merged, self.rows as u32);
         self.merged.fill(PartialOf::<K, S>::empty(simd));
         self.rows = 0;
     }
 
-    /// Rows that are read for it: whole leaves, but for the last of all.
+    /// A tree of rows that are read for it: whole leaves, but for the last. `end`: of all rows.
     #[inline(always)]
-    pub fn push(&mut self, simd: S, source: &impl Source<Kind = K>, rows: Range<usize>, scratch: &mut Scratch) {
-        let mut first = rows.start;
-        while first < rows.end {
-            // As many leaves as a tile holds, a power of two; or the last one, which may be shorter.
-            let full = ((rows.end - first) / self.leaf).min(TALL / self.leaf);
-            let level = full.max(1).ilog2() as usize;
-            let count = (self.leaf << level).min(rows.end - first);
-            let Panels { width, len: most } = self.panels;
+    pub fn push(
+        &mut self,
+        simd: S,
+        source: &impl Source<Kind = K>,
+        rows: Range<usize>,
+        end: usize,
+        scratch: &mut Scratch,
+    ) {
+        let levels = |rows: usize| rows.div_ceil(self.leaf).next_power_of_two().ilog2() as usize;
+        let Panels { width, len: most } = self.panels;
+        let first_panel = Area { first: rows.start, rows: rows.len(), at: 0, len: most.min(width) };
+        let tall = self.leaf << (rows_at_once::<S, _>(source, first_panel) / self.leaf).min(TALL).ilog2();
+        let top = levels(rows.len());
+        for first in rows.clone().step_by(tall) {
+            let count = tall.min(rows.end - first);
+            let level = levels(count);
             for (at, len, spans) in self.panels.all() {
                 let area = Area { first, rows: count, at, len };
                 // Panels are not read in the order of memory, so it has to be told.
                 let behind = Area { at: at + len, len: most.min(width - at - len), ..area };
                 let below = Area { first: first + count, at: 0, len: most.min(width), ..area };
-                let next = Some(if behind.len > 0 { behind } else { below }).filter(|next| next.first < rows.end);
+                let next = Some(if behind.len > 0 { behind } else { below }).filter(|next| next.first < end);
                 leaves_of_columns(simd, source, (area, next), self.leaf, &mut self.merged[spans], scratch);
             }
-            self.stack.push(level, &mut self.merged, count as u32);
-            first += count;
+            let top = if first + count == rows.end { top } else { level };
+            self.stack.push_tree(level..top, &mut self.merged, count as u32);
         }
     }
 
@@ -193,6 +206,15 @@ impl Panels {
     fn spans_before(self, column: usize) -> usize {
         column / self.len * self.len.div_ceil(LANES) + (column % self.len).div_ceil(LANES)
     }
+}
+
+/// Rows of a panel that are looked at together: more than a tile has, so that more leaves are merged in registers, where they
+/// are read in place.
+#[inline(always)]
+fn rows_at_once<S: Simd, K: Source>(source: &K, all: Area) -> usize {
+    let in_place =
+        source.plain::<f32>(all).is_some() || first_half!(S, T => source.plain::<T>(all).map(|_| ())).is_some();
+    if in_place { source.tall().max(TALL) } else { TALL }
 }
 
 /// Leaves of every column of an area, merged: one partial result a span. Out of line, so that it is compiled once.

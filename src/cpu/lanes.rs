@@ -197,6 +197,22 @@ macro_rules! for_strides {
 }
 pub(crate) use for_strides;
 
+/// Runs a block with each number below `$n`, of up to [`TURNS`]: what is indexed by it stays in registers, which in a loop it
+/// may not.
+macro_rules! unrolled {
+    ($n:expr, $k:ident => $body:block) => {{
+        const { assert!($n <= TURNS) };
+        unrolled!($n, $k => $body, 0, 1, 2, 3);
+    }};
+    ($n:expr, $k:ident => $body:block, $($i:literal),+) => {
+        $(if $n > $i {
+            let $k: usize = $i;
+            $body
+        })+
+    };
+}
+pub(crate) use unrolled;
+
 /// Strides whose sums are added first: sums of long rows are sums of few numbers, too, as rounding grows with them.
 const STRIDES: usize = 16;
 

@@ -1,10 +1,10 @@
 //! Leaves of columns: moments and sums over a few rows, each column a lane.
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, begins_line};
 use super::area::TILE;
 use super::exec::apart;
 use super::formula::{Gradient, Made, Param, Same, Stats, Weights, low, with_mask};
-use super::lanes::{LANES, Number, Span, TURNS, V, for_spans, for_strides};
+use super::lanes::{LANES, Number, Span, TURNS, V, for_spans, for_strides, unrolled};
 use super::partial::{Mean, Partial, Sums, two_sum};
 use fearless_simd::{Simd, SimdBase};
 use std::ops::Range;
@@ -12,8 +12,12 @@ use std::ops::Range;
 /// Columns that are reduced side by side.
 pub(crate) const WIDE: usize = 256;
 
-/// Rows that are looked at together.
+/// Rows of them that fit a tile, and the most leaves that are merged at once.
 pub(crate) const TALL: usize = TILE / WIDE;
+
+/// Rows, of all tensors together, that may lie on a page of memory each: processors know about as many without looking them
+/// up.
+pub(crate) const PAGES: usize = 64;
 
 /// Moments of columns over a few rows: one of `to` a span.
 #[inline(always)]
@@ -34,7 +38,10 @@ pub(crate) fn moments_of_columns<'a, S: Simd, T: Number>(
                 &mut waiting,
                 &mut to[i..],
                 #[inline(always)]
-                |rows| [moments_of_two(simd, rows.start, span, &row, ahead)],
+                |rows| match rows.len() {
+                    1 => moments_of_spans(simd, rows, [span], true, &row, ahead),
+                    _ => [moments_of_two(simd, rows.start, span, &row, ahead)],
+                },
             );
         });
         return;
@@ -104,14 +111,18 @@ fn moments_of_spans<'a, S: Simd, T: Number, const N: usize>(
             }
         }
     }
+    let count = rows.len();
     for k in 0..N {
-        mean[k] /= rows.len() as f32;
+        // The same number, sooner.
+        mean[k] = if count.is_power_of_two() { mean[k] * (1.0 / count as f32) } else { mean[k] / count as f32 };
         (moments[k].hi, moments[k].lo) = two_sum(pivot[k], mean[k]);
     }
     for r in rows {
         let (row, ahead) = (row(r), ahead.row(r));
         for k in 0..N {
-            ahead.ask(spans[k].index());
+            if begins_line::<T>(k) {
+                ahead.ask(spans[k].index());
+            }
             let deviation = (spans[k].load(simd, row) - pivot[k]) - mean[k];
             moments[k].m2 += deviation * deviation;
         }
@@ -189,25 +200,19 @@ fn sums_of_spans<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>, const MASK: u
     let (mut g_sum, mut gx_sum) = ([zero; N], [zero; N]);
     for r in rows {
         let (gradient, stats, affine) = row(r);
-        // Short loops, so that the compiler unrolls them and keeps the sums in registers.
-        let (mut g, mut xhat) = ([zero; N], [zero; N]);
         if let Some(ahead) = ahead {
-            ahead.row(r).ask_vectors(indices);
+            ahead.row(r).ask_vectors::<T, N>(indices);
         }
-        for k in 0..N {
-            g[k] = gradient.masked::<S, MASK>(simd, spans[k], Made { stats, weights: affine });
-        }
-        for k in 0..N {
-            xhat[k] = if alike {
+        unrolled!(N, k => {
+            let g = gradient.masked::<S, MASK>(simd, spans[k], Made { stats, weights: affine });
+            let xhat = if alike {
                 spans[k].load(simd, gradient.x) - stats.hi.at(simd, spans[k])
             } else {
                 gradient.xhat(simd, spans[k], stats)
             };
-        }
-        for k in 0..N {
-            g_sum[k] += g[k];
-            gx_sum[k] += g[k] * xhat[k];
-        }
+            g_sum[k] += g;
+            gx_sum[k] += g * xhat;
+        });
     }
     let mut sums = [Sums([V::splat(simd, 0.0); 2]); N];
     for k in 0..N {
@@ -223,7 +228,7 @@ fn sums_of_spans<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>, const MASK: u
 /// about as large as what a stride of them reads.
 type Waiting<P, const SPANS: usize> = [[P; SPANS]; TALL.ilog2() as usize + 1];
 
-/// A few leaves of columns, as many as a power of two: so many rows, so many of each; or one that is shorter.
+/// A few leaves of columns: so many rows, so many of each, the last may have fewer.
 #[derive(Clone, Copy)]
 pub(crate) struct Leaves {
     pub rows: usize,
@@ -240,19 +245,36 @@ impl Leaves {
         of: impl Fn(Range<usize>) -> [P; N],
     ) {
         let (rows, leaf) = (self.rows, self.leaf);
-        let mut whole = 0;
-        for k in 0..rows.div_ceil(leaf) {
-            let (mut partial, mut level) = (of(k * leaf..((k + 1) * leaf).min(rows)), 0);
+        let leaves = rows.div_ceil(leaf);
+        for k in 0..leaves {
+            let end = ((k + 1) * leaf).min(rows);
+            let (mut partial, mut level) = (of(k * leaf..end), 0);
             while k >> level & 1 == 1 {
-                let count = (leaf << level) as u32;
-                for (partial, left) in partial.iter_mut().zip(&waiting[level]) {
-                    *partial = left.merge(*partial, [count, count]);
-                }
+                let middle = (k + 1 - (1 << level)) * leaf;
+                merge_into(&mut partial, &waiting[level], [leaf << level, end - middle]);
                 level += 1;
             }
             waiting[level][..N].copy_from_slice(&partial);
-            whole = level;
         }
-        to[..N].copy_from_slice(&waiting[whole][..N]);
+        // As if there were as many as a power of two.
+        let mut level = leaves.trailing_zeros() as usize;
+        let mut middle = (leaves & (leaves - 1)) * leaf;
+        to[..N].copy_from_slice(&waiting[level][..N]);
+        while middle > 0 {
+            level += 1;
+            if leaves >> level & 1 == 1 {
+                merge_into(&mut to[..N], &waiting[level], [leaf << level, rows - middle]);
+                middle -= leaf << level;
+            }
+        }
+    }
+}
+
+/// What is before each partial result, and so many rows of each.
+#[inline(always)]
+fn merge_into<S: Simd, P: Partial<S>>(partials: &mut [P], before: &[P], counts: [usize; 2]) {
+    let counts = counts.map(|count| count as u32);
+    for (partial, &before) in partials.iter_mut().zip(before) {
+        *partial = before.merge(*partial, counts);
     }
 }

@@ -3,6 +3,7 @@
 use super::lanes::V;
 use fearless_simd::{Simd, SimdBase};
 use smallvec::{SmallVec, smallvec};
+use std::ops::Range;
 
 /// Partial results in lanes. Counts are the same for all lanes, so they are kept aside.
 pub(crate) trait Partial<S: Simd>: Copy {
@@ -109,24 +110,38 @@ impl<P: Copy> Stack<P> {
         Stack { levels: smallvec![P::empty(simd); levels * spans], counts: smallvec![0; levels], spans, pushed: 0 }
     }
 
-    /// The next 2^level leaves, merged: one partial result a span, each of `count` elements.
+    /// The next leaf: one partial result a span, each of `count` elements.
     #[inline(always)]
-    pub fn push<S: Simd>(&mut self, level: usize, partials: &mut [P], mut count: u32)
+    pub fn push<S: Simd>(&mut self, partials: &mut [P], count: u32)
     where
         P: Partial<S>,
     {
-        let mut at = level;
-        while self.pushed >> at & 1 == 1 {
-            let counts = [self.counts[at], count];
-            for (left, right) in self.levels[at * self.spans..].iter().zip(partials.iter_mut()) {
-                *right = left.merge(*right, counts);
+        self.push_tree(0..0, partials, count);
+    }
+
+    /// The next 2^levels.start leaves, merged. They end a tree of 2^levels.end, as if it were padded with more of them.
+    #[inline(always)]
+    pub fn push_tree<S: Simd>(&mut self, levels: Range<usize>, partials: &mut [P], mut count: u32)
+    where
+        P: Partial<S>,
+    {
+        let mut at = levels.start;
+        loop {
+            let waits = self.pushed >> at & 1 == 1;
+            if waits {
+                let counts = [self.counts[at], count];
+                for (left, right) in self.levels[at * self.spans..].iter().zip(partials.iter_mut()) {
+                    *right = left.merge(*right, counts);
+                }
+                count = count.saturating_add(counts[0]);
+            } else if at >= levels.end {
+                break;
             }
-            count = count.saturating_add(counts[0]);
             at += 1;
         }
         self.levels[at * self.spans..][..self.spans].copy_from_slice(partials);
         self.counts[at] = count;
-        self.pushed += 1 << level;
+        self.pushed = ((self.pushed >> levels.end) + 1) << levels.end;
     }
 
     /// The root of one span's tree, as if it were padded to a power of two.

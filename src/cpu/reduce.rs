@@ -106,7 +106,7 @@ pub(crate) fn rows<S: Simd, P: Partial<S>>(
     let mut stack = Stack::new(simd, 1, width.div_ceil(most));
     for at in (0..width).step_by(most) {
         let (area, next) = (area(at), if next > 0 && at + most < width { Some(area(at + most)) } else { behind });
-        stack.push(0, &mut [leaf((area, next))], area.len as u32);
+        stack.push(&mut [leaf((area, next))], area.len as u32);
     }
     stack.finish(simd, 0)
 }
@@ -224,7 +224,7 @@ fn fill_channels<S: Simd, K: Source>(
                 |areas| leaf_of_rows(simd, source, areas, &[], scratch),
             );
         }
-        stack.push(0, &mut merged, grid.width as u32);
+        stack.push(&mut merged, grid.width as u32);
     }
     for i in 0..merged.len() {
         let span = Span::Part { at: i * once, len: once.min(len - i * once) };
@@ -255,7 +255,7 @@ fn fill_joined<S: Simd, K: Kind>(simd: S, table: &Table, entries: Range<usize>, 
         let mut stack = Stack::<PartialOf<K, S>>::new(simd, 1, entries.len());
         for entry in entries.clone() {
             let partial = table.load(simd, entry, at..at + len, span);
-            stack.push(0, &mut [partial], table.counts[entry]);
+            stack.push(&mut [partial], table.counts[entry]);
         }
         store(simd, stack.finish(simd, 0), span, &mut to);
     });

@@ -97,7 +97,7 @@ impl<K: Source, B: Fn(Range<usize>, &mut Scratch)> Relay<'_, K, B> {
             #[inline(always)]
             |areas| leaf(areas, scratch),
         );
-        tree.stack.push(0, &mut [cells], self.grid.width as u32);
+        tree.stack.push(&mut [cells], self.grid.width as u32);
     }
 }
 

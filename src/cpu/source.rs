@@ -8,7 +8,7 @@ use super::grid::{Cursor, Grid, Row};
 use super::input::{Input, Place, Tile};
 use super::lanes::Number;
 use super::leaf::{self, Meanwhile};
-use super::leaf_columns::{self, Leaves, TALL};
+use super::leaf_columns::{self, Leaves, PAGES, TALL};
 use super::params::{Affine, OfColumn, OfRow, Owner, StatSlices};
 use super::partial::{Mean, Partial, Sums};
 use fearless_simd::Simd;
@@ -40,6 +40,9 @@ pub(crate) trait Source: Sync {
     /// An area of all tensors that are read.
     type Tile<'a, T: Number>;
 
+    /// Rows of columns that may be looked at together, where they are read in place.
+    fn tall(&self) -> usize;
+
     /// An area in place, if all tensors have such elements and neighbours lie side by side.
     fn plain<T: Number>(&self, area: Area) -> Option<Self::Tile<'_, T>>;
 
@@ -56,8 +59,8 @@ pub(crate) trait Source: Sync {
         down: &[Cell<PartialOf<Self::Kind, S>>],
     ) -> PartialOf<Self::Kind, S>;
 
-    /// Of an area of up to [`WIDE`] columns and [`TALL`] rows, each column a lane: one of `to` a span. Leaves have so
-    /// many rows each. The second area is asked for meanwhile.
+    /// Of an area of up to [`TALL`] leaves, each column a lane: one of `to` a span. Leaves have so many rows each, the last
+    /// may have fewer. The second area is asked for meanwhile.
     fn columns<S: Simd, T: Number>(
         &self,
         simd: S,
@@ -107,6 +110,10 @@ impl MomentsOf<'_> {
 impl Source for MomentsOf<'_> {
     type Kind = Means;
     type Tile<'a, T: Number> = Tile<'a, T>;
+
+    fn tall(&self) -> usize {
+        PAGES
+    }
 
     #[inline(always)]
     fn plain<T: Number>(&self, area: Area) -> Option<Tile<'_, T>> {
@@ -286,6 +293,11 @@ impl SumsOf<'_> {
 impl Source for SumsOf<'_> {
     type Kind = SumPairs;
     type Tile<'a, T: Number> = GradientTile<'a, T>;
+
+    fn tall(&self) -> usize {
+        // Numbers of rows that have their own are looked up for a few of them.
+        if self.gradient.grid.columns { PAGES / self.gradient.inputs() } else { TALL }
+    }
 
     #[inline(always)]
     fn plain<T: Number>(&self, area: Area) -> Option<GradientTile<'_, T>> {
