@@ -3,6 +3,7 @@
 use super::formula::{Gradient, Line, OfDx, OfY, Param, clamp, mask, projected, with_mask};
 use super::lanes::{LANES, Number, Span, V, for_spans};
 use super::sink::{Sink, Store, Values};
+use super::stream::Half;
 use fearless_simd::Simd;
 
 /// y of a row's elements. `MASK` as for its gradient, but that a residual may be there without a ReLU.
@@ -72,6 +73,55 @@ pub(crate) fn forward_row<S: Simd, T: Number>(
         (None, true) => y.write(simd, len, Y::<_, _, { mask::RELU }> { x, residual, relu, of }),
         (Some(_), _) => y.write(simd, len, Y::<_, _, { mask::RESIDUAL }> { x, residual, relu, of }),
     }
+}
+
+/// y of rows that are worked on as one; see [`Half::write_rows`].
+#[inline(always)]
+pub(crate) fn forward_rows<S: Simd, T: Number, O: OfY<S>>(
+    simd: S,
+    (x, residual): (&[T], Option<&[T]>),
+    y: Half<T>,
+    lens: (usize, usize),
+    relu: bool,
+    each: impl OfY<S>,
+    row_of: impl Fn(usize) -> O,
+) {
+    macro_rules! write_masked {
+        ($mask:expr) => {{
+            let each = Y::<_, _, { $mask }> { x, residual, relu, of: each };
+            y.write_rows(
+                simd,
+                lens,
+                each,
+                #[inline(always)]
+                |k| Y::<_, _, { $mask }> { x, residual, relu, of: row_of(k) },
+            )
+        }};
+    }
+    match (residual, relu) {
+        (None, false) => write_masked!(mask::NONE),
+        (None, true) => write_masked!(mask::RELU),
+        (Some(_), _) => write_masked!(mask::RESIDUAL),
+    }
+}
+
+/// dx of rows that are worked on as one, as [`backward_row_to`].
+#[inline(always)]
+pub(crate) fn backward_rows<S: Simd, T: Number, O: OfDx<S>>(
+    simd: S,
+    gradient: Gradient<T>,
+    dx: Half<T>,
+    lens: (usize, usize),
+    each: impl OfDx<S>,
+    row_of: impl Fn(usize) -> O,
+) {
+    with_mask!(gradient, MASK => dx.write_rows(
+        simd,
+        lens,
+        Dx::<_, _, MASK> { gradient, of: each },
+        #[inline(always)]
+        |k| Dx::<_, _, MASK> { gradient, of: row_of(k) },
+    ));
 }
 
 /// x + residual of a row.

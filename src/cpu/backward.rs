@@ -1,13 +1,13 @@
 //! The backward pass: sums, gradients of weight and bias, dx.
 
 use super::ahead::Ahead;
-use super::apply::{Dx, backward_row, backward_row_to, masked_row};
+use super::apply::{Dx, backward_row, backward_row_to, backward_rows, masked_row};
 use super::area::{Area, Scratch, areas};
 use super::beside::{BackwardRows, Strip};
 use super::blocks::Blocks;
 use super::column_params::DxColumns;
 use super::columns::{self, Columns, Down};
-use super::exec::{Exec, dispatch};
+use super::exec::{Exec, apart, dispatch};
 use super::grid::{Cursor, Grid, Join};
 use super::half::first_half;
 use super::input::Input;
@@ -247,6 +247,16 @@ impl Pass<'_> {
         let mut dx = dx.area(area, &mut [], self.gradient.ahead(area.further(next)));
         if !dx.takes::<T>() {
             return None;
+        }
+        if let &Params::Strip(columns, Some(rows)) = params {
+            let (first, lens) = (Cursor::new(self.grid, area.first).next(), (area.len, self.grid.width));
+            let (gradient, dx, each) = (gradient.row(0), dx.halves::<T>(0), columns.cells(0..area.len));
+            let row_of = {
+                #[inline(always)]
+                move |k| rows.of_kth(simd, first, k)
+            };
+            apart!(simd, backward_rows(simd, gradient, dx, lens, each, row_of));
+            return Some(());
         }
         for_rows!(simd, self.grid, params, area, (k, of) => {
             let dx = dx.halves::<T>(k).of_len(area.len);

@@ -1,12 +1,12 @@
 //! The forward pass: moments, statistics, y.
 
 use super::ahead::Ahead;
-use super::apply::{Y, add_row, forward_row};
+use super::apply::{Y, add_row, forward_row, forward_rows};
 use super::area::{Area, Scratch, areas};
 use super::beside::{ForwardRows, Strip};
 use super::blocks::Blocks;
 use super::column_params::YColumns;
-use super::exec::{Exec, dispatch};
+use super::exec::{Exec, apart, dispatch};
 use super::grid::{Cursor, Grid, Join};
 use super::half::first_half;
 use super::input::{Place, Tile};
@@ -161,6 +161,17 @@ impl Pass<'_> {
             Some(residual) => Some(residual.plain::<T>(area)?),
             None => None,
         };
+        if let &Params::Strip(columns, Some(rows)) = params {
+            let (first, lens) = (Cursor::new(self.grid, area.first).next(), (area.len, self.grid.width));
+            let (y, residual) = (y.halves::<T>(0), residual.as_ref().map(|r| r.row(0)));
+            let each = columns.cells(0..area.len);
+            let row_of = {
+                #[inline(always)]
+                move |k| rows.of_kth(simd, first, k)
+            };
+            apart!(simd, forward_rows(simd, (x.row(0), residual), y, lens, self.relu, each, row_of));
+            return Some(());
+        }
         for_rows!(simd, self.grid, params, area, (k, of) => {
             let (y, residual) = (y.halves::<T>(k).of_len(area.len), residual.as_ref().map(|r| r.row(k)));
             forward_row(simd, x.row(k), residual, y, area.len, self.relu, of);

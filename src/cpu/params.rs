@@ -100,6 +100,13 @@ impl<'a> Affine<'a> {
         }
     }
 
+    /// Of a row that has one of its own.
+    #[inline(always)]
+    fn same<S: Simd>(&self, simd: S, row: Row) -> Weights<Same<S>> {
+        let (weight, bias) = (self.weight[row.channel], self.bias[row.channel]);
+        Weights { weight: Same(V::splat(simd, weight)), bias: Same(V::splat(simd, bias)) }
+    }
+
     /// Of a row's columns `at..at + len`.
     #[inline(always)]
     pub fn each(&self, at: usize, len: usize) -> Weights<Each<'_>> {
@@ -138,8 +145,7 @@ impl Owner for OfRow {
         _: usize,
         _: usize,
     ) -> Weights<impl Param<S> + use<'a, S>> {
-        let (weight, bias) = (affine.weight[row.channel], affine.bias[row.channel]);
-        Weights { weight: Same(V::splat(simd, weight)), bias: Same(V::splat(simd, bias)) }
+        affine.same(simd, row)
     }
 }
 
@@ -180,6 +186,18 @@ pub(crate) struct Weighted<S: Simd, Q> {
 }
 
 impl RowParams<'_> {
+    /// Of the k-th row from `first` on, where each has a statistic and a weight of its own.
+    #[inline(always)]
+    pub fn of_kth<S: Simd>(&self, simd: S, first: Row, k: usize) -> Weighted<S, Same<S>> {
+        self.of_row(simd, Row { channel: first.channel + k, stat: first.stat + k })
+    }
+
+    /// Of a row that has a weight of its own.
+    #[inline(always)]
+    pub fn of_row<S: Simd>(&self, simd: S, row: Row) -> Weighted<S, Same<S>> {
+        self.of_stats(simd, row).with(self.affine.same(simd, row))
+    }
+
     #[inline(always)]
     pub fn of_stats<S: Simd>(&self, simd: S, row: Row) -> OfStats<S> {
         let [g, gx] = self.stats.projection(row.stat - self.stats.first);
@@ -229,21 +247,21 @@ pub(crate) enum Params<'a, C> {
     Rows(RowParams<'a>),
     /// Those of a grid of columns.
     Columns(&'a C),
-    /// Those of rows that are worked on as one (see [`super::strip`]).
-    Strip(&'a C),
+    /// Those of rows that are worked on as one (see [`super::strip`]); besides, where rows are long, their own.
+    Strip(&'a C, Option<RowParams<'a>>),
 }
 
 impl<'a, C> Params<'a, C> {
-    /// Those of a strip, where there is one.
-    pub fn new(rows: &RowParams<'a>, strip: Option<&'a C>) -> Self {
-        strip.map_or(Params::Rows(*rows), Params::Strip)
+    /// Those of a strip, where there is one. `long`: whether its rows are long.
+    pub fn new(rows: &RowParams<'a>, strip: Option<&'a C>, long: bool) -> Self {
+        strip.map_or(Params::Rows(*rows), |strip| Params::Strip(strip, long.then_some(*rows)))
     }
 
     /// An area of a grid as the parameters see it.
     #[inline(always)]
     pub fn area(&self, area: Area) -> Area {
         match self {
-            Params::Strip(_) => area.flat(),
+            Params::Strip(..) => area.flat(),
             _ => area,
         }
     }
@@ -254,7 +272,7 @@ impl<'a, C> Params<'a, C> {
 /// would have to be generic.
 macro_rules! for_rows {
     ($simd:ident, $grid:expr, $params:expr, $area:expr, ($k:ident, $of:ident) => $body:expr) => {{
-        use $crate::cpu::params::{OfColumn, OfRow, Owner, Params};
+        use $crate::cpu::params::{OfColumn, Owner, Params};
         let (grid, area) = ($grid, $area);
         macro_rules! loop_apart {
             ($row:ident => $made:expr) => {
@@ -273,15 +291,13 @@ macro_rules! for_rows {
             };
         }
         match $params {
-            Params::Columns(columns) | Params::Strip(columns) => {
+            Params::Columns(columns) | Params::Strip(columns, _) => {
                 loop_apart!(row => columns.cells(grid.cells(row, area.at, area.len)));
             }
             Params::Rows(rows) if grid.by_column => loop_apart!(row => {
                 rows.of_stats($simd, row).with(OfColumn::weights($simd, rows.affine, row, area.at, area.len))
             }),
-            Params::Rows(rows) => loop_apart!(row => {
-                rows.of_stats($simd, row).with(OfRow::weights($simd, rows.affine, row, area.at, area.len))
-            }),
+            Params::Rows(rows) => loop_apart!(row => rows.of_row($simd, row)),
         }
     }};
 }

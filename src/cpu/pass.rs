@@ -136,10 +136,10 @@ pub(crate) trait Pass: Sync {
                     )
                 }
             },
-            (Params::Strip(params), false) => {
+            (Params::Strip(params, _), false) => {
                 apart!(simd, self.write_strip_beside_inline::<S, NONE>(simd, params, written.flat(), areas, scratch))
             }
-            (Params::Strip(params), true) => {
+            (Params::Strip(params, _), true) => {
                 apart!(simd, self.write_strip_beside_inline::<S, RELU>(simd, params, written.flat(), areas, scratch))
             }
             (Params::Columns(_), _) => unreachable!("columns have no blocks"),
@@ -152,7 +152,7 @@ pub(crate) trait Pass: Sync {
         if strip::pays(grid) {
             return exec.each(strip::pieces(grid), |(channels, samples), scratch| {
                 let strip = strip::params(grid, rows, channels.clone());
-                let params = Params::new(rows, strip.as_ref());
+                let params = Params::new(rows, strip.as_ref(), strip::is_long(grid));
                 dispatch!(exec.level, simd => for n in samples.clone() {
                     let rows = n * grid.rows + channels.start..n * grid.rows + channels.end;
                     let next = if n + 1 < samples.end { grid.rows } else { 0 };
@@ -163,7 +163,7 @@ pub(crate) trait Pass: Sync {
         let strip = strip::rows_of_columns(grid);
         let columns = grid.columns.then(|| Self::Columns::new(rows.stats, rows.affine, 0, Repeat::All(strip)));
         let (params, once) = match &columns {
-            Some(columns) if strip > 1 => (Params::Strip(columns), strip),
+            Some(columns) if strip > 1 => (Params::Strip(columns, None), strip),
             Some(columns) => (Params::Columns(columns), grid.all_rows().max(1)),
             None => (Params::Rows(*rows), grid.all_rows().max(1)),
         };
@@ -204,7 +204,7 @@ pub(crate) trait Pass: Sync {
                 let stats = finish(channels.clone(), to, parts);
                 let rows = self.params(channels.clone(), &stats);
                 let strip = strip::params(grid, &rows, channels);
-                let params = Params::new(&rows, strip.as_ref());
+                let params = Params::new(&rows, strip.as_ref(), strip::is_long(grid));
                 turns.each(
                     scratch,
                     #[inline(always)]

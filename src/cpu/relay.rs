@@ -218,33 +218,41 @@ mod tests {
             ([66, 662, 49], false),
             ([40, 836, 63], false),
         ];
+        for (shape, relu) in shapes {
+            check_channels::<f32>(shape, relu);
+        }
+        // Strips of long rows, which end within a line and within a vector.
+        for relu in [false, true] {
+            check_channels::<half::f16>([36, 640, 196], relu);
+        }
+        check_channels::<half::bf16>([44, 1000, 100], false);
+    }
+
+    fn check_channels<T: Element + PartialEq>(shape: [usize; 3], relu: bool) {
         // Few threads, so that each has several blocks in a row.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        for (shape, relu) in shapes {
-            let [samples, of, width] = shape;
-            let len = samples * of * width;
-            let (x, dy) = (elements::<f32>(noise(3, len)), elements::<f32>(noise(4, len)));
-            let descriptor =
-                |c| NormDescriptor::from(BatchNormDescriptor { affine: false, ..BatchNormDescriptor::new(c) });
-            let train = |c: usize, x: &[f32], dy: &[f32]| {
-                let mut norm = Norm::new(descriptor(c)).unwrap();
-                let shape = [samples, c, width];
-                let tensor = TensorDescriptor::new(&shape);
-                let [mut y, mut dx] = [(); 2].map(|()| vec![f32::NAN; x.len()]);
-                let fusion = Fusion { relu, ..Fusion::default() };
-                let io = Forward::new(x, &mut y);
-                let saved = norm.forward_train::<f32, f32>(&tensor, fusion, io, Commit::Skip).unwrap();
-                let wanted = Backward { dx: Some(&mut dx), ..Backward::new(x, dy) };
-                norm.backward::<f32, f32>(saved, wanted).unwrap();
-                [y, dx]
-            };
-            let all = pool.install(|| train(of, &x, &dy));
-            for range in [0..of / 4, of / 4..of / 2, of / 2..of] {
-                let part = |v: &[f32]| channels(v, shape, range.clone());
-                let expected = train(range.len(), &part(&x), &part(&dy));
-                for (all, expected) in all.iter().zip(expected) {
-                    assert!(part(all) == expected, "{shape:?}, {range:?}");
-                }
+        let [samples, of, width] = shape;
+        let len = samples * of * width;
+        let (x, dy) = (elements::<T>(noise(3, len)), elements::<T>(noise(4, len)));
+        let descriptor = |c| NormDescriptor::from(BatchNormDescriptor { affine: false, ..BatchNormDescriptor::new(c) });
+        let train = |c: usize, x: &[T], dy: &[T]| {
+            let mut norm = Norm::new(descriptor(c)).unwrap();
+            let shape = [samples, c, width];
+            let tensor = TensorDescriptor { dtype: T::DTYPE, ..TensorDescriptor::new(&shape) };
+            let [mut y, mut dx] = [(); 2].map(|()| vec![T::from_f32(f32::NAN); x.len()]);
+            let fusion = Fusion { relu, ..Fusion::default() };
+            let io = Forward::new(x, &mut y);
+            let saved = norm.forward_train::<T, T>(&tensor, fusion, io, Commit::Skip).unwrap();
+            let wanted = Backward { dx: Some(&mut dx), ..Backward::new(x, dy) };
+            norm.backward::<T, T>(saved, wanted).unwrap();
+            [y, dx]
+        };
+        let all = pool.install(|| train(of, &x, &dy));
+        for range in [0..of / 4, of / 4..of / 2, of / 2..of] {
+            let part = |v: &[T]| channels(v, shape, range.clone());
+            let expected = train(range.len(), &part(&x), &part(&dy));
+            for (all, expected) in all.iter().zip(expected) {
+                assert!(part(all) == expected, "{shape:?}, {range:?}");
             }
         }
     }

@@ -123,6 +123,42 @@ impl<'a, S: Simd, F: Values<S>> ByLines<'a, S, F> {
     }
 }
 
+impl<T: Number> Stream<'_, T> {
+    /// Writes a row that is made of rows of `width` elements, at least as many as a line has: `each` has what belongs to all
+    /// elements, `row` what is the same within a row, which takes fewer loads.
+    #[inline(always)]
+    fn write_rows<S: Simd, V: Values<S>>(
+        self,
+        simd: S,
+        (len, width): (usize, usize),
+        each: impl Values<S>,
+        row_of: impl Fn(usize) -> V,
+    ) {
+        let ahead = self.ahead;
+        let mut row = Lined::new(self.of_len(len));
+        row.head(simd, each);
+        let (head, lines) = (row.head.len(), row.lines.len());
+        let of_lines = each.part(head, lines * LANES);
+        let mut next = 0;
+        for k in 0..len / width {
+            // One that begins in the row before.
+            if head + next * LANES < k * width && next < lines {
+                ahead.ask(next);
+                stream_whole::<S, T>(simd, of_lines.at(simd, Span::Whole(next)), &mut row.lines[next]);
+                next += 1;
+            }
+            let first = next;
+            next = (((k + 1) * width).saturating_sub(head) / LANES).clamp(first, lines);
+            let of_row = row_of(k).part(head + first * LANES, (next - first) * LANES);
+            for (i, line) in row.lines[first..next].iter_mut().enumerate() {
+                ahead.ask(first + i);
+                stream_whole::<S, T>(simd, of_row.at(simd, Span::Whole(i)), line);
+            }
+        }
+        row.tail(simd, each);
+    }
+}
+
 impl<T: Number> Store for Stream<'_, T> {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
@@ -172,6 +208,23 @@ impl<'a, T: Number> Half<'a, T> {
         match self {
             Half::Plain(to) => Half::Plain(&mut to[..len]),
             Half::Stream(to) => Half::Stream(to.of_len(len)),
+        }
+    }
+}
+
+impl<T: Number> Half<'_, T> {
+    /// As [`Stream::write_rows`], if it is one.
+    #[inline(always)]
+    pub fn write_rows<S: Simd, V: Values<S>>(
+        self,
+        simd: S,
+        (len, width): (usize, usize),
+        each: impl Values<S>,
+        row_of: impl Fn(usize) -> V,
+    ) {
+        match self {
+            Half::Stream(to) if width >= LANES => to.write_rows(simd, (len, width), each, row_of),
+            to => to.write(simd, len, each),
         }
     }
 }

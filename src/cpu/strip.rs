@@ -27,6 +27,11 @@ pub(crate) fn pays(grid: &Grid) -> bool {
     grid.join == Join::Samples && !grid.columns && grid.width < long && grid.samples >= SAMPLES
 }
 
+/// Whether most vectors lie within a row: what belongs to it is then loaded once for them, not element by element.
+pub(crate) fn is_long(grid: &Grid) -> bool {
+    grid.width >= LONG
+}
+
 /// Elements of a strip for many samples: what belongs to them stays in the first-level cache.
 const STRIP: usize = TILE / 2;
 
