@@ -30,18 +30,16 @@ pub(crate) fn moments_of_columns<'a, S: Simd, T: Number>(
     ahead: Ahead<1>,
     to: &mut [Mean<S>],
 ) {
-    if centred && leaves.leaf == 1 && leaves.rows > 1 {
+    if centred && leaves.leaf == 1 && leaves.rows > 1 && leaves.rows.is_power_of_two() {
         let mut waiting: Waiting<_, 1> = [[Mean::empty(simd)]; _];
         // Two leaves of one row each are merged at once.
         for_spans!(len, (i, span) => {
             Leaves { leaf: 2, ..leaves }.merge(
+                true,
                 &mut waiting,
                 &mut to[i..],
                 #[inline(always)]
-                |rows| match rows.len() {
-                    1 => moments_of_spans(simd, rows, [span], true, &row, ahead),
-                    _ => [moments_of_two(simd, rows.start, span, &row, ahead)],
-                },
+                |rows| [moments_of_two(simd, rows.start, span, &row, ahead)],
             );
         });
         return;
@@ -49,6 +47,7 @@ pub(crate) fn moments_of_columns<'a, S: Simd, T: Number>(
     let mut waiting: Waiting<_, TURNS> = [[Mean::empty(simd); TURNS]; _];
     for_strides!(len, (i, spans) => {
         leaves.merge(
+            false,
             &mut waiting,
             &mut to[i..],
             #[inline(always)]
@@ -160,6 +159,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
                     |k| (row(k).0, stats, weights)
                 };
                 leaves.merge(
+                    false,
                     &mut waiting,
                     &mut to[i..],
                     #[inline(always)]
@@ -172,6 +172,7 @@ pub(crate) fn sums_of_columns<'a, S: Simd, T: Number, P: Param<S>, Q: Param<S>>(
         let mut waiting: Waiting<_, TURNS> = [[Sums::empty(simd); TURNS]; _];
         for_strides!(len, (i, spans) => {
             leaves.merge(
+                false,
                 &mut waiting,
                 &mut to[i..],
                 #[inline(always)]
@@ -236,10 +237,12 @@ pub(crate) struct Leaves {
 }
 
 impl Leaves {
-    /// Their tree, of what each leaf's rows give.
+    /// Their tree, of what each leaf's rows give. `full`: whether they are as many as a power of two, and all alike, which a
+    /// loop over few rows is faster for if it is known when it is compiled.
     #[inline(always)]
     fn merge<S: Simd, P: Partial<S>, const N: usize, const SPANS: usize>(
         self,
+        full: bool,
         waiting: &mut Waiting<P, SPANS>,
         to: &mut [P],
         of: impl Fn(Range<usize>) -> [P; N],
@@ -248,13 +251,18 @@ impl Leaves {
         let leaves = rows.div_ceil(leaf);
         for k in 0..leaves {
             let end = ((k + 1) * leaf).min(rows);
+            let missing = (k + 1) * leaf - end;
             let (mut partial, mut level) = (of(k * leaf..end), 0);
             while k >> level & 1 == 1 {
-                let middle = (k + 1 - (1 << level)) * leaf;
-                merge_into(&mut partial, &waiting[level], [leaf << level, end - middle]);
+                let left = leaf << level;
+                let right = if full { left } else { left - missing };
+                merge_into(&mut partial, &waiting[level], [left, right]);
                 level += 1;
             }
             waiting[level][..N].copy_from_slice(&partial);
+        }
+        if full {
+            return to[..N].copy_from_slice(&waiting[leaves.ilog2() as usize][..N]);
         }
         // As if there were as many as a power of two.
         let mut level = leaves.trailing_zeros() as usize;
