@@ -10,12 +10,6 @@ pub(super) const LINE: usize = LANES * size_of::<f32>();
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead<const N: usize = 2>(pub [Rest; N]);
 
-/// Whether vector `k` of a few neighbours of elements like these has a line of its own: two vectors of halves share one.
-#[inline(always)]
-pub(crate) const fn begins_line<T>(k: usize) -> bool {
-    (k * size_of::<T>()).is_multiple_of(size_of::<f32>())
-}
-
 /// Nothing.
 impl<const N: usize> Default for Ahead<N> {
     #[inline(always)]
@@ -115,6 +109,12 @@ impl<const N: usize> Ahead<N> {
     pub fn ask_all(self) {
         self.0.into_iter().for_each(|rest| (0..rest.len).step_by(LINE).for_each(|at| rest.ask(at)));
     }
+}
+
+/// Whether vector `k` of a few neighbours of elements like these has a line of its own: two vectors of halves share one.
+#[inline(always)]
+pub(crate) const fn begins_line<T>(k: usize) -> bool {
+    (k * size_of::<T>()).is_multiple_of(size_of::<f32>())
 }
 
 /// Asks for the cache line of an address.

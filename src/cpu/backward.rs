@@ -248,13 +248,13 @@ impl Pass<'_> {
         if !dx.takes::<T>() {
             return None;
         }
-        if let &Params::Strip(columns, Some(rows)) = params {
-            let (first, lens) = (Cursor::new(self.grid, area.first).next(), (area.len, self.grid.width));
-            let (gradient, dx, each) = (gradient.row(0), dx.halves::<T>(0), columns.cells(0..area.len));
+        if let Some(strip) = params.long_rows(self.grid, area) {
+            let (each, lens) = (strip.columns.cells(0..area.len), (area.len, self.grid.width));
             let row_of = {
                 #[inline(always)]
-                move |k| rows.of_kth(simd, first, k)
+                move |k| strip.row(simd, k)
             };
+            let (gradient, dx) = (gradient.row(0), dx.halves::<T>(0));
             apart!(simd, backward_rows(simd, gradient, dx, lens, each, row_of));
             return Some(());
         }

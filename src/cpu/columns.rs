@@ -148,7 +148,7 @@ impl<S: Simd, K: Kind> Columns<S, K> {
         let levels = |rows: usize| rows.div_ceil(self.leaf).next_power_of_two().ilog2() as usize;
         let Panels { width, len: most } = self.panels;
         let first_panel = Area { first: rows.start, rows: rows.len(), at: 0, len: most.min(width) };
-        let tall = self.leaf << (rows_at_once::<S, _>(source, first_panel) / self.leaf).min(TALL).ilog2();
+        let tall = self.leaf << (rows_of_panel::<S, _>(source, first_panel) / self.leaf).min(TALL).ilog2();
         let top = levels(rows.len());
         for first in rows.clone().step_by(tall) {
             let count = tall.min(rows.end - first);
@@ -211,7 +211,7 @@ impl Panels {
 /// Rows of a panel that are looked at together: more than a tile has, so that more leaves are merged in registers, where they
 /// are read in place.
 #[inline(always)]
-fn rows_at_once<S: Simd, K: Source>(source: &K, all: Area) -> usize {
+fn rows_of_panel<S: Simd, K: Source>(source: &K, all: Area) -> usize {
     let in_place =
         source.plain::<f32>(all).is_some() || first_half!(S, T => source.plain::<T>(all).map(|_| ())).is_some();
     if in_place { source.tall().max(TALL) } else { TALL }

@@ -161,14 +161,13 @@ impl Pass<'_> {
             Some(residual) => Some(residual.plain::<T>(area)?),
             None => None,
         };
-        if let &Params::Strip(columns, Some(rows)) = params {
-            let (first, lens) = (Cursor::new(self.grid, area.first).next(), (area.len, self.grid.width));
-            let (y, residual) = (y.halves::<T>(0), residual.as_ref().map(|r| r.row(0)));
-            let each = columns.cells(0..area.len);
+        if let Some(strip) = params.long_rows(self.grid, area) {
+            let (each, lens) = (strip.columns.cells(0..area.len), (area.len, self.grid.width));
             let row_of = {
                 #[inline(always)]
-                move |k| rows.of_kth(simd, first, k)
+                move |k| strip.row(simd, k)
             };
+            let (y, residual) = (y.halves::<T>(0), residual.as_ref().map(|r| r.row(0)));
             apart!(simd, forward_rows(simd, (x.row(0), residual), y, lens, self.relu, each, row_of));
             return Some(());
         }

@@ -3,7 +3,7 @@
 use super::area::Area;
 use super::formula::{Each, Line, Made, OfDx, OfY, Param, Same, Stats, Weights};
 use super::forward::Stat;
-use super::grid::{Grid, Row};
+use super::grid::{Cursor, Grid, Row};
 use super::lanes::V;
 use super::vectors::{Repeat, Vectors};
 use fearless_simd::{Simd, SimdBase};
@@ -186,12 +186,6 @@ pub(crate) struct Weighted<S: Simd, Q> {
 }
 
 impl RowParams<'_> {
-    /// Of the k-th row from `first` on, where each has a statistic and a weight of its own.
-    #[inline(always)]
-    pub fn of_kth<S: Simd>(&self, simd: S, first: Row, k: usize) -> Weighted<S, Same<S>> {
-        self.of_row(simd, Row { channel: first.channel + k, stat: first.stat + k })
-    }
-
     /// Of a row that has a weight of its own.
     #[inline(always)]
     pub fn of_row<S: Simd>(&self, simd: S, row: Row) -> Weighted<S, Same<S>> {
@@ -251,10 +245,34 @@ pub(crate) enum Params<'a, C> {
     Strip(&'a C, Option<RowParams<'a>>),
 }
 
+/// The parameters of a strip of long rows.
+pub(crate) struct LongRows<'a, C> {
+    /// Of its elements.
+    pub columns: &'a C,
+    rows: RowParams<'a>,
+    first: Row,
+}
+
+impl<C> LongRows<'_, C> {
+    /// Of its k-th row.
+    #[inline(always)]
+    pub fn row<S: Simd>(&self, simd: S, k: usize) -> Weighted<S, Same<S>> {
+        let Row { channel, stat } = self.first;
+        self.rows.of_row(simd, Row { channel: channel + k, stat: stat + k })
+    }
+}
+
 impl<'a, C> Params<'a, C> {
     /// Those of a strip, where there is one. `long`: whether its rows are long.
     pub fn new(rows: &RowParams<'a>, strip: Option<&'a C>, long: bool) -> Self {
         strip.map_or(Params::Rows(*rows), |strip| Params::Strip(strip, long.then_some(*rows)))
+    }
+
+    /// Of an area that is a strip of long rows.
+    #[inline(always)]
+    pub fn long_rows(&self, grid: &Grid, area: Area) -> Option<LongRows<'a, C>> {
+        let &Params::Strip(columns, Some(rows)) = self else { return None };
+        Some(LongRows { columns, rows, first: Cursor::new(grid, area.first).next() })
     }
 
     /// An area of a grid as the parameters see it.

@@ -124,8 +124,8 @@ impl<'a, S: Simd, F: Values<S>> ByLines<'a, S, F> {
 }
 
 impl<T: Number> Stream<'_, T> {
-    /// Writes a row that is made of rows of `width` elements, at least as many as a line has: `each` has what belongs to all
-    /// elements, `row` what is the same within a row, which takes fewer loads.
+    /// Writes a row that is made of rows of `width` elements, at least as many as a line has: `each` has what belongs to every
+    /// element, `row_of` what is the same within a row, which takes fewer loads.
     #[inline(always)]
     fn write_rows<S: Simd, V: Values<S>>(
         self,
@@ -210,9 +210,7 @@ impl<'a, T: Number> Half<'a, T> {
             Half::Stream(to) => Half::Stream(to.of_len(len)),
         }
     }
-}
 
-impl<T: Number> Half<'_, T> {
     /// As [`Stream::write_rows`], if it is one.
     #[inline(always)]
     pub fn write_rows<S: Simd, V: Values<S>>(
