@@ -80,6 +80,12 @@ impl<const N: usize> Ahead<N> {
         Ahead(self.0.map(|rest| rest.from(k * rest.pitch)))
     }
 
+    /// Of rows of which 2^this lie side by side.
+    #[inline(always)]
+    pub fn of_pieces(self, pieces: u32) -> Self {
+        Ahead(self.0.map(|rest| Rest { pitch: rest.pitch << pieces, ..rest }))
+    }
+
     /// Asks for the line of vector i.
     #[inline(always)]
     pub fn ask(self, i: usize) {

@@ -190,7 +190,7 @@ impl Pass<'_> {
     fn row_blocks<S: Simd>(&self, simd: S, rows: Range<usize>, to: Parts, scratch: &mut Scratch) {
         let (grid, leaves) = (self.grid, rows.len().div_ceil(self.grid.leaf_down));
         let mut columns = (grid.by_column && self.affine)
-            .then(|| Columns::new(simd, (grid.width, grid.piece()), grid.leaf_down, leaves));
+            .then(|| Columns::new(simd, (0..grid.width, grid.piece()), grid.leaf_down, leaves));
         let (of_rows, of_columns) = if grid.by_column { (None, Some(to)) } else { (Some(to), None) };
         self.group_rows(simd, rows, of_rows, columns.as_mut(), scratch);
         if let (Some(mut columns), Some(to)) = (columns, of_columns) {

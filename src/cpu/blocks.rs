@@ -56,7 +56,9 @@ impl Blocks {
                 while rows > batch && !exec.enough(all.div_ceil(rows)) {
                     rows /= 2;
                 }
-                exec.enough(all.div_ceil(rows)).then_some(Blocks::Rows(rows))
+                let blocks = all.div_ceil(rows);
+                // Fewer have to be about as many for each thread.
+                (exec.enough(blocks) || grid.by_column && exec.is_even(blocks)).then_some(Blocks::Rows(rows))
             }
         }
     }

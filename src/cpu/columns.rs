@@ -1,5 +1,6 @@
 //! Trees over columns, row by row as they lie in memory.
 
+use super::abreast::{Panel, fold, most_pieces};
 use super::area::{Area, Scratch};
 use super::exec::{Exec, dispatch};
 use super::half::first_half;
@@ -57,16 +58,18 @@ pub(crate) fn cells<K: Source>(exec: Exec, down: Down, source: &K) -> Table {
         (samples * cut.rows.min(down.rows - e % cut.chunks * cut.rows)) as u32
     });
     let mut table = Table::new(down.width, counts.collect());
-    exec.each(table.pieces(down.width).enumerate(), |(e, to), scratch| {
+    let step = exec.columns_of_task(entries, cut.samples * cut.rows, down.width, WIDE);
+    let tasks = (0..entries).flat_map(|e| (0..down.width).step_by(step).map(move |at| (e, at)));
+    exec.each(table.pieces_of_entries(step).zip(tasks), |(to, (e, at)), scratch| {
         let first = e / cut.chunks * cut.samples * down.rows + e % cut.chunks * cut.rows;
         let rows = cut.rows.min(down.rows - e % cut.chunks * cut.rows);
         let samples = cut.samples.min(down.samples - e / cut.chunks * cut.samples);
-        dispatch!(exec.level, simd => fill_columns(simd, down, source, first, (samples, rows), to, scratch));
+        dispatch!(exec.level, simd => fill_columns(simd, down, source, first, (samples, rows), (to, at), scratch));
     });
     if cut.chunks == 1 { table } else { join::<K::Kind>(exec, &table, cut.chunks) }
 }
 
-/// One entry: `rows` rows of each of some samples.
+/// Columns of an entry from `at` on: `rows` rows of each of some samples.
 #[inline(always)]
 pub(crate) fn fill_columns<S: Simd, K: Source>(
     simd: S,
@@ -74,12 +77,12 @@ pub(crate) fn fill_columns<S: Simd, K: Source>(
     source: &K,
     first: usize,
     (samples, rows): (usize, usize),
-    to: Parts,
+    (to, at): (Parts, usize),
     scratch: &mut Scratch,
 ) {
     let (all, leaf) = (first..first + samples * rows, down.leaf.min(rows));
     let leaves = samples * rows.div_ceil(leaf).next_power_of_two();
-    let mut columns = Columns::<S, K::Kind>::new(simd, (down.width, WIDE), leaf, leaves);
+    let mut columns = Columns::<S, K::Kind>::new(simd, (at..at + to[0].len(), WIDE), leaf, leaves);
     // Samples of one leaf each are looked at several at a time.
     let step = if rows == leaf { all.len() } else { rows };
     for first in all.clone().step_by(step) {
@@ -103,9 +106,9 @@ pub(crate) struct Columns<S: Simd, K: Kind> {
 impl<S: Simd, K: Kind> Columns<S, K> {
     /// For so many leaves. `panel`: columns that are reduced side by side, and are cut into spans from the first on.
     #[inline(always)]
-    pub fn new(simd: S, (width, panel): (usize, usize), leaf: usize, leaves: usize) -> Self {
-        let panels = Panels { width, len: panel };
-        let spans = panels.spans_before(width);
+    pub fn new(simd: S, (columns, panel): (Range<usize>, usize), leaf: usize, leaves: usize) -> Self {
+        let panels = Panels { first: columns.start, end: columns.end, len: panel };
+        let spans = panels.spans_before(columns.end);
         let merged = vec![PartialOf::<K, S>::empty(simd); spans];
         Columns { panels, leaf, stack: Stack::new(simd, spans, leaves), merged, rows: 0 }
     }
@@ -113,7 +116,7 @@ impl<S: Simd, K: Kind> Columns<S, K> {
     /// Where rows of one leaf are added up, of a panel's columns; one a span.
     #[inline(always)]
     pub fn spans(&mut self, area: Area) -> &[Cell<PartialOf<K, S>>] {
-        debug_assert!(area.at.is_multiple_of(self.panels.len), "a part of a panel");
+        debug_assert!((area.at - self.panels.first).is_multiple_of(self.panels.len), "a part of a panel");
         let spans = self.panels.spans(area.at, area.len);
         Cell::from_mut(&mut self.merged[spans]).as_slice_of_cells()
     }
@@ -146,23 +149,30 @@ impl<S: Simd, K: Kind> Columns<S, K> {
         scratch: &mut Scratch,
     ) {
         let levels = |rows: usize| rows.div_ceil(self.leaf).next_power_of_two().ilog2() as usize;
-        let Panels { width, len: most } = self.panels;
-        let first_panel = Area { first: rows.start, rows: rows.len(), at: 0, len: most.min(width) };
+        let Panels { first: left, end: right, len: most } = self.panels;
+        let width = right - left;
+        let first_panel = Area { first: rows.start, rows: rows.len(), at: left, len: most.min(width) };
         let tall = self.leaf << (rows_of_panel::<S, _>(source, first_panel) / self.leaf).min(TALL).ilog2();
+        let abreast = if source.can_lie_abreast() { most_pieces(width, self.leaf) } else { 0 };
         let top = levels(rows.len());
-        for first in rows.clone().step_by(tall) {
-            let count = tall.min(rows.end - first);
+        let mut first = rows.start;
+        while first < rows.end {
+            let rest = rows.end - first;
+            let pieces = (rest / TALL).checked_ilog2().unwrap_or(0).min(abreast);
+            let count = if pieces > 0 { TALL << pieces } else { tall.min(rest) };
             let level = levels(count);
             for (at, len, spans) in self.panels.all() {
                 let area = Area { first, rows: count, at, len };
                 // Panels are not read in the order of memory, so it has to be told.
-                let behind = Area { at: at + len, len: most.min(width - at - len), ..area };
-                let below = Area { first: first + count, at: 0, len: most.min(width), ..area };
+                let behind = Area { at: at + len, len: most.min(right - at - len), ..area };
+                let below = Area { first: first + count, at: left, len: most.min(width), ..area };
                 let next = Some(if behind.len > 0 { behind } else { below }).filter(|next| next.first < end);
-                leaves_of_columns(simd, source, (area, next), self.leaf, &mut self.merged[spans], scratch);
+                let panel = Panel { area, next, leaf: self.leaf, pieces };
+                leaves_of_columns(simd, source, panel, &mut self.merged[spans], scratch);
             }
             let top = if first + count == rows.end { top } else { level };
             self.stack.push_tree(level..top, &mut self.merged, count as u32);
+            first += count;
         }
     }
 
@@ -173,7 +183,8 @@ impl<S: Simd, K: Kind> Columns<S, K> {
         }
         for (at, len, spans) in self.panels.all() {
             let [a, b, c] = &mut to;
-            let mut to = [&mut a[at..at + len], &mut b[at..at + len], &mut c[at..at + len]];
+            let of_panel = at - self.panels.first..at - self.panels.first + len;
+            let mut to = [&mut a[of_panel.clone()], &mut b[of_panel.clone()], &mut c[of_panel]];
             for i in 0..spans.len() {
                 store(simd, self.stack.finish(simd, spans.start + i), Span::at(i, len), &mut to);
             }
@@ -181,18 +192,19 @@ impl<S: Simd, K: Kind> Columns<S, K> {
     }
 }
 
-/// Columns that are reduced side by side: so many of a row, the last of it may be fewer.
+/// Columns that are reduced side by side: so many of a row's `first..end`, the last of it may be fewer.
 #[derive(Clone, Copy)]
 struct Panels {
-    width: usize,
+    first: usize,
+    end: usize,
     len: usize,
 }
 
 impl Panels {
     /// Where they begin, how many they are, and their spans.
     fn all(self) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
-        (0..self.width).step_by(self.len).map(move |at| {
-            let len = self.len.min(self.width - at);
+        (self.first..self.end).step_by(self.len).map(move |at| {
+            let len = self.len.min(self.end - at);
             (at, len, self.spans(at, len))
         })
     }
@@ -204,7 +216,8 @@ impl Panels {
     }
 
     fn spans_before(self, column: usize) -> usize {
-        column / self.len * self.len.div_ceil(LANES) + (column % self.len).div_ceil(LANES)
+        let before = column - self.first;
+        before / self.len * self.len.div_ceil(LANES) + (before % self.len).div_ceil(LANES)
     }
 }
 
@@ -222,17 +235,26 @@ fn rows_of_panel<S: Simd, K: Source>(source: &K, all: Area) -> usize {
 fn leaves_of_columns<S: Simd, K: Source>(
     simd: S,
     source: &K,
-    areas: (Area, Option<Area>),
-    leaf: usize,
+    panel: Panel,
     to: &mut [PartialOf<K::Kind, S>],
     scratch: &mut Scratch,
 ) {
-    if first_half!(S, T => leaves_of_columns_of_halves::<S, K, T>(simd, source, areas, leaf, to)).is_some() {
+    let is_abreast = panel.pieces > 0;
+    if !is_abreast && first_half!(S, T => leaves_of_columns_of_halves::<S, K, T>(simd, source, panel, to)).is_some() {
         return;
     }
     simd.vectorize(
         #[inline(always)]
-        || source.columns(simd, source.tile(simd, areas.0, scratch), areas, leaf, to),
+        || {
+            let tile = source.tile_of_panel(simd, panel, scratch);
+            if !is_abreast {
+                return source.columns(simd, tile, panel, to);
+            }
+            let mut spans = [PartialOf::<K::Kind, S>::empty(simd); WIDE / LANES];
+            let spans = &mut spans[..panel.len().div_ceil(LANES)];
+            source.columns(simd, tile, panel, spans);
+            to[0] = fold(simd, panel, spans);
+        },
     )
 }
 
@@ -241,14 +263,13 @@ fn leaves_of_columns<S: Simd, K: Source>(
 fn leaves_of_columns_of_halves<S: Simd, K: Source, T: Number>(
     simd: S,
     source: &K,
-    areas: (Area, Option<Area>),
-    leaf: usize,
+    panel: Panel,
     to: &mut [PartialOf<K::Kind, S>],
 ) -> Option<()> {
     simd.vectorize(
         #[inline(always)]
         || {
-            source.columns(simd, source.plain::<T>(areas.0)?, areas, leaf, to);
+            source.columns(simd, source.plain::<T>(panel.area)?, panel, to);
             Some(())
         },
     )

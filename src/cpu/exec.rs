@@ -3,13 +3,14 @@
 use super::area::Scratch;
 use super::grid::Grid;
 use super::nontemporal::fence;
+use super::reduce::rows_at_once;
 use fearless_simd::{Level, Simd, SimdBase};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Elements below which one thread is faster than waking others.
-const SERIAL: usize = 1 << 16;
+/// Elements up to which one thread is faster than waking others.
+const SERIAL: usize = 1 << 17;
 
 /// Elements that a task should have at least, where the work can be cut anywhere.
 const TASK: usize = 1 << 15;
@@ -85,7 +86,7 @@ pub(crate) struct Exec {
 
 impl Exec {
     pub fn new(level: Level, elements: usize) -> Exec {
-        Exec { level, serial: elements < SERIAL }
+        Exec { level, serial: elements <= SERIAL }
     }
 
     /// Runs every task once.
@@ -117,18 +118,38 @@ impl Exec {
     /// Runs ranges of rows that make up the whole tensor.
     pub fn each_rows(&self, grid: &Grid, run: impl Fn(Range<usize>, &mut Scratch) + Send + Sync) {
         let all = grid.all_rows();
-        let step = self.rows_of_task(grid.width, all);
+        let step = self.rows_of_task(grid, grid.width, all);
         self.each(0..all.div_ceil(step), |i, scratch| run(i * step..((i + 1) * step).min(all), scratch));
     }
 
-    /// Rows of a task: a multiple of sixteen, or all.
-    pub fn rows_of_task(&self, width: usize, rows: usize) -> usize {
-        if self.serial { rows.max(1) } else { (TASK / width.max(1)).next_multiple_of(16).clamp(16, rows.max(16)) }
+    /// Rows of a task, each of which has so many elements: a multiple of those that are reduced side by side, or all.
+    pub fn rows_of_task(&self, grid: &Grid, elements: usize, rows: usize) -> usize {
+        let once = rows_at_once(grid);
+        if self.serial {
+            rows.max(1)
+        } else {
+            (TASK / elements.max(1)).next_multiple_of(once).clamp(once, rows.max(once))
+        }
+    }
+
+    /// Columns of a task that takes so many rows of them, a multiple of `panel`; all, if so many tasks are enough without that.
+    pub fn columns_of_task(&self, tasks: usize, rows: usize, width: usize, panel: usize) -> usize {
+        if self.enough(tasks) {
+            width
+        } else {
+            (TASK / rows.max(1)).next_multiple_of(panel).clamp(panel, width.max(panel))
+        }
     }
 
     /// Threads that share the work.
     pub fn threads(&self) -> usize {
         if self.serial { 1 } else { rayon::current_num_threads() }
+    }
+
+    /// Whether threads that share so many tasks of one size are busy for three quarters of the time.
+    pub fn is_even(&self, tasks: usize) -> bool {
+        let threads = self.threads();
+        4 * tasks >= 3 * threads * tasks.div_ceil(threads)
     }
 
     /// Whether so many tasks of one size keep all threads busy.

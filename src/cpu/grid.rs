@@ -160,13 +160,15 @@ impl Grid {
         let join =
             if layout.is_per_channel() { Join::Samples } else { Join::Channels(size(channels / stats.inner.max(1))) };
         let tree = tree(affine);
-        let (rows, width) = if tree.side_by_side { (affine.len, channels) } else { (channels, affine.len) };
+        // A single channel of one element is a column, too.
+        let columns = tree.side_by_side || (join == Join::Samples && affine.len * channels == 1);
+        let (rows, width) = if columns { (affine.len, channels) } else { (channels, affine.len) };
         Grid {
             samples: size(affine.segments),
             rows: size(rows),
             width: size(width),
-            columns: tree.side_by_side,
-            by_column: tree.side_by_side,
+            columns,
+            by_column: columns,
             join,
             tree,
             leaf_down: 1,

@@ -1,5 +1,6 @@
 //! Tensors that are read, of any element type and pitch, as tiles of their own elements or of `f32`.
 
+use super::abreast::{Panel, gather};
 use super::ahead::Rest;
 use super::area::Area;
 use super::grid::{Grid, Rows};
@@ -8,6 +9,7 @@ use super::lanes::{LANES, Number};
 use super::output::Output;
 use crate::tensor::DType;
 use fearless_simd::Simd;
+use half::{bf16, f16};
 
 /// An area's values.
 #[derive(Clone, Copy)]
@@ -66,6 +68,31 @@ impl<'a> Input<'a> {
         Tile::dense(&scratch[..rows * len], len)
     }
 
+    /// The same of a panel, whose pieces lie side by side, if there are several.
+    #[inline(always)]
+    pub fn tile_of_panel<'t, S: Simd>(&self, simd: S, panel: Panel, scratch: &'t mut [f32]) -> Tile<'t>
+    where
+        'a: 't,
+    {
+        if panel.pieces == 0 {
+            return self.tile(simd, panel.area, scratch);
+        }
+        self.copy_pieces(simd, panel, scratch);
+        Tile::dense(&scratch[..panel.rows() * panel.len()], panel.len())
+    }
+
+    #[inline(never)]
+    fn copy_pieces<S: Simd>(&self, simd: S, panel: Panel, to: &mut [f32]) {
+        simd.vectorize(
+            #[inline(always)]
+            || match self.dtype {
+                DType::F32 => gather::<S, f32>(simd, bytemuck::cast_slice(self.bytes), self.rows, panel, to),
+                DType::F16 => gather::<S, f16>(simd, bytemuck::cast_slice(self.bytes), self.rows, panel, to),
+                DType::BF16 => gather::<S, bf16>(simd, bytemuck::cast_slice(self.bytes), self.rows, panel, to),
+            },
+        )
+    }
+
     /// Whether every area of a grid lies in memory as `f32`.
     pub fn is_plain_f32(&self, grid: &Grid) -> bool {
         self.dtype == DType::F32 && self.rows.pitch(0, grid.all_rows()).is_some()
@@ -88,8 +115,11 @@ impl<'a> Input<'a> {
 
     /// Copies an area row by row.
     #[inline(never)]
-    pub fn copy<S: Simd>(&self, simd: S, Area { first, at, len, .. }: Area, to: &mut [f32]) {
+    pub fn copy<S: Simd>(&self, simd: S, Area { first, rows, at, len }: Area, to: &mut [f32]) {
         let (size, step) = (self.dtype.size() as usize, self.rows.step);
+        if self.rows.pitch(first, rows) == Some(len) {
+            return widen(simd, self.dtype, &self.bytes[self.rows.offset(first) * size..][..rows * len * size], to);
+        }
         for (k, to) in to.chunks_mut(len).enumerate() {
             let start = self.rows.offset(first + k) + at * step;
             if step == 1 {

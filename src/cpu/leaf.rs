@@ -4,6 +4,7 @@ use super::ahead::Ahead;
 use super::formula::{Gradient, Made, Param, Stats, Weights};
 use super::lanes::{LANES, Length, Number, STRIDE, Span, V, fold, sum_row};
 use super::partial::{Mean, Sums, two_sum};
+use super::short;
 use fearless_simd::{Simd, SimdBase, SimdMask};
 use std::cell::Cell;
 
@@ -43,29 +44,46 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     let zero = V::splat(simd, 0.0);
     // One pass, about a number that is near the mean; or about 0, where the sum is not needed.
     let mut pivot = zero;
-    if centred {
-        let mut near = [zero; LANES];
-        for (k, near) in near.iter_mut().enumerate().take(runs) {
-            *near = sample(simd, &run(k)[..len]);
+    let [sum, about_pivot] = if short::is_short::<S, M>(len) {
+        let x = short::transposed(runs, len, &run);
+        if centred {
+            pivot += Span::Whole(0).load(simd, &x);
         }
-        pivot = fold(&near, runs);
-    }
-    let pivots = pivot.to_array();
-    let [sum, about_pivot] = sum_rows(
-        simd,
-        (runs, len),
-        ahead,
-        meanwhile,
-        #[inline(always)]
-        |k| {
-            let (run, pivot) = (&run(k)[..len], V::splat(simd, pivots[k]));
+        short::sum(
+            simd,
+            len,
             #[inline(always)]
-            move |span: Span| {
-                let deviation = span.load(simd, run) - pivot;
+            |span| {
+                ahead.ask(span.index());
+                let deviation = span.load(simd, &x) - pivot;
                 [deviation, deviation * deviation]
+            },
+        )
+    } else {
+        if centred {
+            let mut near = [zero; LANES];
+            for (k, near) in near.iter_mut().enumerate().take(runs) {
+                *near = sample(simd, &run(k)[..len]);
             }
-        },
-    );
+            pivot = fold(&near, runs);
+        }
+        let pivots = pivot.to_array();
+        sum_rows(
+            simd,
+            (runs, len),
+            ahead,
+            meanwhile,
+            #[inline(always)]
+            |k| {
+                let (run, pivot) = (&run(k)[..len], V::splat(simd, pivots[k]));
+                #[inline(always)]
+                move |span: Span| {
+                    let deviation = span.load(simd, run) - pivot;
+                    [deviation, deviation * deviation]
+                }
+            },
+        )
+    };
     if !centred {
         return Mean { hi: zero, lo: zero, m2: about_pivot };
     }
@@ -74,6 +92,7 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     // Most of it is the pivot's distance, or it is no number: a second pass, about the mean.
     if !about_pivot.simd_le(m2 * 4.0).all_true() {
         let (of, about_pivot, means) = (m2.to_array(), about_pivot.to_array(), mean.to_array());
+        let pivots = pivot.to_array();
         for k in 0..runs {
             let near = about_pivot[k] <= of[k] * 4.0;
             if !near {
@@ -140,6 +159,9 @@ pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, Q: Param<S>, M: Meanwhile<S>,
     ahead: Ahead,
     meanwhile: M,
 ) -> Sums<S> {
+    if !DOWN && !weighted && short::is_short::<S, M>(len) {
+        return short::sums_of_rows::<S, T, Q, MASK>(simd, (runs, len), &run, ahead);
+    }
     let (mut lows, mut rstds) = ([0.0; LANES], [0.0; LANES]);
     let [g, gx] = sum_rows(
         simd,

@@ -12,6 +12,7 @@
 //! the caches (by the stores of `nontemporal`), `ahead` before they are needed; `exec` deals tasks out to threads and
 //! instruction sets.
 
+mod abreast;
 mod ahead;
 mod apply;
 mod area;
@@ -43,6 +44,7 @@ mod reduce;
 mod relay;
 mod running;
 mod saved;
+mod short;
 mod sink;
 mod source;
 mod stream;

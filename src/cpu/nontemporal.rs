@@ -25,7 +25,8 @@ pub(crate) struct Line([f32; LANES]);
 pub(crate) struct HalfLine([u16; LANES]);
 
 /// Copies around the caches.
-pub(super) fn stream(from: &[u8], to: &mut [u8], ahead: Ahead) {
+#[inline(always)]
+pub(super) fn stream<S: Simd>(simd: S, from: &[u8], to: &mut [u8], ahead: Ahead) {
     // A line that is partly written through the caches would be read first, so that is what the fewest bytes do.
     let head = to.as_ptr().align_offset(QUAD).min(to.len());
     let (first, to) = to.split_at_mut(head);
@@ -33,12 +34,18 @@ pub(super) fn stream(from: &[u8], to: &mut [u8], ahead: Ahead) {
     first.copy_from_slice(from_first);
     let (to, last) = to.split_at_mut(to.len() / QUAD * QUAD);
     let (from, from_last) = from.split_at(to.len());
-    for (i, (to, from)) in to.chunks_mut(LINE).zip(from.chunks(LINE)).enumerate() {
-        ahead.ask_line(i);
-        // SAFETY: lines are multiples of `QUAD`, and so is where the first one begins.
-        unsafe { stream_quads(from, to) };
-    }
     last.copy_from_slice(from_last);
+    let (first, lines, last) = bytemuck::pod_align_to_mut::<u8, Line>(to);
+    let (from_first, from) = from.split_at(first.len());
+    let (from, from_last) = from.as_chunks::<LINE>();
+    // SAFETY: what is left, if anything, begins at a multiple of `QUAD`, and lines are multiples of it long.
+    unsafe { stream_quads(from_first, first) };
+    for (i, (to, from)) in lines.iter_mut().zip(from).enumerate() {
+        ahead.ask_line(i);
+        stream_bytes(simd, from, to);
+    }
+    // SAFETY: as above.
+    unsafe { stream_quads(from_last, last) };
 }
 
 /// Writes a span of a row.
@@ -63,12 +70,18 @@ pub(super) unsafe fn stream_span<T: Pod>(to: &mut [T], span: Span, value: &[T; L
     }
 }
 
-/// Writes sixteen elements around the caches, with as few instructions as there are.
+/// Writes sixteen elements around the caches.
 #[inline(always)]
 pub(super) fn stream_whole<S: Simd, T: Number>(simd: S, value: V<S>, to: &mut T::Whole) {
-    const { assert!(align_of::<T::Whole>() == size_of::<[T; LANES]>() && size_of::<T::Whole>() % 32 == 0) };
-    let value = T::of_vector(value);
-    let (from, to) = (bytemuck::bytes_of(&value), bytemuck::bytes_of_mut(to));
+    stream_bytes(simd, bytemuck::bytes_of(&T::of_vector(value)), to);
+}
+
+/// Writes the bytes of a line, or of half of one, around the caches, with as few instructions as there are.
+#[inline(always)]
+fn stream_bytes<S: Simd, W: Pod>(simd: S, from: &[u8], to: &mut W) {
+    const { assert!(align_of::<W>() == size_of::<W>() && size_of::<W>().is_multiple_of(32)) };
+    let to = bytemuck::bytes_of_mut(to);
+    debug_assert_eq!(from.len(), to.len());
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256, _mm512_loadu_si512, _mm512_stream_si512};
@@ -85,7 +98,7 @@ pub(super) fn stream_whole<S: Simd, T: Number>(simd: S, value: V<S>, to: &mut T:
             }
         }
         let level = simd.level();
-        // SAFETY: the level means that the processor has the instructions; what is `Whole` is aligned to its size.
+        // SAFETY: the level means that the processor has the instructions; `W` is aligned to its size.
         unsafe {
             if let (true, [from], [to]) = (level.as_avx512().is_some(), from.as_chunks().0, to.as_chunks_mut().0) {
                 return line(from, to);
@@ -96,7 +109,7 @@ pub(super) fn stream_whole<S: Simd, T: Number>(simd: S, value: V<S>, to: &mut T:
         }
     }
     let _ = simd;
-    // SAFETY: what is `Whole` begins at a multiple of its size, which is one of `QUAD`.
+    // SAFETY: `W` begins at a multiple of its size, which is one of `QUAD`.
     unsafe { stream_quads(from, to) };
 }
 
@@ -104,10 +117,10 @@ pub(super) fn stream_whole<S: Simd, T: Number>(simd: S, value: V<S>, to: &mut T:
 ///
 /// # Safety
 ///
-/// `to` begins at a multiple of [`QUAD`] bytes.
+/// `to` begins at a multiple of [`QUAD`] bytes, or is empty.
 #[inline(always)]
 pub(super) unsafe fn stream_quads(from: &[u8], to: &mut [u8]) {
-    debug_assert!(is_aligned(to.as_ptr()) && to.len().is_multiple_of(QUAD));
+    debug_assert!(to.is_empty() || is_aligned(to.as_ptr()) && to.len().is_multiple_of(QUAD));
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     for (to, from) in to.as_chunks_mut::<QUAD>().0.iter_mut().zip(from.as_chunks::<QUAD>().0) {
         use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};

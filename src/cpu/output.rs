@@ -82,6 +82,14 @@ impl<'a> Output<'a> {
 
     #[inline(never)]
     fn write_area<S: Simd>(&self, simd: S, area: Area, values: &[f32], ahead: Ahead) {
+        simd.vectorize(
+            #[inline(always)]
+            || self.write_area_inline(simd, area, values, ahead),
+        )
+    }
+
+    #[inline(always)]
+    fn write_area_inline<S: Simd>(&self, simd: S, area: Area, values: &[f32], ahead: Ahead) {
         if self.way == Way::Cached {
             ahead.ask_all();
         }
@@ -109,7 +117,7 @@ impl<'a> Output<'a> {
             return narrow(simd, self.dtype, values, to);
         }
         if self.dtype == DType::F32 {
-            return stream(bytemuck::cast_slice(values), to, ahead);
+            return stream(simd, bytemuck::cast_slice(values), to, ahead);
         }
         // By way of the first-level cache, a piece at a time; the first ends where a cache line does.
         let size = self.dtype.size() as usize;
@@ -121,7 +129,7 @@ impl<'a> Output<'a> {
             let misaligned = to.as_ptr() as usize % 64;
             let len = (piece.len() - misaligned).min(to.len());
             narrow(simd, self.dtype, &values[done / size..(done + len) / size], &mut piece[..len]);
-            stream(&piece[..len], &mut to[..len], ahead.from(done));
+            stream(simd, &piece[..len], &mut to[..len], ahead.from(done));
             done += len;
         }
     }

@@ -38,7 +38,7 @@ impl Table {
     }
 
     /// In pieces of `len` numbers, each of one entry; the last of each entry may be shorter.
-    fn pieces_of_entries(&mut self, len: usize) -> impl Iterator<Item = Parts<'_>> {
+    pub fn pieces_of_entries(&mut self, len: usize) -> impl Iterator<Item = Parts<'_>> {
         let channels = self.channels;
         let [a, b, c] =
             self.parts.each_mut().map(|part| part.chunks_mut(channels).flat_map(move |entry| entry.chunks_mut(len)));
@@ -122,9 +122,14 @@ pub(crate) fn leaf_of_rows<S: Simd, K: Source>(
 ) -> PartialOf<K::Kind, S> {
     simd.vectorize(
         #[inline(always)]
-        || match first_half!(S, T => leaf_of_halves::<S, K, T>(simd, source, areas, down)) {
-            Some(leaf) => leaf,
-            None => source.rows(simd, source.tile(simd, areas.0, scratch), areas, down),
+        || {
+            // Of rows that are shorter than a vector all are widened at once.
+            if areas.0.len >= LANES
+                && let Some(leaf) = first_half!(S, T => leaf_of_halves::<S, K, T>(simd, source, areas, down))
+            {
+                return leaf;
+            }
+            source.rows(simd, source.tile(simd, areas.0, scratch), areas, down)
         },
     )
 }
@@ -173,7 +178,7 @@ pub(crate) fn fill_rows<S: Simd, P: Partial<S>>(
 /// Every row a cell: one entry a sample.
 pub(crate) fn cells_of_rows<K: Source>(exec: Exec, grid: &Grid, source: &K) -> Table {
     let mut table = Table::new(grid.rows, vec![grid.width as u32; grid.samples]);
-    let step = exec.rows_of_task(grid.width, grid.all_rows());
+    let step = exec.rows_of_task(grid, grid.width, grid.all_rows());
     exec.each(table.pieces(step).enumerate(), |(i, to), scratch| {
         dispatch!(exec.level, simd => fill_rows(simd, grid, (i * step, rows_at_once(grid)), to, |areas| {
             leaf_of_rows(simd, source, areas, &[], scratch)
@@ -188,7 +193,7 @@ fn cells_of_channels<K: Source>(exec: Exec, grid: &Grid, source: &K) -> Table {
     let samples = branches_of_entry(exec, grid.samples * sample, sample);
     let runs = (0..grid.samples).step_by(samples).map(|first| first..(first + samples).min(grid.samples));
     let mut table = Table::new(grid.rows, runs.clone().map(|run| (run.len() * grid.width) as u32).collect());
-    let step = exec.rows_of_task(grid.width * samples, grid.rows).min(SIDE_BY_SIDE);
+    let step = exec.rows_of_task(grid, grid.width * samples, grid.rows).min(SIDE_BY_SIDE);
     let tasks = runs.flat_map(|run| (0..grid.rows).step_by(step).map(move |first| (run.clone(), first)));
     exec.each(table.pieces_of_entries(step).zip(tasks), |(to, (run, first)), scratch| {
         dispatch!(exec.level, simd => fill_channels(simd, grid, source, (run, first), to, scratch));

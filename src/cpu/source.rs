@@ -1,5 +1,6 @@
 //! What is summed up: moments of x, or sums of the gradient.
 
+use super::abreast::{Panel, Repeated};
 use super::ahead::Ahead;
 use super::area::{Area, Scratch};
 use super::exec::apart;
@@ -43,11 +44,17 @@ pub(crate) trait Source: Sync {
     /// Rows of columns that may be looked at together, where they are read in place.
     fn tall(&self) -> usize;
 
+    /// Whether pieces of rows may lie side by side; see [`super::abreast`].
+    fn can_lie_abreast(&self) -> bool;
+
     /// An area in place, if all tensors have such elements and neighbours lie side by side.
     fn plain<T: Number>(&self, area: Area) -> Option<Self::Tile<'_, T>>;
 
     /// An area: in place where it lies in memory as `f32`, otherwise in `scratch`.
     fn tile<'a, S: Simd>(&'a self, simd: S, area: Area, scratch: &'a mut Scratch) -> Self::Tile<'a, f32>;
+
+    /// The same of a panel, whose pieces lie side by side, if there are several.
+    fn tile_of_panel<'a, S: Simd>(&'a self, simd: S, panel: Panel, scratch: &'a mut Scratch) -> Self::Tile<'a, f32>;
 
     /// Of an area of up to sixteen rows, each row a lane. The second area is asked for meanwhile. `down`: where the rows
     /// are added up column by column, too, one a span of the area; empty if they are not.
@@ -59,14 +66,12 @@ pub(crate) trait Source: Sync {
         down: &[Cell<PartialOf<Self::Kind, S>>],
     ) -> PartialOf<Self::Kind, S>;
 
-    /// Of an area of up to [`TALL`] leaves, each column a lane: one of `to` a span. Leaves have so many rows each, the last
-    /// may have fewer. The second area is asked for meanwhile.
+    /// Of a panel of up to [`TALL`] leaves, each column a lane: one of `to` a span.
     fn columns<S: Simd, T: Number>(
         &self,
         simd: S,
         tile: Self::Tile<'_, T>,
-        areas: (Area, Option<Area>),
-        leaf: usize,
+        panel: Panel,
         to: &mut [PartialOf<Self::Kind, S>],
     );
 }
@@ -115,6 +120,10 @@ impl Source for MomentsOf<'_> {
         PAGES
     }
 
+    fn can_lie_abreast(&self) -> bool {
+        matches!(self.x, Place::In(_))
+    }
+
     #[inline(always)]
     fn plain<T: Number>(&self, area: Area) -> Option<Tile<'_, T>> {
         self.x.plain(area)
@@ -123,6 +132,14 @@ impl Source for MomentsOf<'_> {
     #[inline(always)]
     fn tile<'a, S: Simd>(&'a self, simd: S, area: Area, scratch: &'a mut Scratch) -> Tile<'a> {
         self.x.tile(simd, area, &mut scratch.x)
+    }
+
+    #[inline(always)]
+    fn tile_of_panel<'a, S: Simd>(&'a self, simd: S, panel: Panel, scratch: &'a mut Scratch) -> Tile<'a> {
+        match self.x {
+            Place::In(x) => x.tile_of_panel(simd, panel, &mut scratch.x),
+            Place::Own(_) => self.tile(simd, panel.area, scratch),
+        }
     }
 
     #[inline(always)]
@@ -138,22 +155,15 @@ impl Source for MomentsOf<'_> {
     }
 
     #[inline(always)]
-    fn columns<S: Simd, T: Number>(
-        &self,
-        simd: S,
-        tile: Tile<T>,
-        (area, next): (Area, Option<Area>),
-        leaf: usize,
-        to: &mut [Mean<S>],
-    ) {
+    fn columns<S: Simd, T: Number>(&self, simd: S, tile: Tile<T>, panel: Panel, to: &mut [Mean<S>]) {
         leaf_columns::moments_of_columns(
             simd,
-            Leaves { rows: area.rows, leaf },
-            area.len,
+            Leaves { rows: panel.rows(), leaf: panel.leaf },
+            panel.len(),
             self.centred,
             #[inline(always)]
             |k| tile.row(k),
-            self.ahead(next),
+            self.ahead(panel.next).of_pieces(panel.pieces),
             to,
         )
     }
@@ -299,6 +309,10 @@ impl Source for SumsOf<'_> {
         if self.gradient.grid.columns { PAGES / self.gradient.inputs() } else { TALL }
     }
 
+    fn can_lie_abreast(&self) -> bool {
+        self.gradient.grid.columns
+    }
+
     #[inline(always)]
     fn plain<T: Number>(&self, area: Area) -> Option<GradientTile<'_, T>> {
         self.gradient.plain(area)
@@ -308,6 +322,18 @@ impl Source for SumsOf<'_> {
     fn tile<'a, S: Simd>(&'a self, simd: S, area: Area, scratch: &'a mut Scratch) -> GradientTile<'a> {
         let Scratch { x, dy, residual, .. } = scratch;
         self.gradient.tile(simd, area, (x, dy, residual))
+    }
+
+    #[inline(always)]
+    fn tile_of_panel<'a, S: Simd>(&'a self, simd: S, panel: Panel, scratch: &'a mut Scratch) -> GradientTile<'a> {
+        let Scratch { x, dy, residual, .. } = scratch;
+        let of = &self.gradient;
+        GradientTile {
+            x: of.x.tile_of_panel(simd, panel, x),
+            dy: of.dy.tile_of_panel(simd, panel, dy),
+            residual: of.residual.map(|r| r.tile_of_panel(simd, panel, residual)),
+            relu: of.relu,
+        }
     }
 
     #[inline(always)]
@@ -326,23 +352,24 @@ impl Source for SumsOf<'_> {
     }
 
     #[inline(always)]
-    fn columns<S: Simd, T: Number>(
-        &self,
-        simd: S,
-        gradient: GradientTile<T>,
-        (area, next): (Area, Option<Area>),
-        leaf: usize,
-        to: &mut [Sums<S>],
-    ) {
+    fn columns<S: Simd, T: Number>(&self, simd: S, gradient: GradientTile<T>, panel: Panel, to: &mut [Sums<S>]) {
+        let Panel { area, next, leaf, pieces } = panel;
         let (of, stats, Area { rows, at, len, .. }) = (&self.gradient, &self.stats, area);
-        let (weights, ahead) = (of.affine.each(at, len), next.map(|next| of.ahead(Some(next))));
+        let (weights, ahead) = (of.affine.each(at, len), next.map(|next| of.ahead(Some(next)).of_pieces(pieces)));
         if of.grid.columns {
             // Of one sample, or of samples whose statistics are joined.
             let stats = stats.each(of.grid, Cursor::new(of.grid, area.first).next(), at, len);
+            let repeated;
+            let (stats, weights) = if pieces > 0 {
+                repeated = Repeated::new(pieces, stats, weights);
+                repeated.each(panel.len())
+            } else {
+                (stats, weights)
+            };
             leaf_columns::sums_of_columns(
                 simd,
-                Leaves { rows, leaf },
-                len,
+                Leaves { rows: panel.rows(), leaf },
+                panel.len(),
                 true,
                 #[inline(always)]
                 move |k| (gradient.row(k), stats, weights),

@@ -12,19 +12,23 @@ use std::ops::Range;
 /// Rows of so many elements are long enough to be worked on one by one.
 const LONG: usize = STRIDE;
 
-/// The same of rows that end within [`QUAD`](super::nontemporal::QUAD) bytes, one by one by way of a buffer.
-const LONG_RAGGED: usize = 16 * LANES;
+/// Bytes of rows that end within [`QUAD`](super::nontemporal::QUAD) bytes and are so long, one by one by way of a buffer.
+const LONG_RAGGED: usize = 512;
 
 // A strip begins where its block does: no area is a part of one.
-const _: () = assert!(LONG <= LONG_RAGGED && LANES * LONG_RAGGED <= TILE);
+const _: () = assert!(LONG * size_of::<f32>() <= LONG_RAGGED && LANES * LONG_RAGGED / size_of::<u16>() <= TILE);
 
 /// Samples that are worth the spreading.
 const SAMPLES: usize = 8;
 
+/// The same of rows shorter than a vector.
+const SAMPLES_OF_SHORT: usize = 2;
+
 /// Whether it is worth it.
 pub(crate) fn pays(grid: &Grid) -> bool {
-    let long = if grid.is_ragged { LONG_RAGGED } else { LONG };
-    grid.join == Join::Samples && !grid.columns && grid.width < long && grid.samples >= SAMPLES
+    let long = if grid.is_ragged { LONG_RAGGED / grid.size } else { LONG };
+    let samples = if grid.width < LANES { SAMPLES_OF_SHORT } else { SAMPLES };
+    grid.join == Join::Samples && !grid.columns && grid.width < long && grid.samples >= samples
 }
 
 /// Whether most vectors lie within a row: what belongs to it is then loaded once for them, not element by element.
@@ -71,7 +75,7 @@ pub(crate) fn rows_of_columns(grid: &Grid) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::SAMPLES;
+    use super::{SAMPLES, SAMPLES_OF_SHORT};
     use crate::cpu::tests::{elements, noise};
     use crate::cpu::{Backward, Forward, Norm};
     use crate::*;
@@ -80,7 +84,6 @@ mod tests {
     #[test]
     fn strips_have_the_bits_of_rows() {
         const CHANNELS: usize = 37;
-        let few = SAMPLES / 2;
         let vector = |seed| elements::<f32>(noise(seed, CHANNELS));
         let running = Running {
             running_mean: vector(1),
@@ -92,7 +95,9 @@ mod tests {
         let norm = Norm::with_state(BatchNormDescriptor::new(CHANNELS), state).unwrap();
         let rows = [(1, false), (7, true), (49, false), (49, true), (63, true)];
         let both = [Format::ChannelsFirst, Format::ChannelsLast].map(|format| rows.map(|row| (format, row)));
-        for (format, (width, relu)) in both.into_iter().flatten() {
+        let samples = [SAMPLES / 2, SAMPLES_OF_SHORT / 2];
+        let cases = both.into_iter().flatten().flat_map(|case| samples.map(|few| (case, few)));
+        for ((format, (width, relu)), few) in cases {
             let len = 2 * few * CHANNELS * width;
             let (x, dy) = (elements::<f32>(noise(5, len)), elements::<f32>(noise(6, len)));
             let fusion = Fusion { relu, ..Fusion::default() };

@@ -411,7 +411,16 @@ fn any_pitch_gives_the_same_bits() {
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     // Large enough for several threads.
-    let large = [[64, 6, 700], [6, 64, 999], [4200, 64, 1], [6, 110, 401], [96, 90, 49], [130, 40, 20], [50, 101, 241]];
+    let large = [
+        [64, 6, 700],
+        [6, 64, 999],
+        [4200, 64, 1],
+        [50_000, 3, 1],
+        [6, 110, 401],
+        [96, 90, 49],
+        [170, 40, 20],
+        [50, 101, 241],
+    ];
     let kinds = [Kind::Batch, Kind::Instance, Kind::Group(1), Kind::Layer];
     let formats = [Format::ChannelsFirst, Format::ChannelsLast];
     let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
