@@ -35,8 +35,6 @@ pub struct Profile {
     /// Whether partial results are merged to one before elements are written even where they are few, as a dispatch costs
     /// less than barriers in all workgroups that write.
     pub merges_first: bool,
-    /// Fewer targets than this are split over several workgroups even if one could hold them.
-    pub min_targets: u64,
     /// `max_storage_buffer_binding_size`.
     pub max_binding_size: u64,
     /// `min_storage_buffer_offset_alignment`.
@@ -60,7 +58,6 @@ impl Profile {
         target_lanes: 32,
         abreast: 4,
         merges_first: false,
-        min_targets: 0,
         max_binding_size: 128 << 20,
         offset_alignment: 256,
         max_workgroups: 65535,
@@ -95,7 +92,6 @@ impl Profile {
         target_lanes: 16,
         abreast: 1,
         merges_first: false,
-        min_targets: 16,
         max_binding_size: u64::MAX,
         offset_alignment: 1,
         max_workgroups: u32::MAX,

@@ -1,5 +1,6 @@
 //! What members of a group exchange: one sum a channel.
 
+use crate::error::Error;
 use crate::moments::Moments;
 use crate::op::Direction;
 
@@ -65,6 +66,15 @@ impl Sum for GradientSums {
     fn count(&self) -> u32 {
         self.count
     }
+}
+
+/// The values that shards of one channel have together. [`Error::TooLarge`] if they are more than are counted.
+pub(crate) fn check_count(shards: impl Iterator<Item = u64>) -> Result<u64, Error> {
+    let (count, limit) = (shards.fold(0, u64::saturating_add), u32::MAX.into());
+    if count > limit {
+        return Err(Error::TooLarge { what: "values of one statistic, of all shards", required: count, limit });
+    }
+    Ok(count)
 }
 
 /// Merges shards in the order given, by the same binary tree as within a device.

@@ -17,7 +17,7 @@ mod golden;
 
 use cases::{Case, Data, Inputs, compare, last, narrow, noise, round, run};
 use wgpu_norm::{
-    BatchNormDescriptor, Commit, DType, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
+    BatchNormDescriptor, Commit, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
     LayerNormDescriptor, Momentum, Residual, RmsNormDescriptor, Running, State, Statistics, TensorDescriptor, host,
     layout::Layout,
 };
@@ -263,6 +263,42 @@ fn frozen(name: &str, backend: &host::Backend) {
 #[test]
 fn frozen_layers_project_nothing() {
     everywhere(frozen);
+}
+
+/// A ReLU lets NaN through, forward and back, as PyTorch's does; it is closed at 0.
+fn nan_through_relu(name: &str, backend: &host::Backend) {
+    for (shape, format) in [([3, 2, 5000], Format::ChannelsFirst), ([5, 36, 7], Format::ChannelsLast)] {
+        let (len, tensor) = (shape.iter().product(), TensorDescriptor { format, ..TensorDescriptor::new(&shape) });
+        let x: Vec<f32> = (0..len).map(|i| [2.0, f32::NAN, 0.0, -2.0, -0.0][i % 5]).collect();
+        let dy: Vec<f32> = (0..len).map(|i| (i % 7) as f32).collect();
+        let descriptor = BatchNormDescriptor { eps: 3.0, ..BatchNormDescriptor::new(shape[1]) };
+        let mut norm = host::Norm::new(backend, descriptor).unwrap();
+        let wanted = Gradients { dx: true, dresidual: false, affine: true };
+        let (y, gradients) = pollster::block_on(async {
+            let fusion = Fusion { relu: true, ..Fusion::default() };
+            let frozen = norm.forward_frozen::<f32, f32>(&tensor, fusion, &x, None);
+            let (output, saved) = frozen.await.unwrap();
+            let gradients = norm.backward(&tensor, saved, host::Backward::new(&x, &dy), wanted).await.unwrap();
+            (output.y, gradients)
+        });
+        let (dx, dbias) = (gradients.dx.unwrap(), gradients.dbias.unwrap());
+        let mut expected_dbias = vec![0.0; shape[1]];
+        for i in 0..len {
+            let is_open = x[i].is_nan() || x[i] > 0.0;
+            // running_var is 1.
+            let (expected_y, expected_dx) = if is_open { (x[i] / 2.0, dy[i] / 2.0) } else { (0.0, 0.0) };
+            assert!(y[i] == expected_y || (y[i].is_nan() && expected_y.is_nan()), "{name}: y of {} is {}", x[i], y[i]);
+            assert!(dx[i] == expected_dx, "{name} {format:?}: dx of {} is {}, dy {}", x[i], dx[i], dy[i]);
+            let channel = if format == Format::ChannelsLast { i % shape[1] } else { i / shape[2] % shape[1] };
+            expected_dbias[channel] += if is_open { dy[i] } else { 0.0 };
+        }
+        assert_eq!(dbias, expected_dbias, "{name} {format:?}");
+    }
+}
+
+#[test]
+fn relu_lets_nan_through() {
+    everywhere(nan_through_relu);
 }
 
 /// Many samples of one mean: no sum grows with the batch.

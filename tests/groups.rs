@@ -43,6 +43,21 @@ async fn train(layer: &mut SyncBatchNorm, shape: &[usize]) -> Result<State, Erro
     layer.norm().state().await
 }
 
+/// Counts have 32 bits: shards that fit may be too many together.
+#[test]
+fn more_values_than_are_counted_are_an_error_on_every_member() {
+    let moments = |count| Moments { count, mean_hi: 1.0, mean_lo: 0.0, m2: 1.0 };
+    let results = each(2, WAIT, async |group| {
+        let all = all_reduce(&*group, DType::F32, Ok(vec![vec![moments(1 << 31)]])).await;
+        let most = all_reduce(&*group, DType::F32, Ok(vec![vec![moments((1 << 31) - group.rank() as u32)]])).await;
+        (all, most)
+    });
+    for (all, most) in results.concat() {
+        assert!(matches!(all, Err(Error::TooLarge { required: 0x1_0000_0000, limit: 0xffff_ffff, .. })), "{all:?}");
+        assert_eq!(most.unwrap()[0][0].count, u32::MAX);
+    }
+}
+
 #[test]
 fn one_value_in_all_is_an_error_on_every_member() {
     let results = each(3, WAIT, async |group| {

@@ -239,9 +239,9 @@ fn large_grids_are_folded() {
     }
     // As many dispatches at once as a large device takes.
     let roomy = Profile { max_binding_size: 1 << 40, ..Profile::GPU };
-    let rows = TensorDescriptor::new(&[1_000_000, 2048]);
+    let rows = TensorDescriptor::new(&[500_000, 2048]);
     let plan = plan_for(&layer(2048), &rows, Statistics::Batch, PLAIN, Op::Forward, &roomy).unwrap();
-    assert_eq!((plan.dispatches(), plan.passes[0].dispatches[0].grid), (1, [62500, 4, 1]));
+    assert_eq!((plan.dispatches(), plan.passes[0].dispatches[0].grid), (1, [62500, 2, 1]));
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn more_than_2_to_the_32_elements() {
                     let targets = plan.walk(pass.over).targets();
                     assert_eq!(pass.dispatches.iter().map(tiles).sum::<u64>(), targets * pass.geometry.tiles);
                     assert_eq!(covered, total, "{} {tensor:?}", norm.name());
-                    assert!(pass.dispatches.iter().all(|d| length(d.window(&plan.walk(pass.over))) <= 1 << 32));
+                    assert!(pass.dispatches.iter().all(|d| length(d.window(&plan.walk(pass.over))) * 4 < 1 << 32));
                     let (last, tile) = (*ascending(pass).last().unwrap(), pass.geometry.tiles - 1);
                     let walk = &plan.walk(pass.over);
                     let at = elements(&plan, walk, pass, targets - 1, tile.min(last.tiles.end - 1));

@@ -167,5 +167,10 @@ fn the_device_merges_as_the_host_does() {
                 assert_eq!(merged[c], wgpu_norm::merge_shards(&column), "{}: {shards} shards, channel {c}", gpu.name);
             }
         }
+        // Shards of which each fits 32 bits of a count, and both together do not.
+        let half = gpu::DeviceSums::from_slice(context, &[Moments { count: 1 << 31, ..Moments::EMPTY }; 5]).unwrap();
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let error = norm.merge_sums(&mut encoder, &[&half, &half]).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { required: 0x1_0000_0000, .. }), "{}: {error}", gpu.name);
     }
 }

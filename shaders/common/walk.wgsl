@@ -208,8 +208,9 @@ fn biases(p: Place, unit: u32, uniform_value: f32) -> vec4<f32> {
 
 fn relu(v: vec4<f32>) -> vec4<f32> {
     if (RELU) {
-        // Not max(): NaN must stay.
-        return select(v, vec4<f32>(0.0), v <= vec4<f32>(0.0));
+        // NaN must stay: not max(), nor a comparison of floats, of which a driver makes max(). What has a sign and is a number.
+        let bits = bitcast<vec4<u32>>(v);
+        return select(v, vec4<f32>(0.0), bits - vec4<u32>(0x80000000u) <= vec4<u32>(0x7f800000u));
     }
     return v;
 }

@@ -218,7 +218,8 @@ impl<T: Number> Gradient<'_, T> {
         if MASK == mask::RESIDUAL {
             y += span.load(simd, self.residual.unwrap_or_default());
         }
-        y.simd_gt(0.0).select(dy, V::splat(simd, 0.0))
+        // NaN passes, as where y is made of it.
+        y.simd_le(0.0).select(V::splat(simd, 0.0), dy)
     }
 
     /// The normalised input.

@@ -22,7 +22,8 @@ pub(crate) struct Access {
 pub(crate) struct Addressing {
     /// Whether one load or store takes four elements: of a unit, or of a position of targets abreast.
     pub vec4: bool,
-    /// Whether tensors share a buffer: WebGPU then wants all of them bound for reading and writing.
+    /// Whether tensors share a buffer: WebGPU then wants all of them bound for reading and writing. (In a browser it also
+    /// wants bindings of one buffer not to overlap, which in-place calls do; wgpu's own implementation does not ask.)
     pub shared: bool,
     /// Whether tensors have strides of their own.
     pub strided: bool,

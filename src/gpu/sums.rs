@@ -10,7 +10,7 @@ use crate::moments::Moments;
 use crate::norm::NormDescriptor;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::{Plan, Problem};
-use crate::sums::{GradientSums, Sum};
+use crate::sums::{GradientSums, Sum, check_count};
 use crate::tensor::{ForwardPitches, TensorDescriptor};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -23,18 +23,20 @@ const USAGE: BufferUsages = BufferUsages::STORAGE.union(BufferUsages::COPY_SRC).
 #[derive(Clone, Debug)]
 pub struct DeviceSums<S> {
     pub(super) buffer: wgpu::Buffer,
+    /// Most values of one channel.
+    values: u64,
     of: PhantomData<S>,
 }
 
 impl<S: Sum> DeviceSums<S> {
-    fn new(context: &Context, channels: usize) -> DeviceSums<S> {
+    fn new(context: &Context, channels: usize, values: u64) -> DeviceSums<S> {
         let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some(LABEL),
             size: (channels * size_of::<S>()) as u64,
             usage: USAGE,
             mapped_at_creation: false,
         });
-        DeviceSums { buffer, of: PhantomData }
+        DeviceSums { buffer, values, of: PhantomData }
     }
 
     /// From host memory, without a queue: what came from other members.
@@ -42,7 +44,8 @@ impl<S: Sum> DeviceSums<S> {
         if sums.is_empty() {
             return Err(Error::Empty { what: "sums" });
         }
-        Ok(DeviceSums { buffer: with_contents(context.device(), LABEL, USAGE, sums)?, of: PhantomData })
+        let values = sums.iter().map(|sum| sum.count().into()).max().unwrap_or(0);
+        Ok(DeviceSums { buffer: with_contents(context.device(), LABEL, USAGE, sums)?, values, of: PhantomData })
     }
 
     /// The buffer, to copy from and read back as a `[S]`.
@@ -146,7 +149,8 @@ impl Norm {
 
     /// Merges sums of several shards on one device, in the order given: shards of one batch, or micro-batches.
     ///
-    /// The same bits as [`Moments::merge`] in a binary tree.
+    /// The same bits as [`Moments::merge`] in a binary tree. [`Error::TooLarge`] if a channel has more values in all than
+    /// are counted, 2^32 - 1.
     pub fn merge_sums<S: Sum>(
         &self,
         encoder: &mut CommandEncoder,
@@ -161,10 +165,11 @@ impl Norm {
         for shard in shards {
             check_channels(shard, channels)?;
         }
+        let values = check_count(shards.iter().map(|shard| shard.values))?;
         let op = Op::MergeSums(S::DIRECTION, count);
         let problem = self.synchronised(&TensorDescriptor::new(&shape), Fusion::default(), op)?;
         let plan = Plan::new(problem, self.context().profile())?;
-        let merged = DeviceSums::new(self.context(), channels as usize);
+        let merged = DeviceSums::new(self.context(), channels as usize, values);
         self.record_sums(encoder, &plan, &Tensors::default(), None, &merged.buffer, |encoder, scratch| {
             for (i, shard) in shards.iter().enumerate() {
                 let size = shard.buffer.size();
@@ -201,7 +206,8 @@ impl Norm {
             None => self.check_apart(&plan, tensors)?,
         }
         let saved = backward.map(|(saved, _)| saved);
-        let sums = DeviceSums::new(self.context(), self.descriptor().affine_len() as usize);
+        let values = plan.problem.layout.stats.count();
+        let sums = DeviceSums::new(self.context(), self.descriptor().affine_len() as usize, values);
         self.record_sums(encoder, &plan, tensors, saved, &sums.buffer, |_, _| {})?;
         Ok(sums)
     }

@@ -7,14 +7,15 @@ use crate::tensor::TensorDescriptor;
 ///
 /// The same in training and evaluation, and independent of the batch size: for detection and segmentation at
 /// 2 to 4 images. Wu and He, 2018;
-/// [PyTorch](https://pytorch.org/docs/stable/generated/torch.nn.GroupNorm.html).
+/// [PyTorch](https://pytorch.org/docs/stable/generated/torch.nn.GroupNorm.html). A group of one value gives its bias, also
+/// for a single sample, where PyTorch raises an error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupNormDescriptor {
     /// Groups; must divide the channels. 16 to 32 are usual.
     pub num_groups: usize,
     /// Channels: C of the input.
     pub num_channels: usize,
-    /// Added to the variance inside the root; 1e-5 unless told.
+    /// Added to the variance inside the root: more than 0; 1e-5 unless told.
     pub eps: f32,
     /// Learnable weight and bias, one a channel; on unless told.
     pub affine: bool,

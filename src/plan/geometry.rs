@@ -180,7 +180,6 @@ impl Geometry {
                 limit: MOST_LEAVES,
             })?;
         let workgroup = u64::from(profile.workgroup);
-        let whole = profile.min_targets > 0 && walk.targets() >= profile.min_targets;
         // Channels that lie side by side in memory should stay so in a workgroup: as many as if each element were a leaf.
         let elements = if side_by_side { tree.leaf_len() } else { 1 };
         let fours = profile.abreast == 4 && side_by_side && walk.inner.is_multiple_of(4);
@@ -190,7 +189,7 @@ impl Geometry {
         } else {
             workgroup
         };
-        let on_chip = whole || all * elements <= workgroup || all <= split;
+        let on_chip = all * elements <= workgroup || all <= split;
         let holds_elements = on_chip && tree.parts == 1 && !abreast_on_chip;
         let abreast = if fours && !holds_elements { 4 } else { 1 };
         let leaves = if on_chip { all } else { split };

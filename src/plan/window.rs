@@ -52,11 +52,14 @@ fn widest(problem: &Problem, over: Over) -> Walk {
     })
 }
 
+/// Bytes of a binding whose size is a number of 32 bits, which is what shaders of some backends are told.
+const MOST_BYTES: u64 = u32::MAX as u64 / 16 * 16;
+
 /// Most elements that one binding can hold, whatever the offset of the tensor in its buffer; kernels count in 32
 /// bits.
 fn max_elements(problem: &Problem, profile: &Profile) -> u64 {
     let size = problem.input.size().max(problem.output.size());
-    (profile.max_binding_size.saturating_sub(profile.offset_alignment) / size).min(1 << 32)
+    profile.max_binding_size.min(MOST_BYTES).saturating_sub(profile.offset_alignment) / size
 }
 
 /// A direction in which a window can end: groups of targets, segments, targets of a group, or positions.

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::op::Direction;
-use crate::sums::{Sum, merge_shards};
+use crate::sums::{Sum, check_count, merge_shards};
 use crate::tensor::DType;
 use std::pin::Pin;
 
@@ -34,7 +34,8 @@ const SUCCESS: usize = 4;
 ///
 /// Members merge by rank in a fixed binary tree. `local` may be an error: it is returned here, and the other
 /// members get [`Error::MemberFailed`] and do not wait in vain. Members whose calls, numbers of layers, channels
-/// or element types differ all get [`Error::Disagreement`].
+/// or element types differ all get [`Error::Disagreement`], and [`Error::TooLarge`] if a channel of the whole group has more
+/// values than are counted, 2^32 - 1.
 ///
 /// Layers whose inputs do not depend on each other (branches, or several small norms) can share a message.
 pub async fn all_reduce<S: Sum>(
@@ -77,9 +78,10 @@ pub async fn all_reduce<S: Sum>(
     let mut merge = |c: usize| {
         column.clear();
         column.extend(shards.iter().filter_map(|shard| shard.get(c)));
-        merge_shards(&column)
+        check_count(column.iter().map(|sum: &S| sum.count().into()))?;
+        Ok(merge_shards(&column))
     };
-    Ok(local.iter().map(|layer| channels.by_ref().take(layer.len()).map(&mut merge).collect()).collect())
+    local.iter().map(|layer| channels.by_ref().take(layer.len()).map(&mut merge).collect()).collect()
 }
 
 fn words(message: &[u8], len: usize) -> Vec<u32> {

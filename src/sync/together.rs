@@ -43,7 +43,9 @@ pub struct BackwardPart<'a, I, O> {
 /// several towers) in one exchange: the group waits for its slowest member once, not once a layer.
 ///
 /// All members pass the same layers in the same order. Results are those of calls one by one, bit for bit, and in
-/// the order of `parts`. An error in one layer is an error of the call: no layer's running statistics change.
+/// the order of `parts`. An error in one layer is an error of the call, and no layer's running statistics change, unless
+/// it comes after the exchange: a device that has no memory for one layer's output may have updated another's, as other
+/// members have.
 /// [`Error::Unexpected`] for a layer of another group than the first one's.
 pub async fn forward_train_together<I: Element, O: Element>(
     parts: &mut [ForwardPart<'_, I>],
