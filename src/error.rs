@@ -3,7 +3,8 @@
 use crate::tensor::DType;
 
 /// Everything that can go wrong. Nothing has been written and nothing recorded when one is returned, except by
-/// [`Error::Readback`], which comes after the work was submitted: running statistics may have moved.
+/// [`Error::Readback`], which comes after the work was submitted: running statistics may have moved. (What a call of several
+/// layers leaves: [`forward_train_together`](crate::sync::forward_train_together).)
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

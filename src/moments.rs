@@ -1,5 +1,7 @@
 //! Moments of a set of numbers, and the one way to merge them.
 
+use std::ops::{Add, Mul, Sub};
+
 /// Count, mean and sum of squared deviations of a set of numbers.
 ///
 /// The mean is the unevaluated sum `mean_hi + mean_lo`, because a mean of 1e6 with a standard deviation of 1
@@ -18,12 +20,27 @@ pub struct Moments {
     pub m2: f32,
 }
 
-/// `a + b` as a rounded sum and its exact rounding error (Knuth's TwoSum).
+/// `a + b` as a rounded sum and its exact rounding error (Knuth's TwoSum); of numbers, or of vectors of them.
 #[inline(always)]
-pub(crate) fn two_sum(a: f32, b: f32) -> (f32, f32) {
+pub(crate) fn two_sum<T: Copy + Add<Output = T> + Sub<Output = T>>(a: T, b: T) -> (T, T) {
     let sum = a + b;
     let b_part = sum - a;
     (sum, (a - (sum - b_part)) + (b - b_part))
+}
+
+/// Mean (a pair) and sum of squared deviations of two sets together, each of so many values, not 0; of numbers, or of
+/// vectors of them.
+#[inline(always)]
+pub(crate) fn merged<T>([hi, lo, m2]: [T; 3], [other_hi, other_lo, other_m2]: [T; 3], [a, b]: [u32; 2]) -> [T; 3]
+where
+    T: Copy + Add<Output = T> + Sub<Output = T> + Mul<Output = T> + Mul<f32, Output = T>,
+{
+    let ratio = b as f32 / a.saturating_add(b) as f32;
+    let delta = (other_hi - hi) + (other_lo - lo);
+    let (hi, error) = two_sum(hi, delta * ratio);
+    let (hi, lo) = two_sum(hi, error + lo);
+    let between = delta * delta * (a as f32 * ratio);
+    [hi, lo, (m2 + other_m2) + between]
 }
 
 impl Moments {
@@ -48,13 +65,18 @@ impl Moments {
         if other.count == 0 {
             return self;
         }
-        let count = self.count.saturating_add(other.count);
-        let ratio = other.count as f32 / count as f32;
-        let delta = (other.mean_hi - self.mean_hi) + (other.mean_lo - self.mean_lo);
-        let (hi, error) = two_sum(self.mean_hi, delta * ratio);
-        let (mean_hi, mean_lo) = two_sum(hi, error + self.mean_lo);
-        let between = delta * delta * (self.count as f32 * ratio);
-        Moments { count, mean_hi, mean_lo, m2: (self.m2 + other.m2) + between }
+        let counts = [self.count, other.count];
+        Moments::of(counts[0].saturating_add(counts[1]), merged(self.parts(), other.parts(), counts))
+    }
+
+    /// Of a mean (a pair) and a sum of squared deviations.
+    #[inline(always)]
+    pub(crate) fn of(count: u32, [mean_hi, mean_lo, m2]: [f32; 3]) -> Moments {
+        Moments { count, mean_hi, mean_lo, m2 }
+    }
+
+    fn parts(&self) -> [f32; 3] {
+        [self.mean_hi, self.mean_lo, self.m2]
     }
 
     /// The mean, in double precision.

@@ -44,7 +44,9 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Checks descriptor and shape, and describes the call.
+    /// Checks descriptor and shape, and describes the call. Errors as [`NormDescriptor::validate`] and
+    /// [`NormDescriptor::layout`]; [`Error::Missing`] without the running statistics that are asked for,
+    /// [`Error::TooFewValues`], [`Error::TooLarge`].
     pub fn new(
         descriptor: &NormDescriptor,
         tensor: &TensorDescriptor,
@@ -88,6 +90,16 @@ impl Problem {
             output: tensor.dtype,
             memories: [layout.memory; 5],
         })
+    }
+
+    /// Checks the element types that a backward pass is given. [`Error::DType`]
+    pub(crate) fn check_types(&self, x: DType, dy: DType) -> Result<(), Error> {
+        for (name, expected, actual) in [("x", self.input, x), ("dy", self.output, dy)] {
+            if expected != actual {
+                return Err(Error::DType { name, expected, actual });
+            }
+        }
+        Ok(())
     }
 
     /// The same with tensors that have gaps. [`Error::Pitch`] if rows or samples of one would overlap.

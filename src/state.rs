@@ -36,7 +36,7 @@ pub struct State {
 }
 
 impl State {
-    /// The state of a new layer.
+    /// The state of a new layer. Errors as [`NormDescriptor::validate`].
     pub fn new(descriptor: &NormDescriptor) -> Result<State, Error> {
         descriptor.validate()?;
         let len = usize::try_from(descriptor.affine_len()).unwrap_or(usize::MAX);
@@ -53,7 +53,8 @@ impl State {
         })
     }
 
-    /// Checks that every vector is there exactly when the descriptor has it, with the right length.
+    /// Checks that every vector is there exactly when the descriptor has it, with the right length:
+    /// [`Error::Unexpected`], [`Error::Length`].
     pub fn check(&self, descriptor: &NormDescriptor) -> Result<(), Error> {
         let (affine, len) = (descriptor.affine(), descriptor.affine_len());
         let running = self.running.as_ref();

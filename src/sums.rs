@@ -87,12 +87,17 @@ pub(crate) fn check_count(shards: impl Iterator<Item = u64>) -> Result<u64, Erro
 /// ```
 #[must_use]
 pub fn merge_shards<S: Sum>(shards: &[S]) -> S {
-    match shards {
-        [] => S::default(),
-        [one] => *one,
+    merge_all(shards, &S::merge).unwrap_or_default()
+}
+
+/// The binary tree over what there is, as if it were padded to a power of two.
+pub(crate) fn merge_all<T: Copy>(items: &[T], merge: &impl Fn(T, T) -> T) -> Option<T> {
+    match items {
+        [] => None,
+        &[one] => Some(one),
         _ => {
-            let (left, right) = shards.split_at(shards.len().next_power_of_two() / 2);
-            merge_shards(left).merge(merge_shards(right))
+            let (left, right) = items.split_at(items.len().next_power_of_two() / 2);
+            Some(merge(merge_all(left, merge)?, merge_all(right, merge)?))
         }
     }
 }

@@ -128,6 +128,10 @@ impl<'a> Bench<'a> {
         self.nothing_written(|norm, encoder| norm.forward_train(encoder, tensor, fusion, io, Commit::Update))
     }
 
+    fn frozen(&self, tensor: &TensorDescriptor, fusion: Fusion, io: &gpu::Forward) -> Result<gpu::Saved, Error> {
+        self.nothing_written(|norm, encoder| norm.forward_frozen(encoder, tensor, fusion, io))
+    }
+
     fn eval(&self, tensor: &TensorDescriptor, fusion: Fusion, io: &gpu::Forward) -> Result<(), Error> {
         self.nothing_written(|norm, encoder| norm.forward_eval(encoder, tensor, fusion, io))
     }
@@ -313,6 +317,11 @@ fn overlaps() {
         let error = bench.train(&tensor, AFTER_RELU, &residual(bench.b(2)));
         fails!(error, Error::Overlap { .. }, ["y and residual", "a place of its own"]);
         assert!(bench.eval(&tensor, AFTER_RELU, &residual(bench.b(2))).is_ok());
+        // A frozen layer has a backward pass, too.
+        assert!(bench.frozen(&tensor, AFTER, &residual(bench.b(2))).is_ok(), "y over the residual");
+        let error = bench.frozen(&tensor, AFTER_RELU, &residual(bench.b(2)));
+        fails!(error, Error::Overlap { .. }, ["y and residual", "a place of its own"]);
+        fails!(bench.frozen(&tensor, PLAIN, &over(0)), Error::Overlap { .. }, ["y and x", "backward needs x"]);
         fails!(bench.eval(&tensor, AFTER, &residual(bench.at(2, 4))), Error::Overlap { .. }, ["y and residual"]);
         let sum = |sum| gpu::Forward { sum: Some(sum), ..residual(bench.b(1)) };
         fails!(bench.train(&tensor, BEFORE, &sum(bench.b(1))), Error::Overlap { .. }, ["y and sum"]);

@@ -126,7 +126,8 @@ fn converting_and_back_loses_nothing() {
     (running.tracked, running.skipped) = (vec![7, 8, 9], vec![1, 0, 2]);
     running.running_mean = vec![0.25, -1.0, 4.0];
     let group: Arc<dyn Communicator> = Arc::new(LocalGroup::members(1, WAIT).remove(0));
-    for (_, backend) in backends::gpus().take(1).chain([]) {
+    for (gpu, backend) in backends::gpus().take(1) {
+        let _turn = gpu.turn();
         let norms = vec![Norm::with_state(backend, descriptor.clone(), state.clone()).unwrap()];
         let back = revert(convert(norms, &group).unwrap());
         assert_eq!(pollster::block_on(back[0].state()).unwrap(), state);

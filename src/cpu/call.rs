@@ -2,7 +2,7 @@
 
 use super::backward;
 use super::exec::Exec;
-use super::forward::{self, Stat};
+use super::forward::{self};
 use super::grid::Grid;
 use super::input::{Input, Place};
 use super::io::{Backward, Forward, Source};
@@ -11,8 +11,9 @@ use super::output::Output;
 use super::params::{Affine, StatVectors};
 use super::running;
 use super::saved::Saved;
-use super::sink::Way;
+use super::saved::Stat;
 use super::source::GradientOf;
+use super::way::Way;
 use crate::error::Error;
 use crate::moments::Moments;
 use crate::op::{Commit, Fusion, Gradients, Op, Residual, Statistics};
@@ -191,17 +192,8 @@ impl Norm {
             return Err(Error::Foreign { what: "kind of pass (synchronised or not)" });
         }
         let problem = Problem { op, ..saved.problem }.with_backward_pitches(&io.pitches)?;
-        for (name, expected, actual) in [("x", problem.input, input), ("dy", problem.output, output)] {
-            if expected != actual {
-                return Err(Error::DType { name, expected, actual });
-            }
-        }
-        if io.dweight.is_some() && !problem.affine.weight {
-            return Err(Error::Unexpected { name: "dweight", reason: "the layer has no weight" });
-        }
-        if io.dbias.is_some() && !problem.affine.bias {
-            return Err(Error::Unexpected { name: "dbias", reason: "the layer has no bias" });
-        }
+        problem.check_types(input, output)?;
+        problem.affine.check(["dweight", "dbias"], [io.dweight.is_some(), io.dbias.is_some()])?;
         io.check(&problem, self.descriptor.affine_len())?;
         Call::new(self, problem, io.way(&problem))
     }

@@ -258,7 +258,7 @@ fn leaves_of_columns<S: Simd, K: Source>(
     )
 }
 
-/// As [`leaf_of_halves`].
+/// The same of halves, read in registers, if all of them lie in memory as they are needed.
 #[inline(never)]
 fn leaves_of_columns_of_halves<S: Simd, K: Source, T: Number>(
     simd: S,

@@ -13,38 +13,20 @@ use super::input::{Place, Tile};
 use super::lanes::{LANES, Number};
 use super::output::{Destination, Output};
 use super::params::{Affine, Owner, Params, RowParams, StatSlices, StatVectors, for_rows};
-use super::partial::{Mean, merge_all};
+use super::partial::Mean;
 use super::pass::{self, Pass as _};
 use super::reduce::{self, leaf_of_rows};
 use super::relay::Block;
+use super::saved::Stat;
 use super::sink::{Sink, with_sink};
 use super::source::{Means, MomentsOf, Source as _};
 use super::stream::ByLines;
 use crate::moments::Moments;
+use crate::sums::merge_shards;
 use fearless_simd::Simd;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
-
-/// Mean (a pair), variance and 1/std of one statistic.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Stat {
-    pub hi: f32,
-    pub lo: f32,
-    pub var: f32,
-    pub rstd: f32,
-}
-
-impl Stat {
-    pub fn new(moments: &Moments, eps: f32) -> Stat {
-        let var = moments.m2 / moments.count as f32;
-        Stat { hi: moments.mean_hi, lo: moments.mean_lo, var, rstd: 1.0 / (var + eps).sqrt() }
-    }
-
-    pub fn given(mean: f32, var: f32, eps: f32) -> Stat {
-        Stat { hi: mean, lo: 0.0, var, rstd: 1.0 / (var + eps).sqrt() }
-    }
-}
 
 /// What a forward pass works on.
 pub(crate) struct Pass<'a> {
@@ -90,7 +72,7 @@ impl Pass<'_> {
         match self.grid.join {
             Join::Samples => reduce::join_samples::<Means>(self.exec, cells).moments(),
             Join::Channels(1) => cells.moments(),
-            Join::Channels(size) => cells.moments().chunks(size).map(merged).collect(),
+            Join::Channels(size) => cells.moments().chunks(size).map(merge_shards).collect(),
         }
     }
 
@@ -119,7 +101,7 @@ impl Pass<'_> {
                 let count = (self.grid.samples * self.grid.width) as u32;
                 let finish_channels = |_: Range<usize>, moments: &mut [Moments], [hi, lo, m2]: [[f32; LANES]; 3]| {
                     for (k, moments) in moments.iter_mut().enumerate() {
-                        *moments = Moments { count, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
+                        *moments = Moments::of(count, [hi[k], lo[k], m2[k]]);
                     }
                     BlockStats::new(moments, self.eps)
                 };
@@ -132,13 +114,13 @@ impl Pass<'_> {
                 let rows = first..first + moments.len() * size;
                 dispatch!(self.exec.level, simd => self.groups(simd, rows, None, scratch, |rows, [hi, lo, m2]| {
                     let count = self.grid.width as u32;
-                    let cell = |k: usize| Moments { count, mean_hi: hi[k], mean_lo: lo[k], m2: m2[k] };
+                    let cell = |k: usize| Moments::of(count, [hi[k], lo[k], m2[k]]);
                     let moments = &mut moments[(rows.start - first) / size..(rows.end - first) / size];
                     if size == 1 {
                         moments.iter_mut().enumerate().for_each(|(k, moments)| *moments = cell(k));
                     } else {
                         let cells: Vec<Moments> = (0..size).map(cell).collect();
-                        moments[0] = merged(&cells);
+                        moments[0] = merge_shards(&cells);
                     }
                     BlockStats::new(moments, self.eps)
                 }));
@@ -312,10 +294,6 @@ impl pass::Pass for Pass<'_> {
             y.finish(simd);
         }
     }
-}
-
-fn merged(cells: &[Moments]) -> Moments {
-    merge_all(cells, &Moments::merge).unwrap_or(Moments::EMPTY)
 }
 
 /// Statistics of a block, in the registers' order.

@@ -2,7 +2,7 @@
 
 use super::leaf_columns::TALL;
 use super::nontemporal::QUAD;
-use super::sink::Way;
+use super::way::Way;
 use crate::layout::{Memory, Walk};
 use crate::plan::{Problem, Tree};
 use crate::profile::Profile;

@@ -7,7 +7,8 @@ use super::exec::is_baseline;
 use super::f16c;
 use super::lanes::{LANES, Number, Span, V, for_spans};
 use super::nontemporal::HalfLine;
-use super::sink::{Sink, Store, Way, with_sink};
+use super::sink::{Sink, Store, with_sink};
+use super::way::Way;
 use crate::tensor::DType;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
 use half::{bf16, f16};
@@ -39,22 +40,39 @@ macro_rules! first_half {
 }
 pub(crate) use first_half;
 
+/// Runs code with `$t` as the type of a tensor's elements.
+macro_rules! with_element {
+    ($dtype:expr, $t:ident => $run:expr) => {
+        match $dtype {
+            $crate::tensor::DType::F32 => {
+                type $t = f32;
+                $run
+            }
+            $crate::tensor::DType::F16 => {
+                type $t = ::half::f16;
+                $run
+            }
+            $crate::tensor::DType::BF16 => {
+                type $t = ::half::bf16;
+                $run
+            }
+        }
+    };
+}
+pub(crate) use with_element;
+
 /// Elements as `f32`, as many as there are in `to`. Out of line: it is called from everywhere.
 #[inline(never)]
 pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32]) {
     simd.vectorize(
         #[inline(always)]
-        || match dtype {
-            DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
-            DType::F16 => widen_halves::<S, f16>(simd, bytemuck::cast_slice(from), to),
-            DType::BF16 => widen_halves::<S, bf16>(simd, bytemuck::cast_slice(from), to),
-        },
+        || with_element!(dtype, T => widen_all::<S, T>(simd, bytemuck::cast_slice(from), to)),
     )
 }
 
 /// The type is known when it is compiled, so that the loop does not ask.
 #[inline(always)]
-fn widen_halves<S: Simd, T: Number>(simd: S, from: &[T], to: &mut [f32]) {
+fn widen_all<S: Simd, T: Number>(simd: S, from: &[T], to: &mut [f32]) {
     let from = &from[..to.len()];
     for_spans!(to.len(), span => { span.store(span.load(simd, from), to); });
 }

@@ -4,12 +4,11 @@ use super::abreast::{Panel, gather};
 use super::ahead::Rest;
 use super::area::Area;
 use super::grid::{Grid, Rows};
-use super::half::widen;
+use super::half::{widen, with_element};
 use super::lanes::{LANES, Number};
 use super::output::Output;
 use crate::tensor::DType;
 use fearless_simd::Simd;
-use half::{bf16, f16};
 
 /// An area's values.
 #[derive(Clone, Copy)]
@@ -85,11 +84,7 @@ impl<'a> Input<'a> {
     fn copy_pieces<S: Simd>(&self, simd: S, panel: Panel, to: &mut [f32]) {
         simd.vectorize(
             #[inline(always)]
-            || match self.dtype {
-                DType::F32 => gather::<S, f32>(simd, bytemuck::cast_slice(self.bytes), self.rows, panel, to),
-                DType::F16 => gather::<S, f16>(simd, bytemuck::cast_slice(self.bytes), self.rows, panel, to),
-                DType::BF16 => gather::<S, bf16>(simd, bytemuck::cast_slice(self.bytes), self.rows, panel, to),
-            },
+            || with_element!(self.dtype, T => gather::<S, T>(simd, bytemuck::cast_slice(self.bytes), self.rows, panel, to)),
         )
     }
 

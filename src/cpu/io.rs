@@ -1,6 +1,6 @@
 //! The slices of a call.
 
-use super::sink::Way;
+use super::way::Way;
 use crate::error::Error;
 use crate::op::Given;
 use crate::plan::{Problem, Tensor};

@@ -3,8 +3,9 @@
 use super::ahead::Ahead;
 use super::formula::{Gradient, Made, Param, Stats, Weights};
 use super::lanes::{LANES, Length, Number, STRIDE, Span, V, fold, sum_row};
-use super::partial::{Mean, Sums, two_sum};
+use super::partial::{Mean, Sums};
 use super::short;
+use crate::moments::two_sum;
 use fearless_simd::{Simd, SimdBase, SimdMask};
 use std::cell::Cell;
 

@@ -5,7 +5,8 @@ use super::area::TILE;
 use super::exec::apart;
 use super::formula::{Gradient, Made, Param, Same, Stats, Weights, low, with_mask};
 use super::lanes::{LANES, Number, Span, TURNS, V, for_spans, for_strides, unrolled};
-use super::partial::{Mean, Partial, Sums, two_sum};
+use super::partial::{Mean, Partial, Sums};
+use crate::moments::two_sum;
 use fearless_simd::{Simd, SimdBase};
 use std::ops::Range;
 

@@ -6,11 +6,18 @@
 //! One chain of files: `norm`, `call`, `sync` and `io` are the calls; `forward` and `backward`, with `pass` in common,
 //! go over the tensor, by `blocks` that fit the caches (one is written while the next is reduced: `relay`, `beside`) or
 //! twice as a whole, in the terms of `grid`, with the `params` of rows and columns (short rows as one: `strip`);
-//! `reduce` and `columns` walk the trees over the leaves of `source`; `leaf`, `leaf_columns` and `apply` are the loops
-//! over elements, `formula` what they do to one, all of it in `f32` by `lanes` (`half`: other types in and out);
-//! `input` and `output` bring areas of tensors of any type and pitch in and out (a row's way out: `sink`), `stream` past
-//! the caches (by the stores of `nontemporal`), `ahead` before they are needed; `exec` deals tasks out to threads and
+//! `reduce` and `columns` walk the trees over the leaves of `source`; `leaf`, `leaf_columns` (few columns: `abreast`, rows
+//! shorter than a vector: `short`) and `apply` are the loops over elements, `formula` what they do to one, all of it in `f32` by `lanes` (`half`: other types in and out);
+//! `input` and `output` bring areas of tensors of any type and pitch in and out (a row's way out: `sink`, `way`), `stream`
+//! past the caches (by the stores of `nontemporal`), `ahead` before they are needed; `exec` deals tasks out to threads and
 //! instruction sets.
+//!
+//! Words: a *span* is up to sixteen elements of a row, a *stride* four of them. A *row* is what lies in one piece in memory: a
+//! channel of a sample, or, channels-last and for layer norm, all columns of a position. A *cell* is one channel of one sample,
+//! a row or a column of it. A *leaf* is what is summed up at once (at most 4096 elements of a row, or sixteen rows of a
+//! column), an *entry* the result of a branch of the tree, in a table. An *area* is a rectangle of rows and columns, a *tile* its
+//! elements, in place or copied. A *panel* is columns that are reduced together, a *strip* several rows that are worked on as
+//! one, a *block* what is written while the caches hold it.
 
 mod abreast;
 mod ahead;
@@ -51,6 +58,7 @@ mod stream;
 mod strip;
 mod sync;
 mod vectors;
+mod way;
 
 pub use io::{Backward, Forward, Source};
 pub use norm::Norm;

@@ -179,7 +179,8 @@ impl Norm {
     /// First step, backward: sums of this shard, which are also its own dbias and dweight.
     ///
     /// Those stay local, as in PyTorch: the optimiser of data-parallel training sums them over the members with
-    /// all other gradients. Gradients that `io` asks for are left to the last step.
+    /// all other gradients. Gradients that `io` asks for are left to the last step. Errors as [`Norm::backward`];
+    /// [`Error::Foreign`] also if `saved` is not from [`Norm::forward_train_with`].
     pub fn local_gradient_sums<I: Element, O: Element>(
         &self,
         saved: &Saved,
@@ -188,7 +189,8 @@ impl Norm {
         self.any_local_gradient_sums(saved, io.cast(), (I::DTYPE, O::DTYPE))
     }
 
-    /// Last step, backward: dx (and dresidual) from the sums of the whole group.
+    /// Last step, backward: dx (and dresidual) from the sums of the whole group, one a channel: [`Error::Length`] if they are
+    /// not. Other errors as [`Norm::local_gradient_sums`].
     pub fn backward_with<I: Element, O: Element>(
         &self,
         saved: Saved,

@@ -7,9 +7,10 @@ use super::half::narrow;
 use super::input::{Input, Tile};
 use super::lanes::{LANES, Number, STRIDE};
 use super::nontemporal::{QUAD, is_aligned, stream};
-use super::sink::{Sink, Way};
+use super::sink::Sink;
 use super::stream::Half;
 use super::strip;
+use super::way::Way;
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use std::marker::PhantomData;
@@ -33,7 +34,7 @@ unsafe impl Sync for Output<'_> {}
 impl<'a> Output<'a> {
     /// # Safety
     ///
-    /// Threads that write at the same time, or read as [`Place::Own`], do so in areas that do not overlap.
+    /// Threads that write at the same time, or read as [`super::input::Place::Own`], do so in areas that do not overlap.
     pub unsafe fn new(dtype: DType, bytes: &'a mut [u8], rows: Rows, way: Way) -> Output<'a> {
         Output { dtype, start: bytes.as_mut_ptr(), len: bytes.len(), rows, way, of: PhantomData }
     }

@@ -2,9 +2,9 @@
 
 use super::area::Area;
 use super::formula::{Each, Line, Made, OfDx, OfY, Param, Same, Stats, Weights};
-use super::forward::Stat;
 use super::grid::{Cursor, Grid, Row};
 use super::lanes::V;
+use super::saved::Stat;
 use super::vectors::{Repeat, Vectors};
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;

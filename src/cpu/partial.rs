@@ -1,6 +1,7 @@
 //! Partial results of sixteen targets, and the fixed tree that merges them.
 
 use super::lanes::V;
+use crate::moments::merged;
 use fearless_simd::{Simd, SimdBase};
 use smallvec::{SmallVec, smallvec};
 use std::ops::Range;
@@ -17,20 +18,12 @@ pub(crate) trait Partial<S: Simd>: Copy {
     fn parts(self, simd: S) -> [V<S>; 3];
 }
 
-/// The vector twin of [`crate::Moments`]: the same operations in the same order, so the same bits.
+/// [`crate::Moments`], without their count.
 #[derive(Clone, Copy)]
 pub(crate) struct Mean<S: Simd> {
     pub hi: V<S>,
     pub lo: V<S>,
     pub m2: V<S>,
-}
-
-/// [`crate::moments::two_sum`] in lanes.
-#[inline(always)]
-pub(crate) fn two_sum<S: Simd>(a: V<S>, b: V<S>) -> (V<S>, V<S>) {
-    let sum = a + b;
-    let b_part = sum - a;
-    (sum, (a - (sum - b_part)) + (b - b_part))
 }
 
 impl<S: Simd> Partial<S> for Mean<S> {
@@ -41,13 +34,9 @@ impl<S: Simd> Partial<S> for Mean<S> {
     }
 
     #[inline(always)]
-    fn merge(self, other: Self, [a, b]: [u32; 2]) -> Self {
-        let ratio = b as f32 / a.saturating_add(b) as f32;
-        let delta = (other.hi - self.hi) + (other.lo - self.lo);
-        let (hi, error) = two_sum(self.hi, delta * ratio);
-        let (hi, lo) = two_sum(hi, error + self.lo);
-        let between = delta * delta * (a as f32 * ratio);
-        Mean { hi, lo, m2: (self.m2 + other.m2) + between }
+    fn merge(self, other: Self, counts: [u32; 2]) -> Self {
+        let [hi, lo, m2] = merged([self.hi, self.lo, self.m2], [other.hi, other.lo, other.m2], counts);
+        Mean { hi, lo, m2 }
     }
 
     #[inline(always)]
@@ -161,17 +150,5 @@ impl<P: Copy> Stack<P> {
             }
         }
         root.0
-    }
-}
-
-/// The same tree over single targets.
-pub(crate) fn merge_all<T: Copy>(items: &[T], merge: &impl Fn(T, T) -> T) -> Option<T> {
-    match items {
-        [] => None,
-        &[one] => Some(one),
-        _ => {
-            let (left, right) = items.split_at(items.len().next_power_of_two() / 2);
-            Some(merge(merge_all(left, merge)?, merge_all(right, merge)?))
-        }
     }
 }

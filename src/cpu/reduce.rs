@@ -57,13 +57,7 @@ impl Table {
     pub fn moments(&self) -> Vec<Moments> {
         let [hi, lo, m2] = self.parts.each();
         let all = hi.iter().zip(lo).zip(m2).enumerate();
-        all.map(|(i, ((&mean_hi, &mean_lo), &m2))| Moments {
-            count: self.counts[i / self.channels],
-            mean_hi,
-            mean_lo,
-            m2,
-        })
-        .collect()
+        all.map(|(i, ((&hi, &lo), &m2))| Moments::of(self.counts[i / self.channels], [hi, lo, m2])).collect()
     }
 }
 

@@ -1,8 +1,28 @@
 //! What a forward pass leaves for the backward pass.
 
-use super::forward::Stat;
-use crate::op::Fusion;
+use crate::moments::Moments;
+use crate::op::{Fusion, Statistics};
 use crate::plan::Problem;
+
+/// Mean (a pair), variance and 1/std of one statistic.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Stat {
+    pub hi: f32,
+    pub lo: f32,
+    pub var: f32,
+    pub rstd: f32,
+}
+
+impl Stat {
+    pub fn new(moments: &Moments, eps: f32) -> Stat {
+        let var = moments.m2 / moments.count as f32;
+        Stat { hi: moments.mean_hi, lo: moments.mean_lo, var, rstd: 1.0 / (var + eps).sqrt() }
+    }
+
+    pub fn given(mean: f32, var: f32, eps: f32) -> Stat {
+        Stat { hi: mean, lo: 0.0, var, rstd: 1.0 / (var + eps).sqrt() }
+    }
+}
 
 /// What [`super::Norm::backward`] needs of a forward pass besides its inputs: shape, fusion and statistics. It
 /// belongs to the layer that made it and is used up by one backward pass.
@@ -18,6 +38,11 @@ impl Saved {
     /// What the forward pass fused.
     pub(crate) fn fusion(&self) -> Fusion {
         self.problem.fusion
+    }
+
+    /// Whether the statistics are the layer's running ones.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.problem.statistics == Statistics::Running
     }
 
     /// Means that were subtracted: one a channel (batch norm, and running statistics), sample and group, or row;

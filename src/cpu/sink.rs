@@ -2,8 +2,8 @@
 
 use super::ahead::Ahead;
 use super::lanes::{LANES, Span, V, for_spans};
-use super::nontemporal::{QUAD, is_aligned};
 use super::stream::{Half, Stream};
+use super::way::Way;
 use crate::tensor::DType;
 use fearless_simd::Simd;
 use half::{bf16, f16};
@@ -17,7 +17,7 @@ pub(crate) enum Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    /// Memory of an element type. It goes around the caches, if it is to and begins and ends at multiples of [`QUAD`]
+    /// Memory of an element type. It goes around the caches, if it is to and begins and ends at multiples of [`QUAD`](super::nontemporal::QUAD)
     /// bytes.
     #[inline(always)]
     pub fn new(dtype: DType, to: &'a mut [u8], way: Way, ahead: Ahead) -> Sink<'a> {
@@ -122,31 +122,5 @@ impl Store for &mut [f32] {
     #[inline(always)]
     fn store<S: Simd>(&mut self, span: Span, value: V<S>) {
         span.store(value, self);
-    }
-}
-
-/// How what is written gets to memory.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Way {
-    /// Through the caches, as it may soon be read.
-    Cached,
-    /// Around them, so that it is not read first: from registers where rows begin and end at multiples of [`QUAD`]
-    /// bytes, otherwise an area at a time by way of a buffer that the caches hold.
-    Around,
-}
-
-/// Bytes of a call's tensors from which on what is written goes around the caches, which could not hold it anyway.
-const LARGE: u64 = 16 << 20;
-
-impl Way {
-    /// For a call whose tensors have so many bytes: around the caches, where there are instructions for it.
-    pub fn of(bytes: u64) -> Way {
-        if cfg!(target_arch = "x86_64") && bytes >= LARGE { Way::Around } else { Way::Cached }
-    }
-
-    /// Whether a row goes around the caches from registers.
-    #[inline(always)]
-    pub fn is_around(self, row: &[u8]) -> bool {
-        self == Way::Around && is_aligned(row.as_ptr()) && row.len().is_multiple_of(QUAD)
     }
 }

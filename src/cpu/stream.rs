@@ -3,7 +3,8 @@
 use super::ahead::Ahead;
 use super::lanes::{LANES, Number, STRIDE, Span, TURNS, V, for_spans};
 use super::nontemporal::{stream_quads, stream_span, stream_whole};
-use super::sink::{Store, Values, Way};
+use super::sink::{Store, Values};
+use super::way::Way;
 use fearless_simd::Simd;
 
 /// A row that is written around the caches. It begins at a multiple of [`QUAD`](super::nontemporal::QUAD) bytes and is a multiple of it long.

@@ -1,16 +1,16 @@
 //! The steps of a synchronised batch norm: local sums, and the passes with those of the group.
 
 use super::call::{From, Types};
-use super::forward::{self, Stat};
+use super::forward::{self};
 use super::input::Place;
 use super::io::{Backward, Forward, Source, check_len};
 use super::norm::Norm;
 use super::params::Affine;
 use super::saved::Saved;
-use super::sink::Way;
+use super::saved::Stat;
+use super::way::Way;
 use crate::error::Error;
 use crate::moments::Moments;
-use crate::norm::NormDescriptor;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::Tensor;
 use crate::sums::GradientSums;
@@ -25,7 +25,7 @@ impl Norm {
         pitches: &ForwardPitches,
         dtype: DType,
     ) -> Result<Vec<Moments>, Error> {
-        self.check_batch()?;
+        self.descriptor().check_batch()?;
         let op = Op::LocalSums(Direction::Forward);
         // The sum is this call's own, and lies in memory without gaps.
         let pitches = ForwardPitches { sum: Pitch::default(), ..*pitches };
@@ -73,7 +73,7 @@ impl Norm {
         commit: Commit,
         types: Types,
     ) -> Result<Saved, Error> {
-        self.check_batch()?;
+        self.descriptor().check_batch()?;
         check_len("the group's sums", Some(moments.len()), self.descriptor().affine_len())?;
         let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::ApplyMoments, &io, types)?;
         io.check(&call.problem, true)?;
@@ -123,15 +123,5 @@ impl Norm {
         let given = [&mean(|s| s.sum_dy)[..], &mean(|s| s.sum_dy_xhat)];
         self.run_backward(&call, &saved, io, false, Some(given));
         Ok(())
-    }
-
-    fn check_batch(&self) -> Result<(), Error> {
-        match self.descriptor() {
-            NormDescriptor::Batch(_) => Ok(()),
-            _ => {
-                let reason = "only batch norm has statistics over the batch";
-                Err(Error::Unexpected { name: "a synchronised call", reason })
-            }
-        }
     }
 }

@@ -1,9 +1,10 @@
 //! From a plan and buffers to commands.
 
 use super::buffer::with_contents;
+use super::context::{Context, Pipeline, VECTOR_BINDINGS};
 use super::io::Tensors;
+use super::key::Key;
 use super::params::{Numbers, Params, strides};
-use super::pipeline::{Context, Key, Pipeline, VECTOR_BINDINGS};
 use super::shader::Addressing;
 use crate::error::Error;
 use crate::plan::{Dispatch, Kernel, Over, Pass, Plan, Tensor};

@@ -1,7 +1,7 @@
 //! The shaders of a plan, without a device: for tools that look at what drivers make of them.
 #![allow(missing_docs, reason = "no part of the API")]
 
-use super::pipeline::Key;
+use super::key::Key;
 use super::shader::{Addressing, compose};
 use crate::op::Direction;
 use crate::plan::{Kernel, Plan, UNIT};

@@ -1,23 +1,21 @@
 //! A layer on a device: its state and its calls.
 
-use super::buffer::with_contents;
+use super::context::Context;
 use super::encode::{Prepared, Vectors};
 use super::io::{self, Backward, Forward, InPlace, Tensors, check_binding};
 use super::params::Numbers;
-use super::pipeline::Context;
 use super::saved::{Pool, Saved};
+use super::state::{state_buffer, stride};
 use crate::error::Error;
 use crate::norm::{Momentum, NonFinite, NormDescriptor};
 use crate::op::{Commit, Fusion, Gradients, Op, Statistics};
 use crate::plan::{Plan, Problem};
-use crate::state::{Running, State};
+use crate::state::State;
 use crate::tensor::TensorDescriptor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use wgpu::{BufferUsages, CommandEncoder};
 
-/// Vectors of the state buffer, in this order; the shaders count them.
-const VECTORS: u64 = 6;
 /// Calls whose plans and bind groups are kept: training forward and backward, evaluation, and one to spare.
 const PREPARED: usize = 4;
 
@@ -40,8 +38,8 @@ const PREPARED: usize = 4;
 #[derive(Debug)]
 pub struct Norm {
     context: Context,
-    descriptor: NormDescriptor,
-    state: wgpu::Buffer,
+    pub(super) descriptor: NormDescriptor,
+    pub(super) state: wgpu::Buffer,
     id: u64,
     pool: Arc<Pool>,
     scratch: Mutex<Scratch>,
@@ -66,6 +64,9 @@ struct Call {
 
 impl Norm {
     /// A layer with PyTorch's initial state: weight 1, bias 0, running mean 0, running variance 1.
+    ///
+    /// [`Error::Parameter`], [`Error::Empty`] or [`Error::Groups`] if the descriptor is not valid, [`Error::TooLarge`] if its
+    /// state does not fit a binding.
     pub fn new(context: &Context, descriptor: impl Into<NormDescriptor>) -> Result<Norm, Error> {
         let descriptor = descriptor.into();
         let state = State::new(&descriptor)?;
@@ -78,22 +79,10 @@ impl Norm {
         let descriptor = descriptor.into();
         descriptor.validate()?;
         state.check(&descriptor)?;
-        let size = VECTORS * stride(&descriptor) * 4;
-        let limit = context.profile().max_binding_size;
-        if size > limit {
-            return Err(Error::TooLarge {
-                what: "bytes of weight, bias and running statistics",
-                required: size,
-                limit,
-            });
-        }
-        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-        let words = state_words(&descriptor, state);
-        let buffer = with_contents(context.device(), "wgpu-norm state", usage, &words)?;
         Ok(Norm {
             context: context.clone(),
+            state: state_buffer(context, &descriptor, state)?,
             descriptor,
-            state: buffer,
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             pool: Arc::default(),
             scratch: Mutex::default(),
@@ -112,7 +101,7 @@ impl Norm {
 
     /// Training: y from the batch's own statistics; `commit` says whether the running statistics take them in.
     ///
-    /// y may be written over the residual unless a ReLU follows. Errors: shape, dtype, buffers
+    /// y may be written over the residual, unless the ReLU behind it needs that again. Errors: shape, dtype, buffers
     /// ([`Error`] names each); nothing is recorded then.
     pub fn forward_train(
         &self,
@@ -127,7 +116,7 @@ impl Norm {
 
     /// Evaluation: y from the running statistics; from the batch's own where the layer tracks none.
     ///
-    /// y may be written over x or over the residual.
+    /// y may be written over x or over the residual. Errors as [`Norm::forward_train`].
     pub fn forward_eval(
         &self,
         encoder: &mut CommandEncoder,
@@ -140,7 +129,8 @@ impl Norm {
         self.forward(encoder, tensor, statistics, fusion, io, Commit::Skip, InPlace::Any).map(drop)
     }
 
-    /// A frozen layer in a network that trains: y from the running statistics, and what backward needs.
+    /// A frozen layer in a network that trains: y from the running statistics, and what backward needs. y may lie over the
+    /// residual, as in training.
     ///
     /// [`Error::Missing`] where the layer tracks no running statistics.
     pub fn forward_frozen(
@@ -150,7 +140,7 @@ impl Norm {
         fusion: Fusion,
         io: &Forward,
     ) -> Result<Saved, Error> {
-        self.forward(encoder, tensor, Statistics::Running, fusion, io, Commit::Skip, InPlace::Never)
+        self.forward(encoder, tensor, Statistics::Running, fusion, io, Commit::Skip, InPlace::training(fusion))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the three public calls differ in these")]
@@ -172,7 +162,7 @@ impl Norm {
         let plan = self.plan(problem)?;
         io::check(&plan, &tensors, in_place)?;
         self.check_apart(&plan, &tensors)?;
-        let saved = self.saved(problem, fusion)?;
+        let saved = self.saved(problem)?;
         self.record(encoder, &plan, &tensors, &saved, None, update)?;
         Ok(saved)
     }
@@ -188,7 +178,7 @@ impl Norm {
             affine: io.dweight.is_some() || io.dbias.is_some(),
         };
         let problem = Problem { op: Op::Backward(wanted), ..saved.problem }.with_backward_pitches(&io.pitches)?;
-        let tensors = io.tensors(saved.fusion)?;
+        let tensors = io.tensors(saved.fusion())?;
         let plan = self.plan(io::without_unused(problem, &tensors))?;
         io::check(&plan, &tensors, InPlace::Never)?;
         self.check_affine(&saved, io, &plan, &tensors)?;
@@ -235,28 +225,24 @@ impl Norm {
         plan: &Plan,
         tensors: &Tensors,
     ) -> Result<(), Error> {
-        let affine = self.descriptor.affine();
+        self.descriptor.affine().check(["dweight", "dbias"], [io.dweight.is_some(), io.dbias.is_some()])?;
         let bytes = self.descriptor.affine_len() * 4;
-        for (name, vector, has) in [("dweight", &io.dweight, affine.weight), ("dbias", &io.dbias, affine.bias)] {
+        for (name, vector) in [("dweight", &io.dweight), ("dbias", &io.dbias)] {
             let Some(binding) = vector else { continue };
-            if !has {
-                return Err(Error::Unexpected { name, reason: "the layer was made without it" });
-            }
             check_binding(name, binding, bytes, 4, BufferUsages::COPY_DST)?;
         }
         let (dweight, dbias) = (io.dweight.as_ref(), io.dbias.as_ref());
         let vectors = [dweight.map(|b| ("dweight", b, bytes)), dbias.map(|b| ("dbias", b, bytes))];
-        io::check_apart(plan, tensors, vectors, [Some(&self.state), saved.buffer.as_ref()])
+        io::check_apart(plan, tensors, vectors, [Some(&self.state), Some(&saved.buffer)])
     }
 
     /// Records the copies of gradients of weight and bias to where the caller wants them.
     pub(super) fn copy_affine(&self, encoder: &mut CommandEncoder, saved: &Saved, io: &Backward) {
-        let Some(buffer) = &saved.buffer else { return };
         let start = gradients_at(&saved.problem);
         for (i, to) in [&io.dweight, &io.dbias].into_iter().enumerate() {
             let Some(to) = to else { continue };
             let from = (start + i as u64 * stride(&self.descriptor)) * 4;
-            encoder.copy_buffer_to_buffer(buffer, from, to.buffer, to.offset, self.descriptor.affine_len() * 4);
+            encoder.copy_buffer_to_buffer(&saved.buffer, from, to.buffer, to.offset, self.descriptor.affine_len() * 4);
         }
     }
 
@@ -269,88 +255,14 @@ impl Norm {
         }
     }
 
-    /// Scale, one `f32` a channel or element, for an optimiser: `STORAGE`, `COPY_SRC` and `COPY_DST`.
-    pub fn weight(&self) -> Option<wgpu::BufferBinding<'_>> {
-        self.descriptor.affine().weight.then(|| self.vector(0))
-    }
-
-    /// Shift, as [`Norm::weight`].
-    pub fn bias(&self) -> Option<wgpu::BufferBinding<'_>> {
-        self.descriptor.affine().bias.then(|| self.vector(1))
-    }
-
-    /// Running mean, as [`Norm::weight`].
-    pub fn running_mean(&self) -> Option<wgpu::BufferBinding<'_>> {
-        self.descriptor.running_stats().map(|_| self.vector(2))
-    }
-
-    /// Running (unbiased) variance, as [`Norm::weight`].
-    pub fn running_var(&self) -> Option<wgpu::BufferBinding<'_>> {
-        self.descriptor.running_stats().map(|_| self.vector(3))
-    }
-
-    /// Batches that each channel's running statistics took in, `u32`.
-    pub fn tracked(&self) -> Option<wgpu::BufferBinding<'_>> {
-        self.descriptor.running_stats().map(|_| self.vector(4))
-    }
-
-    /// Batches that each channel left out because its statistics were not finite, `u32`.
-    pub fn skipped(&self) -> Option<wgpu::BufferBinding<'_>> {
-        self.descriptor.running_stats().map(|_| self.vector(5))
-    }
-
-    /// The whole state as one buffer, to copy from and read back; [`Norm::parse_state`] reads its bytes.
-    pub fn state_buffer(&self) -> &wgpu::Buffer {
-        &self.state
-    }
-
-    /// The state from the bytes of [`Norm::state_buffer`]. [`Error::Length`] if there are too few.
-    pub fn parse_state(&self, bytes: &[u8]) -> Result<State, Error> {
-        let stride = stride(&self.descriptor) as usize;
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
-        let expected = VECTORS * stride as u64;
-        if (words.len() as u64) < expected {
-            return Err(Error::Length { name: "the state", expected, actual: words.len() as u64 });
-        }
-        let len = self.descriptor.affine_len() as usize;
-        let vector = |i: usize| words[i * stride..i * stride + len].to_vec();
-        let floats = |i: usize| vector(i).into_iter().map(f32::from_bits).collect::<Vec<f32>>();
-        let affine = self.descriptor.affine();
-        Ok(State {
-            weight: affine.weight.then(|| floats(0)),
-            bias: affine.bias.then(|| floats(1)),
-            running: self.descriptor.running_stats().map(|_| Running {
-                running_mean: floats(2),
-                running_var: floats(3),
-                tracked: vector(4),
-                skipped: vector(5),
-            }),
-        })
-    }
-
-    /// Replaces the whole state through the queue, before the next submission.
-    pub fn write_state(&self, queue: &wgpu::Queue, state: &State) -> Result<(), Error> {
-        state.check(&self.descriptor)?;
-        queue.write_buffer(&self.state, 0, bytemuck::cast_slice(&state_words(&self.descriptor, state)));
-        Ok(())
-    }
-
-    fn vector(&self, i: u64) -> wgpu::BufferBinding<'_> {
-        wgpu::BufferBinding {
-            buffer: &self.state,
-            offset: i * stride(&self.descriptor) * 4,
-            size: std::num::NonZero::new(self.descriptor.affine_len() * 4),
-        }
-    }
-
-    pub(super) fn saved(&self, problem: Problem, fusion: Fusion) -> Result<Saved, Error> {
+    pub(super) fn saved(&self, problem: Problem) -> Result<Saved, Error> {
         let size = (gradients_at(&problem) + 2 * stride(&self.descriptor)) * 4;
         let limit = self.context.profile().max_binding_size;
         if size > limit {
             return Err(Error::TooLarge { what: "bytes of the saved statistics", required: size, limit });
         }
-        let buffer = Some(self.pool.take(self.context.device(), size));
-        Ok(Saved { layer: self.id, problem, fusion, buffer, pool: self.pool.clone() })
+        let buffer = self.pool.take(self.context.device(), size);
+        Ok(Saved { layer: self.id, problem, buffer, pool: self.pool.clone() })
     }
 
     /// Records a plan. `sums`: partial results that the call is given, where the plan takes any.
@@ -363,12 +275,11 @@ impl Norm {
         sums: Option<&wgpu::Buffer>,
         update: u32,
     ) -> Result<(), Error> {
-        let Some(saved) = &saved.buffer else { return Err(Error::Foreign { what: "layer" }) };
         let call = Call {
             problem: plan.problem,
             update,
             tensors: tensors.each_ref().map(|t| t.as_ref().map(|b| (b.buffer.clone(), b.offset))),
-            saved: saved.clone(),
+            saved: saved.buffer.clone(),
             sums: sums.cloned(),
         };
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -380,7 +291,7 @@ impl Norm {
                     Some(sums) => sums.clone(),
                     None => scratch.partials(&self.context, plan)?,
                 };
-                let vectors = Vectors { state: &self.state, saved, partials: &partials };
+                let vectors = Vectors { state: &self.state, saved: &saved.buffer, partials: &partials };
                 let prepared = Arc::new(self.prepare(plan, tensors, vectors, update)?);
                 if scratch.prepared.len() == PREPARED {
                     scratch.prepared.remove(0);
@@ -405,7 +316,7 @@ impl Norm {
         fill: impl FnOnce(&mut CommandEncoder, &wgpu::Buffer),
     ) -> Result<(), Error> {
         let partials = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).partials(&self.context, plan)?;
-        let saved = saved.and_then(|s| s.buffer.as_ref()).unwrap_or(self.context.unused());
+        let saved = saved.map(|s| &s.buffer).unwrap_or(self.context.unused());
         let vectors = Vectors { state: &self.state, saved, partials: &partials };
         let prepared = self.prepare(plan, tensors, vectors, 0)?;
         fill(encoder, &partials);
@@ -456,33 +367,7 @@ impl Scratch {
     }
 }
 
-/// Words between two vectors: whole 256-byte blocks, so that each can be bound by itself.
-fn stride(descriptor: &NormDescriptor) -> u64 {
-    descriptor.affine_len().next_multiple_of(64)
-}
-
 /// Word of the saved buffer at which gradients of weight and bias begin.
 fn gradients_at(problem: &Problem) -> u64 {
     (problem.layout.stats.targets() * 4).next_multiple_of(64)
-}
-
-fn state_words(descriptor: &NormDescriptor, state: &State) -> Vec<u32> {
-    let stride = stride(descriptor) as usize;
-    let mut words = vec![0u32; VECTORS as usize * stride];
-    let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
-    let running = state.running.as_ref();
-    let vectors = [
-        state.weight.as_deref().map(bits),
-        state.bias.as_deref().map(bits),
-        running.map(|r| bits(&r.running_mean)),
-        running.map(|r| bits(&r.running_var)),
-        running.map(|r| r.tracked.clone()),
-        running.map(|r| r.skipped.clone()),
-    ];
-    for (words, vector) in words.chunks_mut(stride.max(1)).zip(vectors) {
-        if let Some(vector) = vector {
-            words[..vector.len()].copy_from_slice(&vector);
-        }
-    }
-    words
 }

@@ -5,23 +5,25 @@
 //! in the order in which they were recorded, as scratch memory is shared between calls.
 
 pub(crate) mod buffer;
+mod context;
 mod encode;
 #[cfg(feature = "inspect")]
 #[doc(hidden)]
 pub mod inspect;
 mod io;
+mod key;
 mod layer;
 mod params;
-mod pipeline;
 mod saved;
 mod shader;
+mod state;
 mod sums;
 #[cfg(test)]
 mod tests;
 
+pub use context::Context;
 pub use io::{Backward, Forward};
 pub use layer::Norm;
-pub use pipeline::Context;
 pub use saved::Saved;
 pub use sums::DeviceSums;
 

@@ -44,8 +44,7 @@ impl Pool {
 pub struct Saved {
     pub(super) layer: u64,
     pub(super) problem: Problem,
-    pub(super) fusion: Fusion,
-    pub(super) buffer: Option<wgpu::Buffer>,
+    pub(super) buffer: wgpu::Buffer,
     pub(super) pool: Arc<Pool>,
 }
 
@@ -55,28 +54,23 @@ impl Saved {
     ///
     /// None after [`Norm::forward_frozen`](super::Norm::forward_frozen), whose statistics are the layer's running ones.
     pub fn statistics(&self) -> Option<wgpu::BufferBinding<'_>> {
-        let own = self.buffer.as_ref().filter(|_| self.problem.statistics == Statistics::Batch);
-        own.map(|buffer| wgpu::BufferBinding {
-            buffer,
+        (self.problem.statistics == Statistics::Batch).then(|| wgpu::BufferBinding {
+            buffer: &self.buffer,
             offset: 0,
             size: std::num::NonZero::new(self.problem.layout.stats.targets() * 16),
         })
     }
 
     pub(crate) fn fusion(&self) -> Fusion {
-        self.fusion
+        self.problem.fusion
     }
 
     /// Checks that a backward pass's slices have the types and the length of the forward pass's.
     pub(crate) fn check_slices(&self, x: DType, dy: DType, len: u64) -> Result<(), Error> {
-        let Problem { input, output, layout, .. } = self.problem;
-        for (name, expected, actual) in [("x", input, x), ("dy", output, dy)] {
-            if expected != actual {
-                return Err(Error::DType { name, expected, actual });
-            }
-        }
-        if layout.elements != len {
-            return Err(Error::Length { name: "x", expected: layout.elements, actual: len });
+        self.problem.check_types(x, dy)?;
+        let expected = self.problem.layout.elements;
+        if expected != len {
+            return Err(Error::Length { name: "x", expected, actual: len });
         }
         Ok(())
     }
@@ -94,8 +88,6 @@ impl Saved {
 
 impl Drop for Saved {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.pool.give_back(buffer);
-        }
+        self.pool.give_back(self.buffer.clone());
     }
 }

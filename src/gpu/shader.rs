@@ -1,8 +1,8 @@
 //! WGSL text of a kernel: the files of `shaders/`, put together for element types and optional tensors.
 //!
 //! Lines that begin with `//#` steer it: `//#if NAME`, `//#else`, `//#end`, and `//#for u` and `//#for t`, which
-//! write their lines once a unit, or once a target abreast, with `$u` or `$t` as its number, so that no loop is left in
-//! the shader.
+//! write their lines once a unit, or once a target abreast, with `$u` or `$t` as its number, so that no loop over these is
+//! left in the shader.
 
 use crate::layout::Walk;
 use crate::op::{Direction, Residual};
@@ -114,44 +114,27 @@ const fn dtype_functions(dtype: DType) -> &'static str {
 /// The whole shader module of a variant.
 pub(crate) fn compose(variant: &Variant) -> String {
     let mut flags: Vec<String> = variant.tensors.iter().map(|t| t.tensor.variable().to_uppercase()).collect();
-    if flags.iter().any(|f| f == "RESIDUAL") {
-        // A sum that is normalised, and a mask, are needed before anything is reduced.
-        let early = (variant.residual == Residual::Before) == (variant.direction == Direction::Forward);
-        flags.push(if early { "RESIDUAL_EARLY" } else { "RESIDUAL_LATE" }.into());
-    }
-    if variant.tensors.iter().any(|t| t.written) {
-        flags.push("WRITES".into());
-    }
-    if variant.singles {
-        flags.push("SINGLES".into());
-    }
-    if variant.parts {
-        flags.push("PARTS".into());
-    }
-    if variant.columns {
-        flags.push("COLUMNS".into());
-    }
-    if variant.channels {
-        flags.push("CHANNELS".into());
-    }
-    if variant.kernel == Kernel::Merge && variant.units > 1 {
-        flags.push("EIGHTS".into());
-    }
-    if variant.unit_weights {
-        flags.push("UNIT_WEIGHTS".into());
-    }
-    // Their weights, and their statistics if these are the running ones, are four aligned neighbours.
-    let four_targets = variant.abreast > 1;
-    if four_targets {
-        flags.push("FOUR_TARGETS".into());
-    }
-    if variant.unit_weights || four_targets {
-        flags.push("STATE_FOURS".into());
-    }
-    // Gradients of one target are one word each.
-    if variant.direction == Direction::Forward || four_targets {
-        flags.push("SAVED_FOURS".into());
-    }
+    let has_residual = flags.iter().any(|f| f == "RESIDUAL");
+    let (is_forward, four_targets) = (variant.direction == Direction::Forward, variant.abreast > 1);
+    // A sum that is normalised, and a mask, are needed before anything is reduced.
+    let early = (variant.residual == Residual::Before) == is_forward;
+    let others = [
+        ("RESIDUAL_EARLY", has_residual && early),
+        ("RESIDUAL_LATE", has_residual && !early),
+        ("WRITES", variant.tensors.iter().any(|t| t.written)),
+        ("SINGLES", variant.singles),
+        ("PARTS", variant.parts),
+        ("COLUMNS", variant.columns),
+        ("CHANNELS", variant.channels),
+        ("EIGHTS", variant.kernel == Kernel::Merge && variant.units > 1),
+        ("UNIT_WEIGHTS", variant.unit_weights),
+        ("FOUR_TARGETS", four_targets),
+        // Weights of four targets, and their statistics if these are the running ones, are four aligned neighbours.
+        ("STATE_FOURS", variant.unit_weights || four_targets),
+        // Gradients of one target are one word each.
+        ("SAVED_FOURS", is_forward || four_targets),
+    ];
+    flags.extend(others.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name.into()));
     let counts = Counts { units: variant.units, abreast: variant.abreast };
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
 

@@ -1,13 +1,12 @@
 //! The three steps of a synchronised batch norm, each a call of its own: local sums, merge, apply.
 
 use super::buffer::with_contents;
+use super::context::Context;
 use super::io::{self, Backward, Forward, InPlace, Tensors};
 use super::layer::Norm;
-use super::pipeline::Context;
 use super::saved::Saved;
 use crate::error::Error;
 use crate::moments::Moments;
-use crate::norm::NormDescriptor;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::{Plan, Problem};
 use crate::sums::{GradientSums, Sum, check_count};
@@ -39,7 +38,8 @@ impl<S: Sum> DeviceSums<S> {
         DeviceSums { buffer, values, of: PhantomData }
     }
 
-    /// From host memory, without a queue: what came from other members.
+    /// From host memory, without a queue: what came from other members. [`Error::Empty`] if it is nothing,
+    /// [`Error::NewBuffer`] if the device has no memory for it.
     pub fn from_slice(context: &Context, sums: &[S]) -> Result<DeviceSums<S>, Error> {
         if sums.is_empty() {
             return Err(Error::Empty { what: "sums" });
@@ -104,7 +104,7 @@ impl Norm {
         let plan = self.plan_with(problem, moments)?;
         io::check(&plan, &tensors, InPlace::training(fusion))?;
         self.check_apart(&plan, &tensors)?;
-        let saved = self.saved(problem, fusion)?;
+        let saved = self.saved(problem)?;
         self.record(encoder, &plan, &tensors, &saved, Some(&moments.buffer), self.update(commit))?;
         Ok(saved)
     }
@@ -112,7 +112,8 @@ impl Norm {
     /// First step, backward: sums of this shard, which are also its own dweight and dbias.
     ///
     /// Those stay local, as in PyTorch: the optimiser of data-parallel training sums (or averages) them over
-    /// the members with all other gradients. dx and dresidual of `io` are left to the last step.
+    /// the members with all other gradients. dx and dresidual of `io` are left to the last step. Errors as
+    /// [`Norm::backward`]; [`Error::Foreign`] also if `saved` is not from [`Norm::forward_train_with`].
     pub fn local_gradient_sums(
         &self,
         encoder: &mut CommandEncoder,
@@ -120,7 +121,7 @@ impl Norm {
         io: &Backward,
     ) -> Result<DeviceSums<GradientSums>, Error> {
         self.check_own(saved, true)?;
-        let tensors = io.tensors(saved.fusion)?;
+        let tensors = io.tensors(saved.fusion())?;
         let problem = Problem { op: Op::LocalSums(Direction::Backward), ..saved.problem };
         let problem = problem.with_backward_pitches(&io.pitches)?;
         let sums = self.local_sums(encoder, problem, &tensors, Some((saved, io)))?;
@@ -128,7 +129,8 @@ impl Norm {
         Ok(sums)
     }
 
-    /// Last step, backward: dx (and dresidual) from the sums of the whole group.
+    /// Last step, backward: dx (and dresidual) from the sums of the whole group, one a channel: [`Error::Length`] if they are
+    /// not. Other errors as [`Norm::local_gradient_sums`].
     pub fn backward_with(
         &self,
         encoder: &mut CommandEncoder,
@@ -137,7 +139,7 @@ impl Norm {
         sums: &DeviceSums<GradientSums>,
     ) -> Result<(), Error> {
         self.check_own(&saved, true)?;
-        let tensors = io.tensors(saved.fusion)?;
+        let tensors = io.tensors(saved.fusion())?;
         let wanted = Gradients { dx: io.dx.is_some(), dresidual: io.dresidual.is_some(), affine: false };
         let problem = Problem { op: Op::ApplyGradientSums(wanted), ..saved.problem };
         let problem = problem.with_backward_pitches(&io.pitches)?;
@@ -180,10 +182,7 @@ impl Norm {
     }
 
     fn synchronised(&self, tensor: &TensorDescriptor, fusion: Fusion, op: Op) -> Result<Problem, Error> {
-        if !matches!(self.descriptor(), NormDescriptor::Batch(_)) {
-            let reason = "only batch norm has statistics over the batch";
-            return Err(Error::Unexpected { name: "a synchronised call", reason });
-        }
+        self.descriptor().check_batch()?;
         Problem::new(self.descriptor(), tensor, Statistics::Batch, fusion, op)
     }
 

@@ -1,7 +1,7 @@
 //! Every shader that plans can ask for, without a device: parsed, validated and translated by naga.
 
+use super::key::Key;
 use super::params::Params;
-use super::pipeline::Key;
 use super::shader::Addressing;
 use super::shader::{Variant, compose, strides_allow_vec4};
 use crate::op::{Direction, Fusion, Gradients, Op, Residual, Statistics};

@@ -59,7 +59,8 @@ impl Backend {
         Err(Error::NoDevice(reasons.join("; ")))
     }
 
-    /// Opens a device on an adapter, with the limits that the crate asks for.
+    /// Opens a device on an adapter, with the limits that the crate asks for. [`Error::NoDevice`] if it does not open,
+    /// [`Error::Limit`] if it has less than the kernels need.
     pub async fn open(adapter: &wgpu::Adapter) -> Result<Backend, Error> {
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
@@ -73,7 +74,7 @@ impl Backend {
         Backend::from_device(&device, &queue)
     }
 
-    /// A device of yours.
+    /// A device of yours. [`Error::Limit`] if it has less than the kernels need.
     pub fn from_device(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Backend, Error> {
         let info = device.adapter_info();
         let name = format!("{} ({}, {:?})", info.name, info.backend, info.device_type);

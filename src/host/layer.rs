@@ -101,14 +101,14 @@ pub(super) enum Mode<'a> {
 }
 
 impl Norm {
-    /// A layer with PyTorch's initial state.
+    /// A layer with PyTorch's initial state. Errors as [`cpu::Norm::new`] and [`gpu::Norm::new`].
     pub fn new(backend: &Backend, descriptor: impl Into<NormDescriptor>) -> Result<Norm, Error> {
         let descriptor = descriptor.into();
         let state = State::new(&descriptor)?;
         Norm::with_state(backend, descriptor, state)
     }
 
-    /// A layer with a state of yours.
+    /// A layer with a state of yours. [`Error::Length`] if a vector's length is not the descriptor's.
     pub fn with_state(backend: &Backend, descriptor: impl Into<NormDescriptor>, state: State) -> Result<Norm, Error> {
         Ok(Norm(match backend {
             Backend::Cpu => Layer::Cpu(cpu::Norm::with_state(descriptor, state)?),
@@ -126,7 +126,7 @@ impl Norm {
         }
     }
 
-    /// A copy of weight, bias and running statistics.
+    /// A copy of weight, bias and running statistics. [`Error::Readback`] if the device is lost.
     pub async fn state(&self) -> Result<State, Error> {
         match &self.0 {
             Layer::Cpu(norm) => Ok(norm.state().clone()),
@@ -157,14 +157,12 @@ impl Norm {
     ///
     /// [`Error::Length`] if a length differs, [`Error::Unexpected`] if the layer was made without it.
     pub fn set_affine(&mut self, weight: Option<&[f32]>, bias: Option<&[f32]>) -> Result<(), Error> {
-        let (affine, expected) = (self.descriptor().affine(), self.descriptor().affine_len());
-        for (name, has, given) in [("weight", affine.weight, weight), ("bias", affine.bias, bias)] {
-            match given.map(|g| g.len() as u64) {
-                Some(_) if !has => {
-                    return Err(Error::Unexpected { name, reason: "the layer was made without it" });
-                }
-                Some(actual) if actual != expected => return Err(Error::Length { name, expected, actual }),
-                _ => {}
+        self.descriptor().affine().check(["weight", "bias"], [weight.is_some(), bias.is_some()])?;
+        let expected = self.descriptor().affine_len();
+        for (name, given) in [("weight", weight), ("bias", bias)] {
+            let actual = given.map_or(expected, |given| given.len() as u64);
+            if actual != expected {
+                return Err(Error::Length { name, expected, actual });
             }
         }
         match &mut self.0 {
@@ -187,7 +185,8 @@ impl Norm {
         Ok(())
     }
 
-    /// Training; see [`gpu::Norm::forward_train`]. Lengths are those of the descriptor.
+    /// Training; see [`gpu::Norm::forward_train`]. Slices are as long as `tensor` says ([`Error::Length`]) and of its type
+    /// ([`Error::DType`]); [`Error::Readback`] if the device is lost.
     pub async fn forward_train<I: Element, O: Element>(
         &mut self,
         tensor: &TensorDescriptor<'_>,
@@ -200,7 +199,7 @@ impl Norm {
         Ok((output, saved.ok_or(Error::Foreign { what: "mode" })?))
     }
 
-    /// Evaluation; see [`gpu::Norm::forward_eval`].
+    /// Evaluation; see [`gpu::Norm::forward_eval`]. Errors as [`Norm::forward_train`].
     pub async fn forward_eval<I: Element, O: Element>(
         &mut self,
         tensor: &TensorDescriptor<'_>,
@@ -211,7 +210,7 @@ impl Norm {
         self.forward(tensor, fusion, x, residual, Mode::Eval).await.map(|(output, _)| output)
     }
 
-    /// A frozen layer in a network that trains; see [`gpu::Norm::forward_frozen`].
+    /// A frozen layer in a network that trains; see [`gpu::Norm::forward_frozen`]. Errors as [`Norm::forward_train`].
     pub async fn forward_frozen<I: Element, O: Element>(
         &mut self,
         tensor: &TensorDescriptor<'_>,
@@ -287,7 +286,8 @@ impl Norm {
         }
     }
 
-    /// Gradients; see [`gpu::Norm::backward`].
+    /// Gradients; see [`gpu::Norm::backward`]. Errors as [`Norm::forward_train`]; [`Error::Foreign`] if `saved` is of another
+    /// layer or backend.
     pub async fn backward<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,
@@ -398,11 +398,14 @@ impl Norm {
         }
     }
 
-    /// Statistics that a training pass computed, one for each of [`gpu::Saved::len`]. A frozen pass computes none: a
-    /// GPU's is empty then, and the CPU's has the running ones.
+    /// Statistics that a training pass computed, one for each of [`gpu::Saved::len`]; none of a frozen pass, which computes
+    /// none. [`Error::Foreign`] for another backend's `saved`, [`Error::Readback`].
     pub async fn statistics(&self, saved: &Saved) -> Result<Vec<Statistic>, Error> {
         match (&self.0, &saved.0) {
             (Layer::Cpu(_), Kept::Cpu(saved)) => {
+                if saved.is_frozen() {
+                    return Ok(Vec::new());
+                }
                 let (mean, var, rstd) = (saved.mean(), saved.var(), saved.rstd());
                 let wide = f64::from;
                 let statistic = |((mean, var), rstd)| Statistic { mean, var: wide(var), rstd: wide(rstd) };

@@ -15,7 +15,8 @@ use crate::{cpu, gpu};
 pub type LocalAffine = (Option<Vec<f32>>, Option<Vec<f32>>);
 
 impl Norm {
-    /// First step, forward: moments of this shard, one a channel. The shard may be empty (N = 0).
+    /// First step, forward: moments of this shard, one a channel. The shard may be empty (N = 0). [`Error::Unexpected`] for
+    /// other norms than batch norm; others as [`Norm::forward_train`].
     pub async fn local_moments<I: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,
@@ -42,7 +43,7 @@ impl Norm {
         }
     }
 
-    /// Last step, forward: as [`Norm::forward_train`], with the moments of the whole group.
+    /// Last step, forward: as [`Norm::forward_train`], with the moments of the whole group, one a channel ([`Error::Length`]).
     pub async fn forward_train_with<I: Element, O: Element>(
         &mut self,
         tensor: &TensorDescriptor<'_>,
@@ -56,7 +57,8 @@ impl Norm {
         Ok((output, saved.ok_or(Error::Foreign { what: "mode" })?))
     }
 
-    /// First step, backward: sums of this shard, and from them its own dweight and dbias. `dsum` is not looked at.
+    /// First step, backward: sums of this shard, and from them its own dweight and dbias. `dsum` is not looked at. Errors as
+    /// [`Norm::backward`]; [`Error::Foreign`] also if `saved` is not from [`Norm::forward_train_with`].
     pub async fn local_gradient_sums<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,
@@ -95,7 +97,7 @@ impl Norm {
     }
 
     /// Last step, backward: dx (and dresidual) from the sums of the whole group. dweight and dbias are the
-    /// first step's.
+    /// first step's. Errors as there; [`Error::Length`] if the sums are not one a channel.
     pub async fn backward_with<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor<'_>,

@@ -62,6 +62,18 @@ pub struct Affine {
     pub bias: bool,
 }
 
+impl Affine {
+    /// Checks that of weight and bias, or of their gradients, only what the layer has is given. [`Error::Unexpected`]
+    pub(crate) fn check(self, names: [&'static str; 2], given: [bool; 2]) -> Result<(), Error> {
+        for ((name, given), has) in names.into_iter().zip(given).zip([self.weight, self.bias]) {
+            if given && !has {
+                return Err(Error::Unexpected { name, reason: "the layer was made without it" });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Any of the five norms.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -102,7 +114,7 @@ impl NormDescriptor {
         }
     }
 
-    /// Checks the descriptor's own parameters.
+    /// Checks the descriptor's own parameters: [`Error::Parameter`], [`Error::Empty`], [`Error::Groups`], [`Error::TooLarge`].
     pub fn validate(&self) -> Result<(), Error> {
         each!(self, d => d.validate())?;
         let required = self.affine_len();
@@ -121,9 +133,21 @@ impl NormDescriptor {
         Ok(())
     }
 
-    /// How the norm lies over a tensor of this shape. Checks the shape.
+    /// How the norm lies over a tensor of this shape. Checks the shape: [`Error::Rank`], [`Error::Axis`], [`Error::Empty`],
+    /// [`Error::Unexpected`] (a format that the norm does not have), [`Error::TooLarge`].
     pub fn layout(&self, tensor: &TensorDescriptor) -> Result<Layout, Error> {
         each!(self, d => d.layout(tensor))
+    }
+
+    /// Checks that there are statistics over the batch, which a group can merge. [`Error::Unexpected`]
+    pub(crate) fn check_batch(&self) -> Result<(), Error> {
+        match self {
+            NormDescriptor::Batch(_) => Ok(()),
+            _ => {
+                let reason = "only batch norm has statistics over the batch";
+                Err(Error::Unexpected { name: "a synchronised call", reason })
+            }
+        }
     }
 
     /// Number of weights.

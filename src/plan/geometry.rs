@@ -27,9 +27,8 @@ pub const MOST_SPAN: u64 = 1 << 23;
 
 /// How a segment becomes leaves. Depends on the segment's length and stride and the kind of device alone (which elements
 /// are a unit, on the input's type, too), so that every way to split the work, over passes, windows or devices, merges the
-/// same leaves in the same order. Passes that only
-/// write elements have a tree of their own: nothing is summed in it. Layer norm's backward pass has one of shorter leaves
-/// ([`Profile::max_units_beside_columns`]).
+/// same leaves in the same order. Passes that only write elements have a tree of their own: nothing is summed in it. Layer
+/// norm's backward pass has one of shorter leaves ([`Profile::max_units_beside_columns`]).
 ///
 /// Where a walk has [`Walk::singles`], elements are leaves, and what is called a leaf below is the tree of some of them.
 ///

@@ -5,7 +5,6 @@ use super::together::{BackwardPart, ForwardPart, backward_together, forward_trai
 use crate::element::Element;
 use crate::error::Error;
 use crate::host::{Backward, Norm, Output, OutputGradients, Saved};
-use crate::norm::NormDescriptor;
 use crate::op::{Commit, Fusion, Gradients};
 use crate::tensor::TensorDescriptor;
 use std::sync::Arc;
@@ -37,10 +36,8 @@ impl SyncBatchNorm {
     ///
     /// [`Error::Unexpected`] for another norm: only batch norm has statistics over the batch.
     pub fn new(norm: Norm, group: Arc<dyn Communicator>) -> Result<SyncBatchNorm, Error> {
-        match norm.descriptor() {
-            NormDescriptor::Batch(_) => Ok(SyncBatchNorm { norm, group }),
-            _ => Err(Error::Unexpected { name: "the norm", reason: "only batch norm has statistics over the batch" }),
-        }
+        norm.descriptor().check_batch()?;
+        Ok(SyncBatchNorm { norm, group })
     }
 
     /// The layer, for its state and for evaluation, which needs no group.

@@ -425,7 +425,7 @@ pub fn norms() -> Vec<Case> {
     cases.push(Case::new(tracking, &[5, 1, 37]));
     for (m, d) in ROW_SHAPES {
         cases.push(Case::new(LayerNormDescriptor::new(&[d]), &[m, d]));
-        // Of rows of one element dx is what two equal numbers differ by; see `rows_of_one_element` in src/cpu/tests.rs.
+        // Of rows of one element dx is what two equal numbers differ by; see `rows_of_one_element` in src/cpu.
         if (m, d) == (1, 1) || d > 1 {
             cases.push(Case::new(RmsNormDescriptor::new(&[d]), &[m, d]));
         }
