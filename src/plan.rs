@@ -9,6 +9,7 @@ mod window;
 pub use geometry::{Geometry, Tree};
 pub(crate) use geometry::{PARTIAL, UNIT};
 pub use window::Dispatch;
+pub(crate) use window::MOST_BYTES;
 
 use crate::error::Error;
 use crate::layout::{Layout, Memory, Walk};

@@ -1,7 +1,7 @@
 //! What a plan needs to know of the machine that runs it: one row a kind of device.
 
 use crate::error::Error;
-use crate::plan::PARTIAL;
+use crate::plan::{MOST_BYTES, PARTIAL};
 
 /// Sizes that depend on the kind of device. All are powers of two where they count lanes.
 ///
@@ -108,7 +108,7 @@ impl Profile {
             min_element_lanes: row.min_element_lanes.min(workgroup),
             max_lanes: row.max_lanes.min(workgroup),
             target_lanes: row.target_lanes.min(workgroup),
-            max_binding_size: limits.max_storage_buffer_binding_size,
+            max_binding_size: limits.max_storage_buffer_binding_size.min(MOST_BYTES),
             offset_alignment: limits.min_storage_buffer_offset_alignment.into(),
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             ..row

@@ -267,7 +267,8 @@ fn frozen_layers_project_nothing() {
 
 /// A ReLU lets NaN through, forward and back, as PyTorch's does; it is closed at 0.
 fn nan_through_relu(name: &str, backend: &host::Backend) {
-    for (shape, format) in [([3, 2, 5000], Format::ChannelsFirst), ([5, 36, 7], Format::ChannelsLast)] {
+    let (first, last) = (Format::ChannelsFirst, Format::ChannelsLast);
+    for (shape, format) in [([3, 2, 5000], first), ([3, 6, 5], first), ([5, 36, 7], last), ([5, 3, 40], last)] {
         let (len, tensor) = (shape.iter().product(), TensorDescriptor { format, ..TensorDescriptor::new(&shape) });
         let x: Vec<f32> = (0..len).map(|i| [2.0, f32::NAN, 0.0, -2.0, -0.0][i % 5]).collect();
         let dy: Vec<f32> = (0..len).map(|i| (i % 7) as f32).collect();

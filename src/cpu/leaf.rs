@@ -45,7 +45,7 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     let zero = V::splat(simd, 0.0);
     // One pass, about a number that is near the mean; or about 0, where the sum is not needed.
     let mut pivot = zero;
-    let [sum, about_pivot] = if short::is_short::<S, M>(len) {
+    let [sum, about_pivot] = if short::is_short::<S, M>((runs, len)) {
         let x = short::transposed(runs, len, &run);
         if centred {
             pivot += Span::Whole(0).load(simd, &x);
@@ -160,7 +160,7 @@ pub(crate) fn sums_of_rows<'a, S: Simd, T: Number, Q: Param<S>, M: Meanwhile<S>,
     ahead: Ahead,
     meanwhile: M,
 ) -> Sums<S> {
-    if !DOWN && !weighted && short::is_short::<S, M>(len) {
+    if !DOWN && !weighted && short::is_short::<S, M>((runs, len)) {
         return short::sums_of_rows::<S, T, Q, MASK>(simd, (runs, len), &run, ahead);
     }
     let (mut lows, mut rstds) = ([0.0; LANES], [0.0; LANES]);

@@ -12,10 +12,13 @@ use fearless_simd::{Simd, SimdBase};
 /// Elements of up to sixteen rows, as many as a vector has.
 type Elements = [f32; LANES * LANES];
 
+/// Rows that are worth it.
+const FEW: usize = 4;
+
 /// Whether rows of so many elements are transposed: where there is nothing else to be done with each.
 #[inline(always)]
-pub(crate) fn is_short<S: Simd, M: Meanwhile<S>>(len: usize) -> bool {
-    M::SHORT.is_none() && !is_baseline::<S>() && len < LANES
+pub(crate) fn is_short<S: Simd, M: Meanwhile<S>>((rows, len): (usize, usize)) -> bool {
+    M::SHORT.is_none() && !is_baseline::<S>() && len < LANES && rows >= FEW
 }
 
 /// Element i of row k as lane k of vector i.

@@ -420,6 +420,7 @@ fn any_number_of_threads_gives_the_same_bits() {
         [96, 90, 49],
         [170, 40, 20],
         [50, 101, 241],
+        [2, 259, 400],
     ];
     let kinds = [Kind::Batch, Kind::Instance, Kind::Group(1), Kind::Layer];
     let formats = [Format::ChannelsFirst, Format::ChannelsLast];

@@ -72,7 +72,7 @@ impl Norm {
     }
 
     /// Replaces the whole state through the queue, before the next submission. [`Error::Length`] if a vector's length is not
-    /// the descriptor's.
+    /// the descriptor's, [`Error::Unexpected`] for one that the layer does not have.
     pub fn write_state(&self, queue: &wgpu::Queue, state: &State) -> Result<(), Error> {
         state.check(&self.descriptor)?;
         queue.write_buffer(&self.state, 0, bytemuck::cast_slice(&state_words(&self.descriptor, state)));

@@ -151,8 +151,8 @@ impl Norm {
 
     /// Merges sums of several shards on one device, in the order given: shards of one batch, or micro-batches.
     ///
-    /// The same bits as [`Moments::merge`] in a binary tree. [`Error::TooLarge`] if a channel has more values in all than
-    /// are counted, 2^32 - 1.
+    /// The same bits as [`Moments::merge`] in a binary tree. [`Error::TooLarge`] if a channel may have more values in
+    /// all than are counted, 2^32 - 1: as many as each shard's channel of the most.
     pub fn merge_sums<S: Sum>(
         &self,
         encoder: &mut CommandEncoder,

@@ -108,7 +108,7 @@ impl Norm {
         Norm::with_state(backend, descriptor, state)
     }
 
-    /// A layer with a state of yours. [`Error::Length`] if a vector's length is not the descriptor's.
+    /// A layer with a state of yours. [`Error::Length`] if a vector's length is not the descriptor's; others as [`Norm::new`].
     pub fn with_state(backend: &Backend, descriptor: impl Into<NormDescriptor>, state: State) -> Result<Norm, Error> {
         Ok(Norm(match backend {
             Backend::Cpu => Layer::Cpu(cpu::Norm::with_state(descriptor, state)?),

@@ -53,7 +53,7 @@ fn widest(problem: &Problem, over: Over) -> Walk {
 }
 
 /// Bytes of a binding whose size is a number of 32 bits, which is what shaders of some backends are told.
-const MOST_BYTES: u64 = u32::MAX as u64 / 16 * 16;
+pub(crate) const MOST_BYTES: u64 = u32::MAX as u64 / 16 * 16;
 
 /// Most elements that one binding can hold, whatever the offset of the tensor in its buffer; kernels count in 32
 /// bits.
