@@ -2,7 +2,7 @@
 
 use super::backward;
 use super::exec::Exec;
-use super::forward::{self};
+use super::forward;
 use super::grid::Grid;
 use super::input::{Input, Place};
 use super::io::{Backward, Forward, Source};
@@ -10,8 +10,7 @@ use super::norm::Norm;
 use super::output::Output;
 use super::params::{Affine, StatVectors};
 use super::running;
-use super::saved::Saved;
-use super::saved::Stat;
+use super::saved::{Saved, Stat};
 use super::source::GradientOf;
 use super::way::Way;
 use crate::error::Error;

@@ -85,31 +85,28 @@ impl<'a> Output<'a> {
     fn write_area<S: Simd>(&self, simd: S, area: Area, values: &[f32], ahead: Ahead) {
         simd.vectorize(
             #[inline(always)]
-            || self.write_area_inline(simd, area, values, ahead),
+            || {
+                if self.way == Way::Cached {
+                    ahead.ask_all();
+                }
+                let Area { first, rows, at, len } = area;
+                let start = self.rows.offset(first) + at;
+                if self.rows.pitch(first, rows) == Some(len) {
+                    return self.write(simd, self.part(start, rows * len), &values[..rows * len], ahead);
+                }
+                for (k, values) in values.chunks(len).take(rows).enumerate() {
+                    let start = self.rows.offset(first + k) + at * self.rows.step;
+                    if self.rows.step == 1 {
+                        self.write(simd, self.part(start, len), values, ahead.row(k));
+                        continue;
+                    }
+                    for (i, value) in values.iter().enumerate() {
+                        let element = self.part(start + i * self.rows.step, 1);
+                        narrow(simd, self.dtype, std::slice::from_ref(value), element);
+                    }
+                }
+            },
         )
-    }
-
-    #[inline(always)]
-    fn write_area_inline<S: Simd>(&self, simd: S, area: Area, values: &[f32], ahead: Ahead) {
-        if self.way == Way::Cached {
-            ahead.ask_all();
-        }
-        let Area { first, rows, at, len } = area;
-        let start = self.rows.offset(first) + at;
-        if self.rows.pitch(first, rows) == Some(len) {
-            return self.write(simd, self.part(start, rows * len), &values[..rows * len], ahead);
-        }
-        for (k, values) in values.chunks(len).take(rows).enumerate() {
-            let start = self.rows.offset(first + k) + at * self.rows.step;
-            if self.rows.step == 1 {
-                self.write(simd, self.part(start, len), values, ahead.row(k));
-                continue;
-            }
-            for (i, value) in values.iter().enumerate() {
-                let element = self.part(start + i * self.rows.step, 1);
-                narrow(simd, self.dtype, std::slice::from_ref(value), element);
-            }
-        }
     }
 
     #[inline(always)]

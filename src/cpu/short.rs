@@ -43,8 +43,8 @@ fn transpose<T: Number>(row: &[T], k: usize, to: &mut Elements) {
 pub(crate) fn sum<S: Simd, const N: usize>(simd: S, len: usize, mut terms: impl FnMut(Span) -> [V<S>; N]) -> [V<S>; N] {
     let zero = V::splat(simd, 0.0);
     let mut all = [[zero; N]; LANES];
-    for (i, all) in all.iter_mut().enumerate().take(len) {
-        for (sum, term) in all.iter_mut().zip(terms(Span::Whole(i))) {
+    for (i, sums) in all.iter_mut().enumerate().take(len) {
+        for (sum, term) in sums.iter_mut().zip(terms(Span::Whole(i))) {
             // Not -0, as where terms are added to 0.
             *sum = zero + term;
         }

@@ -1,13 +1,12 @@
 //! The steps of a synchronised batch norm: local sums, and the passes with those of the group.
 
 use super::call::{From, Types};
-use super::forward::{self};
+use super::forward;
 use super::input::Place;
 use super::io::{Backward, Forward, Source, check_len};
 use super::norm::Norm;
 use super::params::Affine;
-use super::saved::Saved;
-use super::saved::Stat;
+use super::saved::{Saved, Stat};
 use super::way::Way;
 use crate::error::Error;
 use crate::moments::Moments;

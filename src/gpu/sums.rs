@@ -151,8 +151,8 @@ impl Norm {
 
     /// Merges sums of several shards on one device, in the order given: shards of one batch, or micro-batches.
     ///
-    /// The same bits as [`Moments::merge`] in a binary tree. [`Error::TooLarge`] if a channel may have more values in
-    /// all than are counted, 2^32 - 1: as many as each shard's channel of the most.
+    /// The same bits as [`Moments::merge`] in a binary tree. [`Error::TooLarge`] if the largest counts of all
+    /// shards together exceed what is counted, 2^32 - 1.
     pub fn merge_sums<S: Sum>(
         &self,
         encoder: &mut CommandEncoder,
