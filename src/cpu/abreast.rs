@@ -131,31 +131,8 @@ impl Repeated {
 #[cfg(test)]
 mod tests {
     use super::FEW;
-    use crate::cpu::tests::{elements, noise};
-    use crate::cpu::{Backward, Forward, Norm, Source};
+    use crate::cpu::tests::{Inputs, elements, noise, step};
     use crate::*;
-
-    /// One training step with all that is read; all results.
-    fn step<T: Element>(norm: NormDescriptor, tensor: TensorDescriptor, relu: bool, of: [&[T]; 3]) -> [Vec<f32>; 4] {
-        let ([x, residual, dy], channels) = (of, norm.affine_len() as usize);
-        let state = State {
-            // A column has the same in any number of columns.
-            weight: Some(elements(noise(1, channels))),
-            bias: Some(elements(noise(2, channels))),
-            ..State::new(&norm).unwrap()
-        };
-        let mut norm = Norm::with_state(norm, state).unwrap();
-        let [mut y, mut dx] = [(); 2].map(|()| vec![T::from_f32(f32::NAN); x.len()]);
-        let [mut dweight, mut dbias] = [(); 2].map(|()| vec![f32::NAN; channels]);
-        let fusion = Fusion { residual: Residual::After, relu };
-        let io = Forward { residual: Some(Source::From(residual)), ..Forward::new(x, &mut y) };
-        let saved = norm.forward_train::<T, T>(&tensor, fusion, io, Commit::Skip).unwrap();
-        let (dweight_of, dbias_of) = (Some(&mut dweight[..]), Some(&mut dbias[..]));
-        let io = Backward { dx: Some(&mut dx), dweight: dweight_of, dbias: dbias_of, ..Backward::new(x, dy) };
-        norm.backward::<T, T>(saved, Backward { residual: relu.then_some(residual), ..io }).unwrap();
-        let wide = |v: Vec<T>| v.into_iter().map(Element::to_f32).collect();
-        [wide(y), wide(dx), dweight, dbias]
-    }
 
     /// Columns beside which others are have whole vectors to themselves.
     #[test]
@@ -175,7 +152,9 @@ mod tests {
                         let tensor = TensorDescriptor { dtype: T::DTYPE, format, ..TensorDescriptor::new(&shape) };
                         let batch = || BatchNormDescriptor::new(channels).into();
                         let norm = if is_batch { batch() } else { instance(channels) };
-                        step(norm, tensor, relu, of.each_ref().map(|v| &v[..]))
+                        let fusion = Fusion { residual: Residual::After, relu };
+                        let [x, residual, dy] = of.each_ref().map(|v| &v[..]);
+                        step(norm, tensor, fusion, Inputs { x, residual: Some(residual), dy })
                     };
                     let (results, expected) = (step(few, &of_few), step(many, &all));
                     let case =

@@ -47,6 +47,12 @@ impl Down {
         let rows = self.rows.min(branches(self.leaf) * self.leaf);
         Cut { samples: 1, chunks: self.rows.div_ceil(rows), rows }
     }
+
+    /// An entry's first row, its samples, and rows of each.
+    fn entry(&self, cut: &Cut, e: usize) -> (usize, usize, usize) {
+        let (sample, row) = (e / cut.chunks * cut.samples, e % cut.chunks * cut.rows);
+        (sample * self.rows + row, cut.samples.min(self.samples - sample), cut.rows.min(self.rows - row))
+    }
 }
 
 /// Every column of a sample a cell. Entries are samples, or runs of them that merge anyway.
@@ -54,16 +60,14 @@ pub(crate) fn cells<K: Source>(exec: Exec, down: Down, source: &K) -> Table {
     let cut = down.cut(exec);
     let entries = down.samples.div_ceil(cut.samples) * cut.chunks;
     let counts = (0..entries).map(|e| {
-        let samples = cut.samples.min(down.samples - e / cut.chunks * cut.samples);
-        (samples * cut.rows.min(down.rows - e % cut.chunks * cut.rows)) as u32
+        let (_, samples, rows) = down.entry(&cut, e);
+        (samples * rows) as u32
     });
     let mut table = Table::new(down.width, counts.collect());
     let step = exec.columns_of_task(entries, cut.samples * cut.rows, down.width, WIDE);
     let tasks = (0..entries).flat_map(|e| (0..down.width).step_by(step).map(move |at| (e, at)));
     exec.each(table.pieces_of_entries(step).zip(tasks), |(to, (e, at)), scratch| {
-        let first = e / cut.chunks * cut.samples * down.rows + e % cut.chunks * cut.rows;
-        let rows = cut.rows.min(down.rows - e % cut.chunks * cut.rows);
-        let samples = cut.samples.min(down.samples - e / cut.chunks * cut.samples);
+        let (first, samples, rows) = down.entry(&cut, e);
         dispatch!(exec.level, simd => fill_columns(simd, down, source, first, (samples, rows), (to, at), scratch));
     });
     if cut.chunks == 1 { table } else { join::<K::Kind>(exec, &table, cut.chunks) }

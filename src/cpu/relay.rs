@@ -164,40 +164,9 @@ impl<S: Simd, K: Source, B: Fn(Range<usize>, &mut Scratch)> Turns<'_, S, K, B> {
 
 #[cfg(test)]
 mod tests {
-    use crate::cpu::tests::{elements, noise};
+    use crate::cpu::tests::{Inputs, elements, noise, step};
     use crate::cpu::{Backward, Forward, Norm};
     use crate::*;
-
-    /// One training step; all results.
-    fn step<I: Element, O: Element>(
-        norm: NormDescriptor,
-        shape: &[usize],
-        relu: bool,
-        x: &[I],
-        dy: &[O],
-    ) -> [Vec<f32>; 4] {
-        let tensor = TensorDescriptor { dtype: I::DTYPE, ..TensorDescriptor::new(shape) };
-        let (rms, len) = (matches!(norm, NormDescriptor::Rms(_)), norm.affine_len() as usize);
-        let state = State {
-            weight: Some(elements(noise(1, len))),
-            bias: (!rms).then(|| elements(noise(2, len))),
-            ..State::new(&norm).unwrap()
-        };
-        let mut norm = Norm::with_state(norm, state).unwrap();
-        let (mut y, mut dx) = (vec![O::from_f32(f32::NAN); x.len()], vec![I::from_f32(f32::NAN); x.len()]);
-        let (mut dweight, mut dbias) = (vec![f32::NAN; len], vec![0.0; len]);
-        let fusion = Fusion { relu, ..Fusion::default() };
-        let saved = norm.forward_train::<I, O>(&tensor, fusion, Forward::new(x, &mut y), Commit::Skip).unwrap();
-        let wanted = Backward {
-            dx: Some(&mut dx),
-            dweight: Some(&mut dweight),
-            dbias: (!rms).then_some(&mut dbias[..]),
-            ..Backward::new(x, dy)
-        };
-        norm.backward::<I, O>(saved, wanted).unwrap();
-        let wide = |v: Vec<I>| v.into_iter().map(Element::to_f32).collect();
-        [y.into_iter().map(Element::to_f32).collect(), wide(dx), dweight, dbias]
-    }
 
     /// Channels of a tensor of three axes.
     fn channels<T: Copy>(all: &[T], [samples, of, width]: [usize; 3], range: std::ops::Range<usize>) -> Vec<T> {
@@ -265,14 +234,18 @@ mod tests {
         fn check<I: Element + PartialEq, O: Element>(norm: &NormDescriptor, shape: &[usize], relu: bool) {
             let len = shape.iter().product::<usize>();
             let (x, dy) = (elements::<I>(noise(3, len)), elements::<O>(noise(4, len)));
-            let [y, dx, dweight, dbias] = step(norm.clone(), shape, relu, &x, &dy);
+            let fusion = Fusion { relu, ..Fusion::default() };
+            let step = |shape: &[usize], x: &[I], dy: &[O]| {
+                let tensor = TensorDescriptor { dtype: I::DTYPE, ..TensorDescriptor::new(shape) };
+                step(norm.clone(), tensor, fusion, Inputs { x, residual: None, dy })
+            };
+            let [y, dx, dweight, dbias] = step(shape, &x, &dy);
             let mut few = shape.to_vec();
             few[0] /= 4;
             let mut of_parts = vec![];
             for at in (0..len).step_by(len / 4) {
                 let part = at..at + len / 4;
-                let [some_y, some_dx, dweight, dbias] =
-                    step(norm.clone(), &few, relu, &x[part.clone()], &dy[part.clone()]);
+                let [some_y, some_dx, dweight, dbias] = step(&few, &x[part.clone()], &dy[part.clone()]);
                 assert!(y[part.clone()] == some_y && dx[part] == some_dx, "{norm:?} of {shape:?}");
                 of_parts.push([dweight, dbias]);
             }

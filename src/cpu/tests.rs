@@ -101,6 +101,44 @@ pub(super) fn elements<T: Element>(values: impl IntoIterator<Item = f64>) -> Vec
     values.into_iter().map(|v| T::from_f32(v as f32)).collect()
 }
 
+/// What a training step reads.
+pub(super) struct Inputs<'a, I, O> {
+    pub x: &'a [I],
+    pub residual: Option<&'a [I]>,
+    pub dy: &'a [O],
+}
+
+/// One training step, with weights that do not depend on how many there are; all results: y, dx, dweight, dbias.
+pub(super) fn step<I: Element, O: Element>(
+    norm: NormDescriptor,
+    tensor: TensorDescriptor,
+    fusion: Fusion,
+    Inputs { x, residual, dy }: Inputs<I, O>,
+) -> [Vec<f32>; 4] {
+    let (rms, len) = (matches!(norm, NormDescriptor::Rms(_)), norm.affine_len() as usize);
+    let state = State {
+        weight: Some(elements(noise(1, len))),
+        bias: (!rms).then(|| elements(noise(2, len))),
+        ..State::new(&norm).unwrap()
+    };
+    let mut norm = Norm::with_state(norm, state).unwrap();
+    let (mut y, mut dx) = (vec![O::from_f32(f32::NAN); x.len()], vec![I::from_f32(f32::NAN); x.len()]);
+    let (mut dweight, mut dbias) = (vec![f32::NAN; len], vec![if rms { 0.0 } else { f32::NAN }; len]);
+    let io = Forward { residual: residual.map(Source::From), ..Forward::new(x, &mut y) };
+    let saved = norm.forward_train::<I, O>(&tensor, fusion, io, Commit::Skip).unwrap();
+    let wanted = Backward {
+        // A mask needs it again.
+        residual: residual.filter(|_| fusion.relu),
+        dx: Some(&mut dx),
+        dweight: Some(&mut dweight),
+        dbias: (!rms).then_some(&mut dbias[..]),
+        ..Backward::new(x, dy)
+    };
+    norm.backward::<I, O>(saved, wanted).unwrap();
+    let wide = |v: Vec<I>| v.into_iter().map(Element::to_f32).collect();
+    [y.into_iter().map(Element::to_f32).collect(), wide(dx), dweight, dbias]
+}
+
 fn floats<T: Element>(values: &[T]) -> Vec<f64> {
     values.iter().map(|v| v.to_f32().into()).collect()
 }
