@@ -43,32 +43,11 @@ struct Unit {
     xhat: vec4<f32>,
 }
 
-// Inputs less their means, and what they are multiplied by.
-struct Centred {
-    x: vec4<f32>,
-    rstd: vec4<f32>,
-}
-
-fn centre(p: Place, unit: u32, x: vec4<f32>, stat: Stat) -> Centred {
-    if (OVER_AFFINE && MAP == 1u) {
-        let i = mapped_at(p, positions(p, unit));
-        let a = saved_stat(i.x);
-        let b = saved_stat(i.y);
-        let c = saved_stat(i.z);
-        let d = saved_stat(i.w);
-        return Centred(
-            (x - vec4<f32>(a.hi, b.hi, c.hi, d.hi)) - vec4<f32>(a.lo, b.lo, c.lo, d.lo),
-            vec4<f32>(a.rstd, b.rstd, c.rstd, d.rstd),
-        );
-    }
-    return Centred((x - stat.hi) - stat.lo, vec4<f32>(stat.rstd));
-}
-
 // dy where the ReLU let the value through. The sum is the forward pass's.
 fn masked(
     p: Place,
     unit: u32,
-    centred: Centred,
+    centred: vec4<f32>,
     residual: vec4<f32>,
     dy: vec4<f32>,
     known: Known,
@@ -77,7 +56,7 @@ fn masked(
         return dy;
     }
     let weight = weights(p, unit, known.weight);
-    var y = fma(centred.x, weight * centred.rstd, biases(p, unit, known.bias));
+    var y = fma(centred, weight * known.stat.rstd, biases(p, unit, known.bias));
 //#if RESIDUAL_EARLY
     y += residual;
 //#end
@@ -86,22 +65,16 @@ fn masked(
 
 fn unit_of(p: Place, unit: u32, x: vec4<f32>, residual: vec4<f32>, dy: vec4<f32>, known: Known) -> Unit {
 //#if INPUT
-    let centred = centre(p, unit, x, known.stat);
-    var xhat = centred.x;
+    let beyond = x - known.stat.hi;
+    let centred = beyond - known.stat.lo;
+    var xhat = centred;
     if (MAP != 1u) {
-        xhat = x - known.stat.hi;
+        xhat = beyond;
     }
-    return Unit(masked(p, unit, centred, residual, dy, known), opaque4(xhat * centred.rstd));
+    return Unit(masked(p, unit, centred, residual, dy, known), opaque4(xhat * known.stat.rstd));
 //#else
     return Unit(dy, vec4<f32>(0.0));
 //#end
-}
-
-// Sums of g and of g * xhat and four rows more, one by one: drivers regroup sums in a row.
-fn with_rows(sums: vec2<f32>, g: vec4<f32>, xhat: vec4<f32>) -> vec2<f32> {
-    let g_xhat = fma(g.w, xhat.w, fma(g.z, xhat.z, fma(g.y, xhat.y, fma(g.x, xhat.x, sums.y))));
-    let g_sum = opaque(opaque(opaque(opaque(sums.x + g.x) + g.y) + g.z) + g.w);
-    return vec2<f32>(g_sum, g_xhat);
 }
 
 //#if SINGLES
@@ -135,14 +108,6 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     let sum = (sums.x + sums.y) + (sums.z + sums.w);
     if (!p.inside) {
         return EMPTY;
-    }
-    if (OVER_AFFINE && MAP == 1u) {
-        // Row by row, as they are summed where rows are on chip.
-        var columns = vec2<f32>(0.0);
-//#for u
-        columns = with_rows(columns, only(p, $uu, tile[$u].g), only(p, $uu, tile[$u].xhat));
-//#end
-        return Partial(count, columns.x, columns.y, 0.0);
     }
     return Partial(count, sum, fma(-known.shift, sum, (products.x + products.y) + (products.z + products.w)), 0.0);
 }

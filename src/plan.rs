@@ -2,6 +2,7 @@
 
 mod backward;
 mod channels;
+mod columns;
 mod geometry;
 mod planner;
 mod window;
@@ -212,7 +213,8 @@ pub enum Kernel {
     Reduce,
     /// Partial results to fewer, or to results.
     Merge,
-    /// Merge what partial results are left and finish, or take what is finished, and write element by element.
+    /// Merge what partial results are left and finish, or take what is finished, and write element by element. Sums of
+    /// columns (layer norm) are made on the way, or alone.
     Apply,
     /// Running statistics from the average over samples (instance norm only).
     Running,
@@ -271,10 +273,19 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// Whether partial results over affine parameters go out, each from a workgroup's targets: planes, one after the
-    /// other.
+    /// Whether sums over affine parameters go out, each of a workgroup's targets: planes of partial results, one after the
+    /// other, or the results.
     pub fn sums_columns(&self) -> bool {
         self.geometry.rounds > 1
+    }
+
+    /// Partial results that go out, of all targets.
+    pub fn all_partials_out(&self, problem: &Problem) -> u64 {
+        let targets = problem.walk(self.over).targets();
+        let columns = self.sums_columns() && !self.finishes;
+        let planes = if columns { self.geometry.blocks(targets) } else { 0 };
+        let of_columns = planes.saturating_mul(problem.walk(Over::Affine).targets());
+        self.partials_out.saturating_mul(targets).saturating_add(of_columns)
     }
 
     /// What partial results that come in belong to.
@@ -380,8 +391,9 @@ impl Plan {
 /// See [`Plan::scratch`].
 fn scratch(problem: &Problem, passes: &[Pass]) -> u64 {
     let end = |p: &Pass| {
-        let end = |at: u64, n: u64, over| at.saturating_add(n.saturating_mul(problem.walk(over).targets()));
-        end(p.partials_in_at, p.partials_in, p.partials_of()).max(end(p.partials_out_at, p.partials_out, p.over))
+        let all_in = p.partials_in.saturating_mul(problem.walk(p.partials_of()).targets());
+        let all_out = p.all_partials_out(problem);
+        p.partials_in_at.saturating_add(all_in).max(p.partials_out_at.saturating_add(all_out))
     };
     passes.iter().map(end).max().unwrap_or(0).saturating_mul(PARTIAL)
 }

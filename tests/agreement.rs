@@ -155,6 +155,8 @@ fn workgroups_of_a_gpu() -> Vec<Case> {
         Case::new(LayerNormDescriptor::new(&[131]), &[300, 131]),
         Case::new(LayerNormDescriptor::new(&[5000]), &[9, 5000]),
         Case::new(LayerNormDescriptor::new(&[9000]), &[3, 9000]),
+        Case { fusion, ..Case::new(LayerNormDescriptor::new(&[2100]), &[150, 2100]) },
+        half(DType::F16, Case::new(RmsNormDescriptor::new(&[2051]), &[35, 2051])),
         Case::new(LayerNormDescriptor::new(&[3]), &[3000, 3]),
         Case { fusion, ..Case::new(LayerNormDescriptor::new(&[260]), &[70, 260]) },
         Case { input: DType::BF16, output: DType::BF16, ..Case::new(RmsNormDescriptor::new(&[4096]), &[17, 4096]) },

@@ -44,6 +44,8 @@ fn table() -> Vec<Case> {
         Case::new(tracking, &[22, 3, 131]),
         Case::new(LayerNormDescriptor::new(&[701]), &[400, 701]),
         fused(Residual::None, true, Case::new(RmsNormDescriptor::new(&[704]), &[400, 704])),
+        // Rows that are not on chip with the sums of their columns.
+        Case::new(LayerNormDescriptor::new(&[2200]), &[130, 2200]),
         half(DType::F16, images()),
         fused(Residual::After, true, images()),
         fused(Residual::Before, false, half(DType::BF16, Case::new(LayerNormDescriptor::new(&[701]), &[400, 701]))),

@@ -320,11 +320,17 @@ fn many_partial_results_are_merged_first() {
     assert!((2..=256).contains(&few.passes[1].partials_in) && few.passes[1].finishes);
 
     let gradients = Op::Backward(Gradients { dx: false, ..ALL });
-    let affine = plan(&layer(8), &TensorDescriptor::new(&[1 << 20, 8]), PLAIN, gradients);
-    assert_eq!(kernels(&affine).first(), Some(&Kernel::Reduce));
-    assert_eq!(affine.passes.last().map(|p| (p.kernel, p.finishes)), Some((Kernel::Merge, true)));
-    for pair in affine.passes.windows(2) {
-        assert_eq!(pair[0].partials_out, pair[1].partials_in);
+    let group = GroupNormDescriptor::new(2, 8).into();
+    let cases: [(&NormDescriptor, &[usize], Kernel); 2] =
+        [(&layer(8), &[1 << 20, 8], Kernel::Apply), (&group, &[1 << 17, 8, 8], Kernel::Reduce)];
+    for (norm, shape, first) in cases {
+        let affine = plan(norm, &TensorDescriptor::new(shape), PLAIN, gradients);
+        assert_eq!(kernels(&affine)[..2], [first, Kernel::Merge]);
+        assert_eq!(affine.passes.last().map(|p| (p.kernel, p.finishes)), Some((Kernel::Merge, true)));
+        for pair in affine.passes.windows(2) {
+            let out = pair[0].all_partials_out(&affine.problem);
+            assert_eq!(out, pair[1].partials_in * affine.walk(pair[1].over).targets());
+        }
     }
 }
 
@@ -339,11 +345,20 @@ fn sums_on_the_way_to_dx_are_found_again() {
     let dx = Gradients { affine: false, ..ALL };
     let group: NormDescriptor = GroupNormDescriptor::new(32, 256).into();
     let instance: NormDescriptor = InstanceNormDescriptor::new(64).into();
-    let cases: [(&NormDescriptor, &[usize], &[Kernel]); 12] = [
+    let cases: [(&NormDescriptor, &[usize], &[Kernel]); 19] = [
+        // A workgroup takes all of them.
+        (&layer(768), &[32, 768], &[Rows]),
+        (&layer(768), &[33, 768], &[Rows, Merge]),
+        // Rows that are not on chip: four side by side.
+        (&layer(5000), &[32, 5000], &[Reduce, Apply]),
+        (&layer(5000), &[33, 5000], &[Reduce, Apply, Merge]),
+        (&layer(12288), &[2048, 12288], &[Reduce, Merge, Apply, Merge]),
+        (&layer(20000), &[3, 20000], &[Reduce, Merge, Apply]),
         // Four rows side by side, eight one after the other.
         (&layer(768), &[512, 768], &[Rows, Merge]),
         (&layer(768), &[1 << 15, 768], &[Rows, Merge]),
-        (&layer(768), &[1 << 17, 768], &[Rows, Merge, Merge]),
+        (&layer(768), &[1 << 17, 768], &[Rows, Merge]),
+        (&layer(768), &[1 << 20, 768], &[Rows, Merge, Merge]),
         (&instance, &[2, 64, 28, 28], &[Rows, Merge]),
         (&instance, &[300, 64, 200, 200], &[Reduce, Apply, Merge]),
         (&instance, &[2049, 64, 100, 100], &[Reduce, Apply, Merge, Merge]),
@@ -362,15 +377,14 @@ fn sums_on_the_way_to_dx_are_found_again() {
             check_partials(&plan, pass);
         }
         let last = plan.passes.last().unwrap();
-        assert_eq!((last.over, last.finishes), (Over::Affine, true), "{shape:?}");
+        assert!(last.finishes && (last.over == Over::Affine || last.sums_columns()), "{shape:?}");
         // Every weight's partial results, of each block of rows or each sample, are merged.
-        let merge = plan.passes.iter().find(|p| p.over == Over::Affine && p.planes_in).unwrap();
-        let rows = &plan.passes[0];
-        let planes = match norm {
-            NormDescriptor::Layer(_) => shape[0].div_ceil(rows.geometry.targets as usize),
-            _ => shape[0],
+        let planes = match plan.passes.iter().find(|p| p.sums_columns()) {
+            Some(rows) => shape[0].div_ceil(rows.geometry.targets as usize),
+            None => shape[0],
         };
-        assert_eq!(merge.partials_in, planes as u64, "{shape:?}");
+        let merge = plan.passes.iter().find(|p| p.over == Over::Affine && p.planes_in);
+        assert_eq!(merge.map_or(1, |merge| merge.partials_in), planes as u64, "{shape:?}");
     }
     // Sums of channels are read twice: between the two nobody writes there.
     for (groups, channels, samples, profile) in [
@@ -412,9 +426,28 @@ fn sums_on_the_way_to_dx_are_found_again() {
         backward(&norm, &shape, ALL, &profile).passes[0].over
     });
     assert_eq!([roomy, small], [Over::Instances; 2]);
-    // Where partial results would not fit a binding, the tensors are read for the weights.
-    let small = Profile { max_binding_size: 1 << 19, ..Profile::GPU };
-    assert_eq!(traffic(&backward(&layer(768), &[1 << 15, 768], ALL, &small)), (4, 1));
+    // Where partial results of rows on chip would not fit a binding, more rows are summed together.
+    for (size, expected) in [(16 << 20, (2, 1)), (4 << 20, (4, 1))] {
+        let small = Profile { max_binding_size: size, ..Profile::GPU };
+        let plan = backward(&layer(768), &[1 << 15, 768], ALL, &small);
+        assert_eq!(traffic(&plan), expected);
+        assert!(plan.scratch() <= size, "{} of {size}", plan.scratch());
+    }
+}
+
+/// Of long rows, which a workgroup has few of at a time, more are taken one after the other, if there are enough.
+#[test]
+fn sums_of_columns_are_few() {
+    let rounds = |rows: usize, len: usize| {
+        let plan = plan(&layer(len), &TensorDescriptor::new(&[rows, len]), PLAIN, Op::Backward(ALL));
+        let pass = plan.passes.iter().find(|p| p.sums_columns()).unwrap();
+        (pass.geometry.rounds, pass.geometry.targets)
+    };
+    assert_eq!([8192, 1 << 15, 1 << 16].map(|rows| rounds(rows, 768)), [(8, 32), (16, 64), (32, 128)]);
+    assert_eq!([2048, 8191, 8192, 16384, 1 << 16].map(|rows| rounds(rows, 4096).1), [8, 8, 16, 32, 64]);
+    // Of rows that are not on chip so many are side by side that there is room for the sums.
+    assert_eq!([2048, 1 << 20].map(|rows| rounds(rows, 5000)), [(8, 32), (8, 1024)]);
+    assert_eq!([1, 2, 5].map(|rows| rounds(rows, 768).0), [2, 2, 5]);
 }
 
 /// Group norm of channels-last tensors, where a group is split: sums of each sample's channels, which are neighbours, are
@@ -507,10 +540,10 @@ fn partial_results_fit_a_binding() {
 /// What a pass writes lies in the scratch buffer, and apart from what it reads there.
 fn check_partials(plan: &Plan, pass: &Pass) {
     let [read, written] = [
-        (pass.partials_in_at, pass.partials_in, pass.partials_of()),
-        (pass.partials_out_at, pass.partials_out, pass.over),
+        (pass.partials_in_at, pass.partials_in * plan.walk(pass.partials_of()).targets()),
+        (pass.partials_out_at, pass.all_partials_out(&plan.problem)),
     ]
-    .map(|(at, n, over)| at..at + n * plan.walk(over).targets());
+    .map(|(at, n)| at..at + n);
     assert!(read.end <= written.start || written.end <= read.start, "{read:?} {written:?}");
     assert!(read.end.max(written.end) * 16 <= plan.scratch());
 }

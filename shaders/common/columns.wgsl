@@ -1,5 +1,5 @@
-// Sums down the columns of rows that a workgroup takes, for the gradients of layer norm's weights: a leaf of the walk over
-// weights is what one invocation has summed, row by row.
+// Sums down the columns of rows that a workgroup takes, for the gradients of layer norm's weights: a leaf is what one
+// invocation has summed, row by row.
 struct Columns {
     g: vec4<f32>,
     g_xhat: vec4<f32>,
@@ -15,8 +15,9 @@ fn with_row(sums: Columns, row: Unit) -> Columns {
     return Columns(opaque4(sums.g + row.g), g_xhat);
 }
 
-// Merges the sums of a unit's columns over the workgroup's leaves, and writes a partial result for each column, in the
-// workgroup's plane. `p`: of an invocation's first row. A row's lanes are neighbours, and no rows are abreast.
+// Merges the sums of a unit's columns over the workgroup's leaves, and writes the results if these are all rows, or a
+// partial result for each column, in the workgroup's plane. `p`: of an invocation's first row. A row's lanes are
+// neighbours, and no rows are abreast.
 fn write_columns(p: Place, unit: u32, own: Columns) {
     let slot = p.slot;
     slots[slot] = bitcast<vec4<u32>>(own.g);
@@ -33,22 +34,32 @@ fn write_columns(p: Place, unit: u32, own: Columns) {
     if (p.inside & (slot < LEAVES) & (n > 0u)) {
         let rows = WORKGROUP / LEAVES * ROUNDS;
         let count = min(params.end_target - p.goal, rows);
-        let at = params.partials_out_at + p.goal / rows * params.len + positions(p, unit);
+        let plane = params.partials_out_at + p.goal / rows * params.len;
+        let at = positions(p, unit);
         let g = slots[slot];
         let g_xhat = slots[WORKGROUP + slot];
-        partials[at.x] = vec4<u32>(count, g.x, g_xhat.x, 0u);
+        write_column(plane, at.x, count, g.x, g_xhat.x);
         if (n > 1u) {
-            partials[at.y] = vec4<u32>(count, g.y, g_xhat.y, 0u);
+            write_column(plane, at.y, count, g.y, g_xhat.y);
         }
         if (n > 2u) {
-            partials[at.z] = vec4<u32>(count, g.z, g_xhat.z, 0u);
+            write_column(plane, at.z, count, g.z, g_xhat.z);
         }
         if (n > 3u) {
-            partials[at.w] = vec4<u32>(count, g.w, g_xhat.w, 0u);
+            write_column(plane, at.w, count, g.w, g_xhat.w);
         }
     }
     // The next unit's sums go where these were read.
     workgroupBarrier();
+}
+
+fn write_column(plane: u32, column: u32, count: u32, g: u32, g_xhat: u32) {
+    if (FINISHES) {
+        saved[params.gradients_at + column] = g_xhat;
+        saved[params.gradients_at + params.state_stride + column] = g;
+    } else {
+        partials[plane + column] = vec4<u32>(count, g, g_xhat, 0u);
+    }
 }
 
 fn added(left: u32, right: u32) -> vec4<u32> {

@@ -120,10 +120,14 @@ fn finish(p: Place, sums: Partials, known: Knowns) -> Results {
         result_of(sums[$t], known[$t]),
 //#end
     );
+//#if COLUMNS
+    // Columns have results.
+//#else
     // Once, whatever the number of workgroups that have them.
     if (FINISHES & p.exists & (p.tile == 0u) & (p.leaf_lane == 0u)) {
         write_results(p, sums, result);
     }
+//#end
     return result;
 }
 

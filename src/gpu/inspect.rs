@@ -17,7 +17,7 @@ pub struct Shader {
     pub direction: Direction,
     /// Elements of each tensor that an invocation has at a time: units of four, of all targets abreast.
     pub elements: u32,
-    /// Whether columns are summed while rows are reduced.
+    /// Whether columns are summed on the way.
     pub columns: bool,
     /// Whether sums of a group's channels are weighed on their way up its tree.
     pub channels: bool,

@@ -17,7 +17,7 @@ impl Constants {
         let map = index_map(plan, pass.over);
         let over_affine = pass.over == Over::Affine;
         // Gradients of weight and bias are sums over their own elements.
-        let results_are_gradients = problem.layout.is_per_channel() || over_affine;
+        let results_are_gradients = problem.layout.is_per_channel() || over_affine || pass.sums_columns();
         let wants_gradients = match problem.op {
             Op::Backward(wanted) => wanted.affine,
             op => matches!(op, Op::LocalSums(_)),
@@ -27,11 +27,11 @@ impl Constants {
         let spacing = plan.spacing(pass);
         let walk = plan.walk(pass.over);
         let slots = match (pass.reduces && merges, pass.sums_columns()) {
-            // Memory of a workgroup that nothing is kept in would only keep others from running.
-            (false, _) => 1,
-            (true, false) => geometry.workgroup * geometry.abreast,
             // Two sums of each of a unit's four columns.
-            (true, true) => geometry.workgroup * 2,
+            (_, true) => geometry.workgroup * 2,
+            (true, false) => geometry.workgroup * geometry.abreast,
+            // Memory of a workgroup that nothing is kept in would only keep others from running.
+            (false, false) => 1,
         };
         let map_kind = match (map.position, map.position_div) {
             (0, _) => 0,

@@ -65,7 +65,7 @@ pub(crate) struct Variant {
     pub abreast: u32,
     /// Whether a leaf's elements are merged pair by pair.
     pub singles: bool,
-    /// Whether columns are summed while rows are reduced.
+    /// Whether columns are summed on the way.
     pub columns: bool,
     /// Whether sums of a group's channels are weighed on their way up its tree.
     pub channels: bool,

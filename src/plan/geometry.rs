@@ -165,6 +165,15 @@ impl Geometry {
         Geometry::of(walk, &Profile { min_lanes, max_strided_units, max_units_in_parts: 0, ..*profile }, true)
     }
 
+    /// For passes that write elements of rows and sum what lies below each other in `rounds` of them: tiles of which
+    /// `abreast` lie beside each other in a workgroup.
+    pub(super) fn of_columns(walk: &Walk, profile: &Profile, abreast: u32, rounds: u32) -> Result<Geometry, Error> {
+        let max_lanes = profile.workgroup / abreast;
+        let min_lanes = profile.min_element_lanes.min(max_lanes);
+        let geometry = Geometry::of(walk, &Profile { min_lanes, max_lanes, ..*profile }, true)?;
+        Ok(geometry.with_leaves(walk, geometry.leaves.min(max_lanes)).with_rounds(rounds))
+    }
+
     fn of(walk: &Walk, profile: &Profile, abreast_on_chip: bool) -> Result<Geometry, Error> {
         let tree = Tree::new(walk, profile);
         let side_by_side = tree.side_by_side;
@@ -200,7 +209,7 @@ impl Geometry {
     /// The same tree in tiles of another size.
     pub(super) fn with_leaves(self, walk: &Walk, leaves: u32) -> Geometry {
         let tiles = (walk.segments * self.tree.leaves).div_ceil(leaves.into());
-        Geometry { leaves, tiles, targets: (self.workgroup / leaves).max(1) * self.abreast, ..self }
+        Geometry { leaves, tiles, targets: (self.workgroup / leaves).max(1) * self.abreast * self.rounds, ..self }
     }
 
     /// The same tiles, of targets of which an invocation takes `rounds`.

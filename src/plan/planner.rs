@@ -238,9 +238,9 @@ impl Planner<'_> {
         if pass.backwards {
             pass.dispatches.reverse();
         }
-        let [out, of_those_in] = [over, pass.partials_of()].map(|over| self.problem.walk(over).targets());
+        let of_those_in = self.problem.walk(pass.partials_of()).targets();
         // Before the ones that come in, if there is room.
-        if pass.partials_in_at < self.kept + pass.partials_out * out {
+        if pass.partials_in_at < self.kept + pass.all_partials_out(self.problem) {
             pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.partials_in * of_those_in);
         }
         self.passes.push(pass);
@@ -284,7 +284,7 @@ impl Planner<'_> {
                 let mask = self.problem.fusion.masks_by_residual();
                 let dsum = residual == Residual::Before && writes_output;
                 [
-                    (pass.reduces || relu).then_some(Tensor::Input),
+                    (pass.reduces || relu || pass.sums_columns()).then_some(Tensor::Input),
                     (mask || dsum).then_some(Tensor::Residual),
                     Some(Tensor::Gradient),
                 ]
@@ -301,7 +301,7 @@ impl Planner<'_> {
             Some(geometry) => geometry,
             // No kernel keeps their elements.
             None if over == Over::Instances => Geometry::of_sums(walk, self.profile)?,
-            None => Geometry::new(walk, &self.profile_of_sums(over))?,
+            None => Geometry::new(walk, self.profile)?,
         };
         window::fitting(geometry, over, self.problem, self.profile)
     }

@@ -35,6 +35,8 @@ impl Dispatch {
     }
 }
 
+const ONE_LEAF: &str = "elements of one leaf in a binding";
+
 /// Windows of one pass: more than any tensor that a device can hold needs.
 const MOST_WINDOWS: u64 = 1 << 16;
 
@@ -153,13 +155,18 @@ pub(super) fn fitting(geometry: Geometry, over: Over, problem: &Problem, profile
         return Ok(geometry);
     }
     let required = tiles().map(|(_, windows)| windows.span()).min().unwrap_or(0);
-    Err(Error::TooLarge { what: "elements of one leaf in a binding", required, limit })
+    Err(Error::TooLarge { what: ONE_LEAF, required, limit })
 }
 
 /// Whether a binding holds what a workgroup takes.
 pub(super) fn holds(geometry: &Geometry, over: Over, problem: &Problem, profile: &Profile) -> bool {
+    check(geometry, over, problem, profile).is_ok()
+}
+
+/// The same. [`Error::TooLarge`] if not.
+pub(super) fn check(geometry: &Geometry, over: Over, problem: &Problem, profile: &Profile) -> Result<(), Error> {
     let limit = max_elements(problem, profile);
-    Windows::new(&widest(problem, over), geometry, limit).span() <= limit
+    within(ONE_LEAF, Windows::new(&widest(problem, over), geometry, limit).span(), limit)
 }
 
 pub(super) fn dispatches(pass: &Pass, problem: &Problem, profile: &Profile) -> Result<Vec<Dispatch>, Error> {
