@@ -78,7 +78,7 @@ fn differing<T: PartialEq>(a: &[T], b: &[T]) -> usize {
 
 #[test]
 fn run_to_run() {
-    let check = |name: &str, backend: &Backend| {
+    backends::everywhere(|name, backend| {
         for case in table() {
             let data = Data::new(&case);
             let first = bits_on(backend, &case, &data);
@@ -88,12 +88,7 @@ fn run_to_run() {
                 assert_eq!(differing(&first, &again), 0, "{name}: {}", case.name());
             }
         }
-    };
-    check("cpu", &Backend::Cpu);
-    for (gpu, backend) in backends::gpus() {
-        let _turn = gpu.turn();
-        check(&gpu.name, backend);
-    }
+    });
 }
 
 #[test]
@@ -284,7 +279,7 @@ fn any_number_abreast_of_running_statistics() {
 /// Each gradient is the same whichever others are wanted, though other kernels make it.
 #[test]
 fn any_gradients() {
-    let check = |name: &str, backend: &Backend| {
+    backends::everywhere(|name, backend| {
         let plain = |case: &Case| case.fusion.residual == Residual::None && case.output == DType::F32;
         for case in table().into_iter().filter(|case| plain(case) && case.input == DType::F32) {
             let data = Data::new(&case);
@@ -303,12 +298,7 @@ fn any_gradients() {
             assert_eq!(all.dx, dx.dx, "{name}: {}", case.name());
             assert_eq!((all.dweight, all.dbias), (affine.dweight, affine.dbias), "{name}: {}", case.name());
         }
-    };
-    check("cpu", &Backend::Cpu);
-    for (gpu, backend) in backends::gpus() {
-        let _turn = gpu.turn();
-        check(&gpu.name, backend);
-    }
+    });
 }
 
 /// Cases for tensors that lie where they like.
@@ -319,6 +309,7 @@ fn placed() -> Vec<Case> {
     let mixed = Case { input: DType::F16, output: DType::F32, ..rows.clone() };
     let mixed_odd = Case { input: DType::F32, output: DType::F16, ..images.clone() };
     let single = |c| Case::new(BatchNormDescriptor::new(c), &[5, c]);
+    let frozen = |case| Case { statistics: Statistics::Running, ..fused(Residual::After, false, case) };
     // Software drivers take these in parts.
     let parts = Case::new(LayerNormDescriptor::new(&[67]), &[5, 67]);
     let group = Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 35]);
@@ -329,8 +320,8 @@ fn placed() -> Vec<Case> {
         images.clone(),
         fused(Residual::After, true, odd.clone()),
         half(DType::F16, rows),
-        half(DType::F16, fused(Residual::After, true, images)),
-        half(DType::BF16, odd),
+        half(DType::F16, fused(Residual::After, true, images.clone())),
+        half(DType::BF16, odd.clone()),
         half(DType::F16, fours.clone()),
         fours,
         mixed,
@@ -341,6 +332,9 @@ fn placed() -> Vec<Case> {
         half(DType::BF16, fused(Residual::Before, false, parts)),
         group.clone(),
         half(DType::F16, group),
+        // And what a frozen layer writes over its residual.
+        frozen(images),
+        half(DType::F16, frozen(odd)),
     ]
 }
 

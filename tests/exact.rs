@@ -17,9 +17,9 @@ mod golden;
 
 use cases::{Case, Data, Inputs, compare, last, narrow, noise, round, run};
 use wgpu_norm::{
-    BatchNormDescriptor, Commit, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
-    LayerNormDescriptor, Momentum, Residual, RmsNormDescriptor, Running, State, Statistics, TensorDescriptor, host,
-    layout::Layout,
+    BatchNormDescriptor, Commit, DType, Element, Format, Fusion, Gradients, GroupNormDescriptor,
+    InstanceNormDescriptor, LayerNormDescriptor, Momentum, Residual, RmsNormDescriptor, Running, State, Statistics,
+    TensorDescriptor, host, layout::Layout,
 };
 
 const EPS: f32 = 11.0;
@@ -151,9 +151,11 @@ fn norms() -> Vec<Case> {
         layer(&[5, 4100]),
         layer(&[130, 64]),
         layer(&[300, 512]),
+        layer(&[130, 2052]),
         rms(&[4, 64]),
         rms(&[3, 100]),
         rms(&[2, 8192]),
+        rms(&[70, 4100]),
     ]
 }
 
@@ -231,15 +233,6 @@ macro_rules! implementations {
 }
 implementations!(norms, fusions, running_statistics, element_types);
 
-/// On the CPU and on every adapter.
-fn everywhere(check: fn(&str, &host::Backend)) {
-    check("cpu", &host::Backend::Cpu);
-    for (gpu, backend) in backends::gpus() {
-        let _turn = gpu.turn();
-        check(&gpu.name, backend);
-    }
-}
-
 /// A number that is not finite, in a frozen layer: dx has it where dy has it, and nowhere else, whatever else is wanted.
 fn frozen(name: &str, backend: &host::Backend) {
     let shape = [3, 2, 5000];
@@ -262,7 +255,7 @@ fn frozen(name: &str, backend: &host::Backend) {
 
 #[test]
 fn frozen_layers_project_nothing() {
-    everywhere(frozen);
+    backends::everywhere(frozen);
 }
 
 /// A ReLU lets NaN through, forward and back, as PyTorch's does; it is closed at 0.
@@ -299,7 +292,54 @@ fn nan_through_relu(name: &str, backend: &host::Backend) {
 
 #[test]
 fn relu_lets_nan_through() {
-    everywhere(nan_through_relu);
+    backends::everywhere(nan_through_relu);
+}
+
+/// The same of a NaN in the residual, which statistics do not depend on.
+fn nan_of_residual<T: Element>(name: &str, backend: &host::Backend) {
+    let (first, last) = (Format::ChannelsFirst, Format::ChannelsLast);
+    let numbers = |len: usize, f: &dyn Fn(usize) -> f32| (0..len).map(|i| T::from_f32(f(i))).collect::<Vec<T>>();
+    for (shape, format) in [([4, 2, 5000], first), ([4, 6, 5], first), ([4, 36, 7], last), ([4, 3, 40], last)] {
+        let len: usize = shape.iter().product();
+        let tensor = TensorDescriptor { dtype: T::DTYPE, format, ..TensorDescriptor::new(&shape) };
+        // Of samples in turn: the mean is 0, the variance 1, and 1/std a half.
+        let x = numbers(len, &|i| [1.0, -1.0][i / (len / 4) % 2]);
+        let residual = numbers(len, &|i| [2.0, f32::NAN, 0.5, -2.0, 0.0][i % 5]);
+        let dy = numbers(len, &|i| (i % 7) as f32);
+        let fusion = Fusion { residual: Residual::After, relu: true };
+        let descriptor = BatchNormDescriptor { eps: 3.0, ..BatchNormDescriptor::new(shape[1]) };
+        let mut norm = host::Norm::new(backend, descriptor).unwrap();
+        for trains in [false, true] {
+            let (y, dresidual) = pollster::block_on(async {
+                let (output, saved) = if trains {
+                    norm.forward_train::<T, T>(&tensor, fusion, &x, Some(&residual), Commit::Skip).await.unwrap()
+                } else {
+                    norm.forward_frozen::<T, T>(&tensor, fusion, &x, Some(&residual)).await.unwrap()
+                };
+                let io = host::Backward { residual: Some(&residual), ..host::Backward::new(&x, &dy) };
+                let wanted = Gradients { dx: true, dresidual: true, affine: true };
+                (output.y, norm.backward(&tensor, saved, io, wanted).await.unwrap().dresidual.unwrap())
+            });
+            for i in 0..len {
+                let [x, residual, dy] = [x[i], residual[i], dy[i]].map(T::to_f32);
+                let sum = 0.5 * x + residual;
+                let (expected_y, expected) = if sum <= 0.0 { (0.0, 0.0) } else { (sum, dy) };
+                let (y, dresidual) = (y[i].to_f32(), dresidual[i].to_f32());
+                let case = format!("{name} {shape:?} {format:?} {:?}, training {trains}: x {x} + {residual}", T::DTYPE);
+                assert!(y == expected_y || (y.is_nan() && sum.is_nan()), "{case}: y is {y}");
+                assert!(dresidual == expected, "{case}: dresidual is {dresidual}, dy {dy}");
+            }
+        }
+    }
+}
+
+#[test]
+fn relu_lets_nan_of_a_residual_through() {
+    backends::everywhere(|name, backend| {
+        nan_of_residual::<f32>(name, backend);
+        nan_of_residual::<half::f16>(name, backend);
+        nan_of_residual::<half::bf16>(name, backend);
+    });
 }
 
 /// Many samples of one mean: no sum grows with the batch.
@@ -321,5 +361,5 @@ fn many_samples(name: &str, backend: &host::Backend) {
 
 #[test]
 fn running_statistics_of_many_samples() {
-    everywhere(many_samples);
+    backends::everywhere(many_samples);
 }

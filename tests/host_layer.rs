@@ -5,19 +5,11 @@ mod adapters;
 #[path = "common/backends.rs"]
 mod backends;
 
-use wgpu_norm::{BatchNormDescriptor, Error, Running, State, host};
-
-fn each_backend(check: impl Fn(&str, &host::Backend)) {
-    check("cpu", &host::Backend::Cpu);
-    for (gpu, backend) in backends::gpus() {
-        let _turn = gpu.turn();
-        check(&gpu.name, backend);
-    }
-}
+use wgpu_norm::{BatchNormDescriptor, Commit, Error, Fusion, Running, State, TensorDescriptor, host};
 
 #[test]
 fn set_affine_replaces_what_it_is_given_and_nothing_else() {
-    each_backend(|name, backend| {
+    backends::everywhere(|name, backend| {
         let state = State {
             weight: Some(vec![1.0, 2.0, 3.0]),
             bias: Some(vec![4.0, 5.0, 6.0]),
@@ -45,5 +37,23 @@ fn set_affine_replaces_what_it_is_given_and_nothing_else() {
         let plain = BatchNormDescriptor { affine: false, ..BatchNormDescriptor::new(3) };
         let error = host::Norm::new(backend, plain).unwrap().set_affine(Some(&[0.0; 3]), None).unwrap_err();
         assert!(matches!(error, Error::Unexpected { name: "weight", .. }), "{name}: {error}");
+    });
+}
+
+/// A frozen pass has none of its own.
+#[test]
+fn statistics_are_those_of_the_batch() {
+    backends::everywhere(|name, backend| {
+        let tensor = TensorDescriptor::new(&[2, 3]);
+        let (x, plain) = ([-1.0, 0.0, 4.0, 1.0, 0.0, 8.0f32], Fusion::default());
+        let mut norm = host::Norm::new(backend, BatchNormDescriptor::new(3)).unwrap();
+        let [of_batch, of_frozen] = pollster::block_on(async {
+            let (_, trained) = norm.forward_train::<f32, f32>(&tensor, plain, &x, None, Commit::Skip).await.unwrap();
+            let (_, frozen) = norm.forward_frozen::<f32, f32>(&tensor, plain, &x, None).await.unwrap();
+            [norm.statistics(&trained).await.unwrap(), norm.statistics(&frozen).await.unwrap()]
+        });
+        let means_and_variances: Vec<_> = of_batch.iter().map(|s| (s.mean, s.var)).collect();
+        assert_eq!(means_and_variances, [(0.0, 1.0), (0.0, 0.0), (6.0, 4.0)], "{name}");
+        assert_eq!(of_frozen, [], "{name}");
     });
 }

@@ -15,6 +15,15 @@ pub fn gpus() -> impl Iterator<Item = (&'static Gpu, &'static Backend)> {
     all().iter().zip(backends)
 }
 
+/// Checks the CPU and every adapter.
+pub fn everywhere(check: impl Fn(&str, &Backend)) {
+    check("cpu", &Backend::Cpu);
+    for (gpu, backend) in gpus() {
+        let _turn = gpu.turn();
+        check(&gpu.name, backend);
+    }
+}
+
 /// The sizes of a real GPU, with the limits of this device: several lanes share a row, and no leaf has parts.
 pub fn of_a_gpu(own: Profile) -> Profile {
     let Profile { max_binding_size, offset_alignment, max_workgroups, .. } = own;

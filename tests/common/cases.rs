@@ -375,7 +375,7 @@ pub const CHANNEL_SHAPES: [(usize, usize, usize); 24] = [
 ];
 
 /// Rows and row lengths, chosen as the channel shapes.
-pub const ROW_SHAPES: [(usize, usize); 17] = [
+pub const ROW_SHAPES: [(usize, usize); 19] = [
     (1, 1),
     (17, 1),
     (300, 1),
@@ -388,6 +388,8 @@ pub const ROW_SHAPES: [(usize, usize); 17] = [
     (5, 1023),
     (4, 1024),
     (3, 4099),
+    (70, 2100),
+    (130, 2051),
     (2, 8196),
     (300, 8),
     (530, 130),
