@@ -244,7 +244,8 @@ pub struct Pass {
     pub over: Over,
     /// How elements become leaves, and leaves tiles.
     pub geometry: Geometry,
-    /// Whether sums of this pass (or partial results) are used; otherwise the pass is element-wise.
+    /// Whether sums of its targets (or partial results of them) are used; otherwise the pass is element-wise, but for sums of
+    /// columns.
     pub reduces: bool,
     /// Whether results per target (saved statistics, gradients of weight and bias) are written.
     pub finishes: bool,
@@ -370,11 +371,6 @@ impl Plan {
     /// The walk of a pass over one of its tensors.
     pub fn walk_of(&self, over: Over, tensor: Tensor) -> Walk {
         self.problem.memory(tensor).walk(&self.walk(over))
-    }
-
-    /// Whether any pass sums over targets, or merges sums.
-    pub fn reduces(&self) -> bool {
-        self.passes.iter().any(|p| p.reduces)
     }
 
     /// Whether any pass touches a tensor.

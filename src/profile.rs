@@ -18,13 +18,14 @@ pub struct Profile {
     pub max_units_in_parts: u32,
     /// As `max_units`, where sums of columns are kept beside a leaf (layer norm's backward pass): registers hold both.
     pub max_units_beside_columns: u32,
-    /// As `max_units`, where neighbouring targets lie side by side (channels-last).
+    /// As `max_units`, where neighbouring targets lie side by side (channels-last); four times as many rows of layer norm
+    /// are summed one after the other for its weights, or more ([`Profile::busy_workgroups`]).
     pub max_strided_units: u32,
     /// As `max_strided_units`, where elements are written and nothing is summed.
     pub max_strided_element_units: u32,
     /// Leaves that a short segment is spread over before they grow, so that neighbouring lanes read neighbours.
     pub min_lanes: u32,
-    /// As `min_lanes`, where elements are written and nothing is summed.
+    /// As `min_lanes`, where elements are written and not summed up in the same pass.
     pub min_element_lanes: u32,
     /// Most leaves that read interleaved units of one segment.
     pub max_lanes: u32,
@@ -35,6 +36,9 @@ pub struct Profile {
     /// Whether partial results are merged to one before elements are written even where they are few, as a dispatch costs
     /// less than barriers in all workgroups that write.
     pub merges_first: bool,
+    /// Workgroups that keep the device busy: where there are more, layer norm's take more rows each, so that sums of columns
+    /// are few, and where there are fewer, shorter pieces of them.
+    pub busy_workgroups: u32,
     /// `max_storage_buffer_binding_size`.
     pub max_binding_size: u64,
     /// `min_storage_buffer_offset_alignment`.
@@ -58,6 +62,7 @@ impl Profile {
         target_lanes: 32,
         abreast: 4,
         merges_first: false,
+        busy_workgroups: 512,
         max_binding_size: 128 << 20,
         offset_alignment: 256,
         max_workgroups: 65535,
@@ -75,6 +80,7 @@ impl Profile {
         min_element_lanes: 1,
         max_lanes: 32,
         merges_first: true,
+        busy_workgroups: 8,
         ..Profile::GPU
     };
 
@@ -92,6 +98,7 @@ impl Profile {
         target_lanes: 16,
         abreast: 1,
         merges_first: false,
+        busy_workgroups: 1,
         max_binding_size: u64::MAX,
         offset_alignment: 1,
         max_workgroups: u32::MAX,

@@ -448,6 +448,52 @@ fn sums_of_columns_are_few() {
     // Of rows that are not on chip so many are side by side that there is room for the sums.
     assert_eq!([2048, 1 << 20].map(|rows| rounds(rows, 5000)), [(8, 32), (8, 1024)]);
     assert_eq!([1, 2, 5].map(|rows| rounds(rows, 768).0), [2, 2, 5]);
+    // Few rows are cut into short pieces, for more workgroups.
+    let workgroups = |rows: usize, len: usize| {
+        let plan = plan(&layer(len), &TensorDescriptor::new(&[rows, len]), PLAIN, Op::Backward(ALL));
+        let Geometry { tree, tiles, .. } = plan.passes.iter().find(|p| p.sums_columns()).unwrap().geometry;
+        (tree.units, tiles)
+    };
+    assert_eq!([128, 2048, 1 << 14].map(|rows| workgroups(rows, 8192)), [(1, 32), (4, 8), (4, 8)]);
+}
+
+/// Where there is no room for sums of columns behind those of rows, they come after them; and rows may be far apart.
+#[test]
+fn sums_of_columns_find_room() {
+    let backward = |tensor: &TensorDescriptor, row, wanted, profile: &Profile| {
+        let norm = layer(tensor.shape[1]);
+        let problem = Problem::new(&norm, tensor, Statistics::Batch, PLAIN, Op::Backward(wanted)).unwrap();
+        let pitch = Pitch { row, sample: None };
+        let pitches = BackwardPitches { x: pitch, dy: pitch, dx: pitch, ..Default::default() };
+        Plan::new(problem.with_backward_pitches(&pitches).unwrap(), profile).unwrap()
+    };
+    let limit = Profile::GPU.max_binding_size;
+    for (shape, expected) in [
+        ([1 << 17, 4096], (2, 1)),
+        ([(1 << 17) + 64, 4096], (4, 1)),
+        ([21600, 12288], (4, 1)),
+        ([21728, 12288], (4, 1)),
+        ([256, 1 << 20], (6, 1)),
+        ([64, 1 << 21], (6, 1)),
+    ] {
+        let plan = backward(&TensorDescriptor::new(&shape), None, ALL, &Profile::GPU);
+        assert_eq!(traffic(&plan), expected, "{shape:?}");
+        assert!(plan.scratch() <= limit, "{shape:?}: {}", plan.scratch());
+        for pass in &plan.passes {
+            check_partials(&plan, pass);
+        }
+    }
+    // A slice of each sample: a leaf's rows are all that a binding has to hold. (24 rows of a software driver's are one.)
+    for (shape, row) in [([24, 768], 2048 * 768), ([64, 768], 1_105_920), ([1024, 8], 32_800), ([2048, 3], 16_500)] {
+        let far = shape[1] > 8;
+        for profile in [Profile::GPU, Profile::SOFTWARE_GPU].into_iter().take(if far { 1 } else { 2 }) {
+            for wanted in [ALL, Gradients { dx: false, ..ALL }] {
+                let plan = backward(&TensorDescriptor::new(&shape), Some(row), wanted, &profile);
+                assert!(plan.scratch() <= limit && plan.dispatches() < 30, "{shape:?}: {}", plan.dispatches());
+                check_windows(&plan, &profile, &format!("{shape:?} {row} apart"));
+            }
+        }
+    }
 }
 
 /// Group norm of channels-last tensors, where a group is split: sums of each sample's channels, which are neighbours, are

@@ -177,7 +177,7 @@ fn mapped_at(p: Place, positions: vec4<u32>) -> vec4<u32> {
 
 // A vector of the state at a unit's elements; `uniform_value` is the one of the whole segment.
 fn state_of_unit(vector: u32, p: Place, unit: u32, uniform_value: f32) -> vec4<f32> {
-    if (MAP == 0u || OVER_AFFINE) {
+    if (MAP == 0u) {
         return vec4<f32>(uniform_value);
     }
     let first = first_of(p, unit);

@@ -16,7 +16,7 @@ impl Constants {
         let (problem, geometry) = (&plan.problem, pass.geometry);
         let map = index_map(plan, pass.over);
         let over_affine = pass.over == Over::Affine;
-        // Gradients of weight and bias are sums over their own elements.
+        // Gradients of weight and bias are sums over their own elements, or of columns.
         let results_are_gradients = problem.layout.is_per_channel() || over_affine || pass.sums_columns();
         let wants_gradients = match problem.op {
             Op::Backward(wanted) => wanted.affine,

@@ -1,9 +1,9 @@
 //! Backward passes: where gradients of weight and bias are sums over other elements than statistics are, they are summed on
 //! the way where that is possible, so that no tensor is read for them.
 
+use super::Over;
 use super::channels::Channels;
 use super::planner::Planner;
-use super::{Over, scratch};
 use crate::error::Error;
 use crate::layout::IndexMap;
 use crate::op::{Direction, Gradients, Statistics};
@@ -32,7 +32,7 @@ impl Planner<'_> {
         if projects && wanted.affine && self.problem.layout.affine_of_stats == IndexMap::OF_TARGET {
             self.reduce_and_apply(Backward, Over::Stats, true, 1)?;
             self.merge_to_weights(self.problem.layout.stats.outer, self.partials_at())?;
-            if scratch(self.problem, &self.passes) <= self.profile.max_binding_size {
+            if self.has_room() {
                 return Ok(());
             }
             self.passes.clear();

@@ -1,9 +1,9 @@
-//! Layer norm's gradients of weight and bias: sums of columns, made where rows are taken, so that no tensor is read for them.
+//! Layer norm's gradients of weight and bias: sums of columns, made where rows are taken, on the way to dx if that is wanted.
 //! An invocation takes some rows one after the other, which are a leaf of the tree over all rows.
 
 use super::geometry::MOST_SPAN;
 use super::planner::Planner;
-use super::{Geometry, Kernel, Over, PARTIAL, UNIT, window};
+use super::{Geometry, Kernel, Over, PARTIAL, Pass, UNIT, scratch, window};
 use crate::error::Error;
 use crate::layout::Walk;
 use crate::op::Direction;
@@ -15,9 +15,6 @@ const ABREAST: u32 = 4;
 
 /// Most rows that an invocation takes one after the other: what is summed so is rounded each time.
 const MOST_ROUNDS: u64 = 64;
-
-/// Workgroups that keep a large device busy.
-const BUSY: u64 = 512;
 
 impl Planner<'_> {
     /// Whether statistics belong to rows and weights to columns (layer and RMS norm).
@@ -31,89 +28,125 @@ impl Planner<'_> {
         if !self.has_weights_of_columns() || over != Over::Stats || self.problem.op.direction() != Direction::Backward {
             return Ok(None);
         }
-        let profile = self.profile_beside_columns();
-        Ok(Some(Geometry::new(&self.problem.layout.stats, &profile)?).filter(|geometry| geometry.tiles == 1))
+        let max_units = self.max_units();
+        let profile = Profile { max_units, max_units_in_parts: 0, ..*self.profile };
+        Ok(Some(Geometry::new(self.rows(), &profile)?).filter(|geometry| geometry.tiles == 1))
     }
 
-    /// What is written of rows, if `projects` with their statistics' gradients, and the gradients of weight and bias.
+    /// Gradients of weight and bias, and what else is written, if it `projects` dx: in the first way that there is room for.
     pub(super) fn sum_columns(&mut self, projects: bool) -> Result<(), Error> {
         use Direction::Backward;
-        let on_chip = self.on_chip()?.filter(|geometry| projects && self.has_room(geometry, 0));
-        let (kernel, geometry) = match on_chip {
-            Some(geometry) => (Kernel::Rows, geometry),
-            None => (Kernel::Apply, self.split(if projects { self.rows().outer } else { 0 })?),
-        };
-        let is_split = projects && kernel == Kernel::Apply;
-        if is_split {
+        let on_chip = self.beside_columns(Over::Stats)?;
+        let rounds = self.rounds(on_chip);
+        if projects {
+            let geometry = on_chip.map(|geometry| geometry.with_rounds(rounds));
+            if let Some(geometry) = geometry.filter(|g| window::holds(g, Over::Stats, self.problem, self.profile)) {
+                self.columns(Kernel::Rows, geometry, |p| p.reduces = true)?;
+                if self.has_room() {
+                    return Ok(());
+                }
+                self.passes.clear();
+            }
             self.reduce(Backward, Over::Stats, 1)?;
+            self.columns(Kernel::Apply, self.split(rounds)?, |p| {
+                p.reduces = true;
+                p.partials_in = 1;
+            })?;
+            if self.has_room() {
+                return Ok(());
+            }
+            // Sums of columns where those of rows were.
+            self.passes.clear();
+            self.reduce_and_apply(Backward, Over::Stats, true, 0)?;
         }
-        let planes = geometry.blocks(self.rows().outer);
-        self.push(kernel, Backward, Over::Stats, geometry, |p| {
-            p.reduces = projects;
-            p.partials_in = is_split.into();
-            p.finishes = planes == 1;
-        })?;
-        if planes == 1 { Ok(()) } else { self.merge_to_weights(planes, self.partials_at()) }
+        self.columns(Kernel::Apply, self.split(rounds)?, |p| {
+            if projects {
+                p.writes.clear();
+            }
+        })
+    }
+
+    /// Whether partial results fit a binding.
+    pub(super) fn has_room(&self) -> bool {
+        scratch(self.problem, &self.passes) <= self.profile.max_binding_size
     }
 
     fn rows(&self) -> &Walk {
         &self.problem.layout.stats
     }
 
-    fn profile_beside_columns(&self) -> Profile {
-        let max_units = self.profile.max_units.min(self.profile.max_units_beside_columns);
-        Profile { max_units, max_units_in_parts: 0, ..*self.profile }
+    fn max_units(&self) -> u32 {
+        self.profile.max_units.min(self.profile.max_units_beside_columns)
     }
 
     /// Rows that an invocation takes, wherever their elements are held: more if there are enough for all workgroups, as a
     /// sum of columns is as large as four elements.
-    fn rounds(&self) -> Result<u32, Error> {
+    fn rounds(&self, on_chip: Option<Geometry>) -> u32 {
         let Walk { outer: rows, len, .. } = *self.rows();
         let most = (MOST_SPAN / len).min(rows).max(2);
         let mut rounds = (UNIT * u64::from(self.profile.max_strided_units)).min(most);
-        if let Some(geometry) = self.beside_columns(Over::Stats)? {
-            let abreast = u64::from(geometry.targets);
-            while rounds < MOST_ROUNDS && rows >= 2 * rounds * abreast * BUSY {
+        if let Some(geometry) = on_chip {
+            let rows_at_once = u64::from(geometry.targets) * u64::from(self.profile.busy_workgroups);
+            while rounds < MOST_ROUNDS && rows >= 2 * rounds * rows_at_once {
                 rounds *= 2;
             }
         }
-        Ok(rounds as u32)
+        rounds as u32
     }
 
-    /// Whole rows on chip.
-    fn on_chip(&self) -> Result<Option<Geometry>, Error> {
-        let rounds = self.rounds()?;
-        Ok(self.beside_columns(Over::Stats)?.map(|geometry| geometry.with_rounds(rounds)))
+    /// A pass that sums columns: to the gradients if one workgroup takes all rows, or to planes that are merged.
+    fn columns(&mut self, kernel: Kernel, geometry: Geometry, set: impl FnOnce(&mut Pass)) -> Result<(), Error> {
+        let planes = geometry.blocks(self.rows().outer);
+        self.push(kernel, Direction::Backward, Over::Stats, geometry, |p| {
+            set(p);
+            p.finishes = planes == 1;
+        })?;
+        if planes == 1 { Ok(()) } else { self.merge_to_weights(planes, self.partials_at()) }
     }
 
-    /// Tiles of rows, beside each other so many that there is room for their columns' sums. `sums`: of rows, which come in.
-    fn split(&self, sums: u64) -> Result<Geometry, Error> {
-        let (rows, rounds, profile) = (self.rows(), self.rounds()?, self.profile_beside_columns());
-        let leaves = rows.outer.div_ceil(rounds.into()).next_power_of_two();
-        let wanted = leaves.min(ABREAST.min(profile.workgroup).into()) as u32;
-        let abreast = std::iter::successors(Some(1), |n| Some(2 * n)).take_while(|&n| n <= profile.workgroup);
-        let checked = |abreast| {
-            let geometry = Geometry::of_columns(rows, &profile, abreast, rounds)?;
+    /// Tiles of rows that are not held: with fewer lanes a row, and more rows, until there is room for sums of columns; with
+    /// more lanes than a row needs where a binding does not hold so many rows.
+    fn split(&self, rounds: u32) -> Result<Geometry, Error> {
+        let workgroup = self.profile.workgroup;
+        let leaves = self.rows().outer.div_ceil(rounds.into()).next_power_of_two();
+        let most = workgroup / leaves.min(ABREAST.min(workgroup).into()) as u32;
+        let lanes = u64::from(most).min(self.tiles(most, rounds)?.tree.leaves) as u32;
+        let held = |lanes| {
+            let geometry = self.tiles(lanes, rounds)?;
             window::check(&geometry, Over::Stats, self.problem, self.profile).map(|()| geometry)
         };
-        let mut all: Vec<Result<Geometry, Error>> = abreast.map(checked).collect();
-        let fitting = || all.iter().flatten();
-        let is_enough = |g: &&Geometry| g.targets >= wanted * rounds && self.has_room(g, sums);
-        match fitting().find(is_enough).or_else(|| fitting().last()) {
+        let fewer = std::iter::successors(Some(lanes), |n| (*n > 1).then_some(n / 2));
+        let fewer: Vec<Geometry> = fewer.filter_map(|lanes| held(lanes).ok()).collect();
+        let mut more = std::iter::successors(Some(2 * lanes), |n| Some(2 * n)).take_while(|n| *n < workgroup).map(held);
+        match fewer.iter().find(|geometry| self.planes_fit(geometry)).or(fewer.last()) {
             Some(geometry) => Ok(*geometry),
-            None => all.swap_remove(0),
+            None => more.find(Result::is_ok).unwrap_or_else(|| held(workgroup)),
         }
     }
 
-    /// Whether bindings hold what a workgroup takes, and all sums of columns behind the `sums` of rows.
-    fn has_room(&self, geometry: &Geometry, sums: u64) -> bool {
+    /// Tiles of so many lanes; of fewer units each where there would be few workgroups.
+    fn tiles(&self, lanes: u32, rounds: u32) -> Result<Geometry, Error> {
+        let units = std::iter::successors(Some(self.max_units()), |n| (*n > 1).then_some(n / 2));
+        let of = |max_units| Geometry::of_columns(self.rows(), &Profile { max_units, ..*self.profile }, lanes, rounds);
+        let workgroups = |g: &Geometry| g.tiles * g.blocks(self.rows().outer);
+        let enough = |g: &Result<Geometry, Error>| {
+            g.as_ref().is_ok_and(|g| workgroups(g) >= self.profile.busy_workgroups.into())
+        };
+        units.map(of).find(enough).unwrap_or_else(|| of(1))
+    }
+
+    /// Whether a binding holds the sums of columns behind what is there.
+    fn planes_fit(&self, geometry: &Geometry) -> bool {
         let Walk { outer: rows, len, .. } = *self.rows();
+        let there = self.passes.last().map_or(0, |p| p.partials_out_at + p.all_partials_out(self.problem));
         let planes = match geometry.blocks(rows) {
             1 => 0,
-            // Those that they are merged to lie behind them.
-            planes => planes + Geometry::of_planes(planes, self.profile).tiles,
+            planes => match Geometry::of_planes(planes, self.profile).tiles {
+                1 => planes,
+                // Behind those that they are merged from.
+                merged => planes + merged,
+            },
         };
-        let bytes = planes.saturating_mul(len).saturating_add(sums).saturating_mul(PARTIAL);
-        bytes <= self.profile.max_binding_size && window::holds(geometry, Over::Stats, self.problem, self.profile)
+        planes.saturating_mul(len).saturating_add(there).saturating_mul(PARTIAL) <= self.profile.max_binding_size
     }
 }

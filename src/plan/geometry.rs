@@ -19,7 +19,8 @@ const PARTIALS_OF_LEAF: u32 = 8;
 /// Bytes of a partial result: moments, or sums of gradients.
 pub const PARTIAL: u64 = 16;
 
-/// Fewest elements of a target for each partial result, so that those are an eighth of an `f32` tensor's bytes at most.
+/// Fewest elements of a target for each partial result, so that those are an eighth of an `f32` tensor's bytes at most; of
+/// layer norm's columns there may be more.
 pub const ELEMENTS_OF_PARTIAL: u64 = 32;
 
 /// Elements that a strided leaf reaches over: a quarter of the smallest binding, so that bindings can hold one.
@@ -27,8 +28,9 @@ pub const MOST_SPAN: u64 = 1 << 23;
 
 /// How a segment becomes leaves. Depends on the segment's length and stride and the kind of device alone (which elements
 /// are a unit, on the input's type, too), so that every way to split the work, over passes, windows or devices, merges the
-/// same leaves in the same order. Passes that only write elements have a tree of their own: nothing is summed in it. Layer
-/// norm's backward pass has one of shorter leaves ([`Profile::max_units_beside_columns`]).
+/// same leaves in the same order. Passes that only write elements have a tree of their own: nothing is summed along it. Layer
+/// norm's backward pass has one of shorter leaves ([`Profile::max_units_beside_columns`]); down its columns a leaf is
+/// [`Geometry::rounds`] rows.
 ///
 /// Where a walk has [`Walk::singles`], elements are leaves, and what is called a leaf below is the tree of some of them.
 ///
@@ -165,13 +167,12 @@ impl Geometry {
         Geometry::of(walk, &Profile { min_lanes, max_strided_units, max_units_in_parts: 0, ..*profile }, true)
     }
 
-    /// For passes that write elements of rows and sum what lies below each other in `rounds` of them: tiles of which
-    /// `abreast` lie beside each other in a workgroup.
-    pub(super) fn of_columns(walk: &Walk, profile: &Profile, abreast: u32, rounds: u32) -> Result<Geometry, Error> {
-        let max_lanes = profile.workgroup / abreast;
-        let min_lanes = profile.min_element_lanes.min(max_lanes);
-        let geometry = Geometry::of(walk, &Profile { min_lanes, max_lanes, ..*profile }, true)?;
-        Ok(geometry.with_leaves(walk, geometry.leaves.min(max_lanes)).with_rounds(rounds))
+    /// For passes that write elements of rows and sum what lies below each other in `rounds` of them: tiles of so many
+    /// lanes.
+    pub(super) fn of_columns(walk: &Walk, profile: &Profile, lanes: u32, rounds: u32) -> Result<Geometry, Error> {
+        let (min_lanes, max_lanes) = (profile.min_element_lanes.min(lanes), lanes);
+        let profile = Profile { min_lanes, max_lanes, max_units_in_parts: 0, ..*profile };
+        Ok(Geometry::of(walk, &profile, false)?.with_leaves(walk, lanes).with_rounds(rounds))
     }
 
     fn of(walk: &Walk, profile: &Profile, abreast_on_chip: bool) -> Result<Geometry, Error> {
@@ -209,7 +210,7 @@ impl Geometry {
     /// The same tree in tiles of another size.
     pub(super) fn with_leaves(self, walk: &Walk, leaves: u32) -> Geometry {
         let tiles = (walk.segments * self.tree.leaves).div_ceil(leaves.into());
-        Geometry { leaves, tiles, targets: (self.workgroup / leaves).max(1) * self.abreast * self.rounds, ..self }
+        Geometry { leaves, tiles, targets: (self.workgroup / leaves).max(1) * self.abreast, ..self }
     }
 
     /// The same tiles, of targets of which an invocation takes `rounds`.

@@ -27,7 +27,7 @@ fn layers() -> Vec<(NormDescriptor, Vec<usize>, bool)> {
     for (rows, channels) in [(64, 32), (4096, 1024)] {
         layers.push((BatchNormDescriptor::new(channels).into(), vec![rows, channels], false));
     }
-    for (rows, len) in [(8192, 768), (8192, 1024), (4096, 4096), (64, 30), (16, 100_000)] {
+    for (rows, len) in [(8192, 768), (8192, 1024), (4096, 4096), (4096, 8192), (64, 30), (16, 100_000)] {
         layers.push((LayerNormDescriptor::new(&[len]).into(), vec![rows, len], len == 768));
         layers.push((RmsNormDescriptor::new(&[len]).into(), vec![rows, len], false));
     }
