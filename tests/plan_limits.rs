@@ -483,14 +483,25 @@ fn sums_of_columns_find_room() {
             check_partials(&plan, pass);
         }
     }
-    // A slice of each sample: a leaf's rows are all that a binding has to hold. (24 rows of a software driver's are one.)
-    for (shape, row) in [([24, 768], 2048 * 768), ([64, 768], 1_105_920), ([1024, 8], 32_800), ([2048, 3], 16_500)] {
-        let far = shape[1] > 8;
-        for profile in [Profile::GPU, Profile::SOFTWARE_GPU].into_iter().take(if far { 1 } else { 2 }) {
+    // A slice of each sample: a leaf's rows are all that a binding has to hold.
+    for (shape, row, least) in [
+        ([24, 768], 2048 * 768, Profile::GPU),
+        ([64, 768], 1_105_920, Profile::GPU),
+        ([8, 1_241_286], 8_233_697, Profile::GPU),
+        ([96, 1_040_000], 1_082_300, Profile::GPU),
+        ([1024, 8], 32_800, Profile::SOFTWARE_GPU),
+        ([2048, 3], 16_500, Profile::SOFTWARE_GPU),
+        ([72, 768], 602_112, Profile::SOFTWARE_GPU),
+    ] {
+        for profile in [Profile::GPU, least] {
             for wanted in [ALL, Gradients { dx: false, ..ALL }] {
                 let plan = backward(&TensorDescriptor::new(&shape), Some(row), wanted, &profile);
-                assert!(plan.scratch() <= limit && plan.dispatches() < 30, "{shape:?}: {}", plan.dispatches());
-                check_windows(&plan, &profile, &format!("{shape:?} {row} apart"));
+                let passes = plan.passes.len();
+                assert!(plan.scratch() <= limit, "{shape:?}");
+                assert!(plan.dispatches() <= 8 * passes, "{shape:?}: {} of {passes}", plan.dispatches());
+                if shape[0] * shape[1] < 1 << 20 {
+                    check_windows(&plan, &profile, &format!("{shape:?} {row} apart"));
+                }
             }
         }
     }

@@ -3,17 +3,17 @@
 
 use super::geometry::MOST_SPAN;
 use super::planner::Planner;
-use super::{Geometry, Kernel, Over, PARTIAL, Pass, UNIT, scratch, window};
+use super::{Geometry, Kernel, Over, Pass, UNIT, window};
 use crate::error::Error;
 use crate::layout::Walk;
 use crate::op::Direction;
 use crate::profile::Profile;
 
-/// Rows side by side in a workgroup, where they are not held on chip: their neighbours in memory should stay so, and their
-/// columns' sums be few.
-const ABREAST: u32 = 4;
+/// Rows that a workgroup takes at the same time, where they are not held on chip: their neighbours in memory should stay so,
+/// and their columns' sums be few.
+const ROWS_AT_ONCE: u32 = 4;
 
-/// Most rows that an invocation takes one after the other: what is summed so is rounded each time.
+/// Most rows that an invocation takes one after the other so that sums are fewer: what is summed so is rounded each time.
 const MOST_ROUNDS: u64 = 64;
 
 impl Planner<'_> {
@@ -33,61 +33,58 @@ impl Planner<'_> {
         Ok(Some(Geometry::new(self.rows(), &profile)?).filter(|geometry| geometry.tiles == 1))
     }
 
-    /// Gradients of weight and bias, and what else is written, if it `projects` dx: in the first way that there is room for.
+    /// Gradients of weight and bias, and what else is written. `projects`: whether dx is, which sums of rows are needed for.
     pub(super) fn sum_columns(&mut self, projects: bool) -> Result<(), Error> {
-        use Direction::Backward;
         let on_chip = self.beside_columns(Over::Stats)?;
         let rounds = self.rounds(on_chip);
-        if projects {
-            let geometry = on_chip.map(|geometry| geometry.with_rounds(rounds));
-            if let Some(geometry) = geometry.filter(|g| window::holds(g, Over::Stats, self.problem, self.profile)) {
-                self.columns(Kernel::Rows, geometry, |p| p.reduces = true)?;
-                if self.has_room() {
-                    return Ok(());
-                }
-                self.passes.clear();
-            }
-            self.reduce(Backward, Over::Stats, 1)?;
-            self.columns(Kernel::Apply, self.split(rounds)?, |p| {
-                p.reduces = true;
-                p.partials_in = 1;
-            })?;
+        if !projects {
+            return self.columns_of_tiles(rounds, |_| {}).map(|_| ());
+        }
+        if let Some(geometry) = on_chip.map(|geometry| geometry.with_rounds(rounds)).filter(|g| self.holds(g)) {
+            self.columns(Kernel::Rows, geometry, |p| p.reduces = true)?;
             if self.has_room() {
                 return Ok(());
             }
+            self.passes.clear();
+        }
+        self.reduce(Direction::Backward, Over::Stats, 1)?;
+        let fits = self.columns_of_tiles(rounds, |p| {
+            p.reduces = true;
+            p.partials_in = 1;
+        })?;
+        if !fits {
             // Sums of columns where those of rows were.
             self.passes.clear();
-            self.reduce_and_apply(Backward, Over::Stats, true, 0)?;
+            self.reduce_and_apply(Direction::Backward, Over::Stats, true, 0)?;
+            self.columns_of_tiles(rounds, |p| p.writes.clear())?;
         }
-        self.columns(Kernel::Apply, self.split(rounds)?, |p| {
-            if projects {
-                p.writes.clear();
-            }
-        })
-    }
-
-    /// Whether partial results fit a binding.
-    pub(super) fn has_room(&self) -> bool {
-        scratch(self.problem, &self.passes) <= self.profile.max_binding_size
+        Ok(())
     }
 
     fn rows(&self) -> &Walk {
         &self.problem.layout.stats
     }
 
+    fn holds(&self, geometry: &Geometry) -> bool {
+        window::holds(geometry, Over::Stats, self.problem, self.profile)
+    }
+
+    /// Longest leaf of a row beside which columns are summed.
     fn max_units(&self) -> u32 {
         self.profile.max_units.min(self.profile.max_units_beside_columns)
     }
 
-    /// Rows that an invocation takes, wherever their elements are held: more if there are enough for all workgroups, as a
-    /// sum of columns is as large as four elements.
+    /// Rows that an invocation takes, in whatever way, for the same bits: leaves of about one size. More of those that are on
+    /// chip, if there are enough for all workgroups, as a sum of columns is as large as four elements.
     fn rounds(&self, on_chip: Option<Geometry>) -> u32 {
         let Walk { outer: rows, len, .. } = *self.rows();
-        let most = (MOST_SPAN / len).min(rows).max(2);
-        let mut rounds = (UNIT * u64::from(self.profile.max_strided_units)).min(most);
+        let most = (MOST_SPAN / (UNIT * len)).clamp(1, self.profile.max_strided_units.into());
+        let units = rows.div_ceil(UNIT);
+        // Two at least, which tells passes that sum columns from others.
+        let mut rounds = (UNIT * units.div_ceil(units.div_ceil(most))).min(rows).max(2);
         if let Some(geometry) = on_chip {
-            let rows_at_once = u64::from(geometry.targets) * u64::from(self.profile.busy_workgroups);
-            while rounds < MOST_ROUNDS && rows >= 2 * rounds * rows_at_once {
+            let of_all_workgroups = u64::from(geometry.targets) * u64::from(self.profile.busy_workgroups);
+            while 2 * rounds <= MOST_ROUNDS && rows >= 2 * rounds * of_all_workgroups {
                 rounds *= 2;
             }
         }
@@ -104,49 +101,48 @@ impl Planner<'_> {
         if planes == 1 { Ok(()) } else { self.merge_to_weights(planes, self.partials_at()) }
     }
 
-    /// Tiles of rows that are not held: with fewer lanes a row, and more rows, until there is room for sums of columns; with
-    /// more lanes than a row needs where a binding does not hold so many rows.
-    fn split(&self, rounds: u32) -> Result<Geometry, Error> {
+    /// The same over tiles of rows that are not held, the first ones whose sums there is room for; false if there are none.
+    fn columns_of_tiles(&mut self, rounds: u32, set: impl Fn(&mut Pass)) -> Result<bool, Error> {
+        let before = self.passes.len();
+        for geometry in self.of_tiles(rounds)? {
+            self.passes.truncate(before);
+            self.columns(Kernel::Apply, geometry, &set)?;
+            if self.has_room() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Ways to cut rows into tiles, best first: with fewer and fewer lanes a row, so with more rows and fewer sums of columns;
+    /// with more lanes, though some may idle, where bindings do not hold so many rows.
+    fn of_tiles(&self, rounds: u32) -> Result<Vec<Geometry>, Error> {
         let workgroup = self.profile.workgroup;
         let leaves = self.rows().outer.div_ceil(rounds.into()).next_power_of_two();
-        let most = workgroup / leaves.min(ABREAST.min(workgroup).into()) as u32;
-        let lanes = u64::from(most).min(self.tiles(most, rounds)?.tree.leaves) as u32;
-        let held = |lanes| {
-            let geometry = self.tiles(lanes, rounds)?;
-            window::check(&geometry, Over::Stats, self.problem, self.profile).map(|()| geometry)
-        };
+        let most = workgroup / leaves.min(ROWS_AT_ONCE.min(workgroup).into()) as u32;
+        let lanes = u64::from(most).min(self.of_lanes(most, rounds)?.tree.leaves) as u32;
         let fewer = std::iter::successors(Some(lanes), |n| (*n > 1).then_some(n / 2));
-        let fewer: Vec<Geometry> = fewer.filter_map(|lanes| held(lanes).ok()).collect();
-        let mut more = std::iter::successors(Some(2 * lanes), |n| Some(2 * n)).take_while(|n| *n < workgroup).map(held);
-        match fewer.iter().find(|geometry| self.planes_fit(geometry)).or(fewer.last()) {
-            Some(geometry) => Ok(*geometry),
-            None => more.find(Result::is_ok).unwrap_or_else(|| held(workgroup)),
+        let more = std::iter::successors(Some(2 * lanes), |n| Some(2 * n)).take_while(|n| *n <= workgroup);
+        let fewer: Vec<Geometry> = fewer.map(|lanes| self.of_lanes(lanes, rounds)).collect::<Result<_, _>>()?;
+        let more: Vec<Geometry> = more.map(|lanes| self.of_lanes(lanes, rounds)).collect::<Result<_, _>>()?;
+        let has_few_windows = |g: &&Geometry| window::are_few(g, Over::Stats, self.problem, self.profile);
+        let holds = |g: &&Geometry| self.holds(g);
+        let suits: [&dyn Fn(&&Geometry) -> bool; 2] = [&has_few_windows, &holds];
+        for (suits, geometries) in suits.into_iter().flat_map(|suits| [(suits, &fewer), (suits, &more)]) {
+            let suited: Vec<Geometry> = geometries.iter().filter(suits).copied().collect();
+            if !suited.is_empty() {
+                return Ok(suited);
+            }
         }
+        let fewest_rows = more.last().unwrap_or(&fewer[0]);
+        window::check(fewest_rows, Over::Stats, self.problem, self.profile).map(|()| fewer)
     }
 
     /// Tiles of so many lanes; of fewer units each where there would be few workgroups.
-    fn tiles(&self, lanes: u32, rounds: u32) -> Result<Geometry, Error> {
+    fn of_lanes(&self, lanes: u32, rounds: u32) -> Result<Geometry, Error> {
         let units = std::iter::successors(Some(self.max_units()), |n| (*n > 1).then_some(n / 2));
         let of = |max_units| Geometry::of_columns(self.rows(), &Profile { max_units, ..*self.profile }, lanes, rounds);
-        let workgroups = |g: &Geometry| g.tiles * g.blocks(self.rows().outer);
-        let enough = |g: &Result<Geometry, Error>| {
-            g.as_ref().is_ok_and(|g| workgroups(g) >= self.profile.busy_workgroups.into())
-        };
-        units.map(of).find(enough).unwrap_or_else(|| of(1))
-    }
-
-    /// Whether a binding holds the sums of columns behind what is there.
-    fn planes_fit(&self, geometry: &Geometry) -> bool {
-        let Walk { outer: rows, len, .. } = *self.rows();
-        let there = self.passes.last().map_or(0, |p| p.partials_out_at + p.all_partials_out(self.problem));
-        let planes = match geometry.blocks(rows) {
-            1 => 0,
-            planes => match Geometry::of_planes(planes, self.profile).tiles {
-                1 => planes,
-                // Behind those that they are merged from.
-                merged => planes + merged,
-            },
-        };
-        planes.saturating_mul(len).saturating_add(there).saturating_mul(PARTIAL) <= self.profile.max_binding_size
+        let are_enough = |g: &Geometry| g.tiles * g.blocks(self.rows().outer) >= self.profile.busy_workgroups.into();
+        units.map(of).find(|g| g.as_ref().is_ok_and(are_enough)).unwrap_or_else(|| of(1))
     }
 }

@@ -1,6 +1,6 @@
 //! Which passes a call takes, and what each of them reads and writes.
 
-use super::{Geometry, Kernel, Over, Pass, Problem, Tensor, window};
+use super::{Geometry, Kernel, Over, Pass, Problem, Tensor, scratch, window};
 use crate::error::Error;
 use crate::op::{Direction, Fusion, Op, Residual, Statistics};
 use crate::profile::Profile;
@@ -162,6 +162,11 @@ impl Planner<'_> {
             self.merge(direction, over)?;
         }
         Ok(())
+    }
+
+    /// Whether partial results fit a binding.
+    pub(super) fn has_room(&self) -> bool {
+        scratch(self.problem, &self.passes) <= self.profile.max_binding_size
     }
 
     /// Where the last partial results are.

@@ -124,6 +124,12 @@ impl Windows {
         self.axes.iter().zip(self.sizes).fold(1, |n, (axis, size)| n.saturating_mul(axis.len.div_ceil(size)))
     }
 
+    /// Whether they fit, and are not many more than the tensors need.
+    fn are_few(&self, problem: &Problem, limit: u64) -> bool {
+        let span = Tensor::ALL.into_iter().map(|t| problem.memory(t).span()).max().unwrap_or(0);
+        self.span() <= limit && self.count() <= 4 * span.div_ceil(limit.max(1))
+    }
+
     /// Every box: its ranges along the axes.
     fn boxes(self) -> impl Iterator<Item = [Range<u64>; 4]> {
         (0..self.count()).map(move |mut i| {
@@ -144,13 +150,11 @@ pub(super) fn fitting(geometry: Geometry, over: Over, problem: &Problem, profile
         return Ok(geometry);
     }
     let walk = &widest(problem, over);
-    let span = Tensor::ALL.into_iter().map(|t| problem.memory(t).span()).max().unwrap_or(0);
-    let least = span.div_ceil(limit.max(1));
     let smaller = |g: &Geometry| (g.leaves > 1).then(|| g.with_leaves(walk, g.leaves / 2));
     let tiles = || std::iter::successors(Some(geometry), smaller).map(|g| (g, Windows::new(walk, &g, limit)));
     let fits = || tiles().filter(|(_, windows)| windows.span() <= limit);
     // Large tiles that stand in the way of windows are worse than small ones.
-    let good = fits().find(|(_, windows)| windows.count() <= 4 * least);
+    let good = fits().find(|(_, windows)| windows.are_few(problem, limit));
     if let Some((geometry, _)) = good.or_else(|| fits().min_by_key(|(_, windows)| windows.count())) {
         return Ok(geometry);
     }
@@ -163,7 +167,13 @@ pub(super) fn holds(geometry: &Geometry, over: Over, problem: &Problem, profile:
     check(geometry, over, problem, profile).is_ok()
 }
 
-/// The same. [`Error::TooLarge`] if not.
+/// Whether windows of what a workgroup takes are not many more than tensors need.
+pub(super) fn are_few(geometry: &Geometry, over: Over, problem: &Problem, profile: &Profile) -> bool {
+    let limit = max_elements(problem, profile);
+    Windows::new(&widest(problem, over), geometry, limit).are_few(problem, limit)
+}
+
+/// As [`holds`]. [`Error::TooLarge`] if not.
 pub(super) fn check(geometry: &Geometry, over: Over, problem: &Problem, profile: &Profile) -> Result<(), Error> {
     let limit = max_elements(problem, profile);
     within(ONE_LEAF, Windows::new(&widest(problem, over), geometry, limit).span(), limit)
