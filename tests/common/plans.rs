@@ -1,7 +1,9 @@
 //! Plans of tests, without a device.
 #![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
 
-use wgpu_norm::plan::{Kernel, Plan, Problem};
+use std::collections::HashSet;
+use wgpu_norm::layout::Walk;
+use wgpu_norm::plan::{Geometry, Kernel, Pass, Plan, Problem};
 use wgpu_norm::{
     BatchNormDescriptor, Error, Format, Fusion, Gradients, LayerNormDescriptor, NormDescriptor, Op, Profile, Residual,
     Statistics, TensorDescriptor,
@@ -60,4 +62,60 @@ pub const RESNET50: [(usize, usize); 12] = [
 /// Tensors read and written by all passes together.
 pub fn traffic(plan: &Plan) -> (usize, usize) {
     (plan.passes.iter().map(|p| p.reads.len()).sum(), plan.passes.iter().map(|p| p.writes.len()).sum())
+}
+
+/// Elements of a tile of a target, as the documentation of [`wgpu_norm::plan::Tree`] defines them.
+pub fn elements(plan: &Plan, walk: &Walk, pass: &Pass, target: u64, tile: u64) -> Vec<u64> {
+    let Geometry { tree, leaves, .. } = pass.geometry;
+    let (lanes, units) = (u64::from(tree.lanes), u64::from(tree.parts * tree.units));
+    let mut found = Vec::new();
+    for leaf in tile * u64::from(leaves)..(tile + 1) * u64::from(leaves) {
+        let (segment, q) = (leaf / tree.leaves, leaf % tree.leaves);
+        for unit in (0..units).filter(|_| segment < walk.segments) {
+            let chunk = 4 * (q / lanes * units + unit) * lanes;
+            let together = plan.spacing(pass) == 1;
+            let elements = (0..4).map(|i| chunk + if together { 4 * (q % lanes) + i } else { q % lanes + i * lanes });
+            found.extend(elements.filter(|&j| j < walk.len).map(|j| walk.offset(target, segment, j)));
+        }
+    }
+    found
+}
+
+/// Elements of a window.
+pub fn length(range: std::ops::Range<u64>) -> u64 {
+    range.end - range.start
+}
+
+/// The windows of each pass over elements hold what its dispatches touch, fit the limit, and miss nothing.
+pub fn check_windows(plan: &Plan, profile: &Profile, case: &str) {
+    let bytes = plan.problem.input.size().max(plan.problem.output.size());
+    for pass in plan.passes.iter().filter(|p| !p.reads.is_empty()) {
+        let targets = plan.walk(pass.over).targets();
+        let mut taken = vec![false; plan.problem.layout.elements as usize];
+        let mut tiles_taken = HashSet::new();
+        for d in &pass.dispatches {
+            let tensors = pass.reads.iter().chain(&pass.writes).map(|&t| (plan.walk_of(pass.over, t), t));
+            let windows: Vec<_> = tensors.map(|(walk, t)| (walk, d.window(&walk), t)).collect();
+            for (_, window, tensor) in &windows {
+                let size = (window.end - window.start) * bytes + profile.offset_alignment;
+                assert!(size <= profile.max_binding_size, "{case}: {d:?}");
+                assert!(window.end <= plan.problem.memory(*tensor).span(), "{case}: {d:?}");
+            }
+            for (target, tile) in d.targets.clone().flat_map(|t| d.tiles.clone().map(move |tile| (t, tile))) {
+                assert!(tiles_taken.insert((target, tile)), "{case}: tile {tile} of {target} twice");
+                for (walk, window, tensor) in &windows {
+                    let outside = elements(plan, walk, pass, target, tile).into_iter().find(|at| !window.contains(at));
+                    assert_eq!(
+                        outside, None,
+                        "{case}: element of {target} of {tensor:?} is not in {window:?} of {d:?}"
+                    );
+                }
+                for at in elements(plan, &plan.walk(pass.over), pass, target, tile) {
+                    assert!(!std::mem::replace(&mut taken[at as usize], true), "{case}: {at} twice");
+                }
+            }
+        }
+        assert!(taken.iter().all(|&t| t), "{case}: {:?} misses elements", pass.kernel);
+        assert_eq!(tiles_taken.len() as u64, targets * pass.geometry.tiles, "{case}");
+    }
 }
