@@ -280,6 +280,11 @@ impl Pass {
         self.geometry.rounds > 1
     }
 
+    /// Partial results that come in, of all targets.
+    pub fn all_partials_in(&self, problem: &Problem) -> u64 {
+        self.partials_in.saturating_mul(problem.walk(self.partials_of()).targets())
+    }
+
     /// Partial results that go out, of all targets.
     pub fn all_partials_out(&self, problem: &Problem) -> u64 {
         let targets = problem.walk(self.over).targets();
@@ -387,8 +392,7 @@ impl Plan {
 /// See [`Plan::scratch`].
 fn scratch(problem: &Problem, passes: &[Pass]) -> u64 {
     let end = |p: &Pass| {
-        let all_in = p.partials_in.saturating_mul(problem.walk(p.partials_of()).targets());
-        let all_out = p.all_partials_out(problem);
+        let [all_in, all_out] = [p.all_partials_in(problem), p.all_partials_out(problem)];
         p.partials_in_at.saturating_add(all_in).max(p.partials_out_at.saturating_add(all_out))
     };
     passes.iter().map(end).max().unwrap_or(0).saturating_mul(PARTIAL)

@@ -56,8 +56,8 @@ fn many_partial_results_are_merged_first() {
         assert_eq!(kernels(&affine)[..2], [first, Kernel::Merge]);
         assert_eq!(affine.passes.last().map(|p| (p.kernel, p.finishes)), Some((Kernel::Merge, true)));
         for pair in affine.passes.windows(2) {
-            let out = pair[0].all_partials_out(&affine.problem);
-            assert_eq!(out, pair[1].partials_in * affine.walk(pair[1].over).targets());
+            let [out, taken] = [pair[0].all_partials_out(&affine.problem), pair[1].all_partials_in(&affine.problem)];
+            assert_eq!(out, taken);
         }
     }
 }
@@ -161,6 +161,9 @@ fn sums_on_the_way_to_dx_are_found_again() {
         assert_eq!(traffic(&plan), expected);
         assert!(plan.scratch() <= size, "{} of {size}", plan.scratch());
     }
+    // Where nothing fits, as the statistics would not, either, it is left to who makes the buffer.
+    let small = Profile { max_binding_size: 1 << 19, ..Profile::GPU };
+    assert_eq!(traffic(&backward(&layer(768), &[1 << 15, 768], ALL, &small)), (4, 1));
 }
 
 /// Of long rows, which a workgroup has few of at a time, more are taken one after the other, if there are enough.
@@ -325,7 +328,7 @@ fn partial_results_fit_a_binding() {
 /// What a pass writes lies in the scratch buffer, and apart from what it reads there.
 fn check_partials(plan: &Plan, pass: &Pass) {
     let [read, written] = [
-        (pass.partials_in_at, pass.partials_in * plan.walk(pass.partials_of()).targets()),
+        (pass.partials_in_at, pass.all_partials_in(&plan.problem)),
         (pass.partials_out_at, pass.all_partials_out(&plan.problem)),
     ]
     .map(|(at, n)| at..at + n);

@@ -123,19 +123,15 @@ impl Planner<'_> {
         let lanes = u64::from(most).min(self.of_lanes(most, rounds)?.tree.leaves) as u32;
         let fewer = std::iter::successors(Some(lanes), |n| (*n > 1).then_some(n / 2));
         let more = std::iter::successors(Some(2 * lanes), |n| Some(2 * n)).take_while(|n| *n <= workgroup);
-        let fewer: Vec<Geometry> = fewer.map(|lanes| self.of_lanes(lanes, rounds)).collect::<Result<_, _>>()?;
-        let more: Vec<Geometry> = more.map(|lanes| self.of_lanes(lanes, rounds)).collect::<Result<_, _>>()?;
-        let has_few_windows = |g: &&Geometry| window::are_few(g, Over::Stats, self.problem, self.profile);
-        let holds = |g: &&Geometry| self.holds(g);
-        let suits: [&dyn Fn(&&Geometry) -> bool; 2] = [&has_few_windows, &holds];
-        for (suits, geometries) in suits.into_iter().flat_map(|suits| [(suits, &fewer), (suits, &more)]) {
-            let suited: Vec<Geometry> = geometries.iter().filter(suits).copied().collect();
-            if !suited.is_empty() {
-                return Ok(suited);
-            }
+        let mut all: Vec<Geometry> =
+            fewer.chain(more).map(|lanes| self.of_lanes(lanes, rounds)).collect::<Result<_, _>>()?;
+        let fewest_rows = all.iter().min_by_key(|geometry| geometry.targets).copied();
+        all.retain(|geometry| self.holds(geometry));
+        if let Some(geometry) = fewest_rows.filter(|_| all.is_empty()) {
+            window::check(&geometry, Over::Stats, self.problem, self.profile)?;
         }
-        let fewest_rows = more.last().unwrap_or(&fewer[0]);
-        window::check(fewest_rows, Over::Stats, self.problem, self.profile).map(|()| fewer)
+        all.sort_by_key(|geometry| !window::are_few(geometry, Over::Stats, self.problem, self.profile));
+        Ok(all)
     }
 
     /// Tiles of so many lanes; of fewer units each where there would be few workgroups.

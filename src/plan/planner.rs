@@ -243,10 +243,9 @@ impl Planner<'_> {
         if pass.backwards {
             pass.dispatches.reverse();
         }
-        let of_those_in = self.problem.walk(pass.partials_of()).targets();
         // Before the ones that come in, if there is room.
         if pass.partials_in_at < self.kept + pass.all_partials_out(self.problem) {
-            pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.partials_in * of_those_in);
+            pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.all_partials_in(self.problem));
         }
         self.passes.push(pass);
         Ok(())
