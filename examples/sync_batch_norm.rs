@@ -77,7 +77,7 @@ async fn train_shard(mut norm: SyncBatchNorm, x: &[f32], dy: &[f32]) -> Result<S
     let shape = [x.len() / CHANNELS, CHANNELS];
     let shard = TensorDescriptor::new(&shape);
     let (output, saved) = norm.forward_train(&shard, Fusion::default(), x, None, Commit::Update).await?;
-    let gradients = norm.backward(&shard, saved, Backward::new(x, dy), WANTED).await?;
+    let gradients = norm.backward(saved, Backward::new(x, dy), WANTED).await?;
     Ok(Step::new(output, gradients, norm.norm().state().await?))
 }
 
@@ -85,7 +85,7 @@ async fn train_shard(mut norm: SyncBatchNorm, x: &[f32], dy: &[f32]) -> Result<S
 async fn train_whole(mut norm: Norm, x: &[f32], dy: &[f32]) -> Result<Step, Error> {
     let batch = TensorDescriptor::new(&[BATCH, CHANNELS]);
     let (output, saved) = norm.forward_train(&batch, Fusion::default(), x, None, Commit::Update).await?;
-    let gradients = norm.backward(&batch, saved, Backward::new(x, dy), WANTED).await?;
+    let gradients = norm.backward(saved, Backward::new(x, dy), WANTED).await?;
     Ok(Step::new(output, gradients, norm.state().await?))
 }
 

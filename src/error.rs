@@ -30,10 +30,10 @@ pub enum Error {
         /// What the shape has.
         actual: usize,
     },
-    /// An axis is empty.
-    #[error("{what} is 0: there is nothing to normalise")]
+    /// There is nothing of something.
+    #[error("{what} is 0: at least one is needed")]
     Empty {
-        /// Which axis or parameter.
+        /// Of what: an axis, a parameter, a number of things.
         what: &'static str,
     },
     /// The channels do not split evenly into the groups.
@@ -44,10 +44,11 @@ pub enum Error {
         /// Groups asked for.
         groups: usize,
     },
-    /// Training statistics need two values or more.
+    /// Statistics of the input need two values or more.
     #[error(
-        "training needs more than {count} value per statistic (shape {shape:?}): use a larger batch (BatchNorm) or \
-         more positions (InstanceNorm), the evaluation pass for inference, or GroupNorm for small batches"
+        "statistics of the input need more than {count} value each (shape {shape:?}): use a larger batch (BatchNorm) or \
+         more positions (InstanceNorm), evaluation with running statistics for inference (track_running_stats), or \
+         GroupNorm for small batches"
     )]
     TooFewValues {
         /// Values per statistic.
@@ -65,12 +66,12 @@ pub enum Error {
         /// What it may be.
         expected: &'static str,
     },
-    /// A slice or a buffer has another length than the shape needs.
-    #[error("{name} has {actual} elements, the shape needs {expected}")]
+    /// A slice or a buffer has another length than the shape or the layer needs.
+    #[error("{name} has {actual} elements, it needs {expected}")]
     Length {
         /// Which tensor or parameter.
         name: &'static str,
-        /// What the shape needs.
+        /// What it needs.
         expected: u64,
         /// What was given.
         actual: u64,
@@ -177,9 +178,9 @@ pub enum Error {
         /// The first member that differs from rank 0.
         rank: usize,
         /// What rank 0 has.
-        expected: u64,
+        expected: String,
         /// What that member has.
-        actual: u64,
+        actual: String,
     },
     /// Another member of the group could not take part, because of an error of its own.
     #[error("rank {rank} of the group failed before the exchange: see its own error")]
@@ -217,4 +218,9 @@ pub enum Error {
     /// Reading results back failed.
     #[error("reading back failed: {0}")]
     Readback(String),
+}
+
+/// [`Error::Length`] if a length is not the expected one.
+pub(crate) fn check_len(name: &'static str, actual: u64, expected: u64) -> Result<(), Error> {
+    if actual == expected { Ok(()) } else { Err(Error::Length { name, expected, actual }) }
 }

@@ -1,7 +1,7 @@
 //! Where the elements of each statistic lie. Every norm is one [`Layout`]; kernels know nothing of norms' names.
 
 use crate::error::Error;
-use crate::tensor::Pitch;
+use crate::tensor::{Format, Pitch};
 
 /// A walk over a tensor: for each of `outer x inner` targets, `segments` runs of `len` elements.
 ///
@@ -133,8 +133,8 @@ impl Memory {
         let sample_pitch = check("sample", sample.unwrap_or(next), rows)?;
         let all = self.samples.saturating_sub(1).checked_mul(sample_pitch).and_then(|n| n.checked_add(rows));
         all.filter(|&n| n <= most).ok_or(too_large)?;
-        // That of a single sample is nobody's.
-        let sample_pitch = sample_pitch.min(most);
+        // That of a single sample is nobody's, but what is beyond may be asked for: not so far that it cannot be counted.
+        let sample_pitch = if self.samples > 1 { sample_pitch } else { sample_pitch.min(2 * rows) };
         Ok(Memory { row_pitch: if one_row { self.width } else { row_pitch }, sample_pitch, ..self })
     }
 
@@ -226,20 +226,22 @@ pub(crate) struct Nchw {
     pub n: u64,
     pub c: u64,
     pub s: u64,
-    pub channels_last: bool,
+    pub format: Format,
 }
 
 impl Nchw {
     /// Strides of (sample, channel, position).
     fn strides(&self) -> (u64, u64, u64) {
-        if self.channels_last { (self.c * self.s, 1, self.c) } else { (self.c * self.s, self.s, 1) }
+        match self.format {
+            Format::ChannelsFirst => (self.c * self.s, self.s, 1),
+            Format::ChannelsLast => (self.c * self.s, 1, self.c),
+        }
     }
 
     fn memory(&self) -> Memory {
-        if self.channels_last {
-            Memory::dense(self.n, self.s, self.c)
-        } else {
-            Memory::dense(self.n, 1, self.c * self.s)
+        match self.format {
+            Format::ChannelsFirst => Memory::dense(self.n, 1, self.c * self.s),
+            Format::ChannelsLast => Memory::dense(self.n, self.s, self.c),
         }
     }
 
@@ -287,12 +289,12 @@ impl Nchw {
             singles: false,
         };
         let affine = IndexMap { target_div: 1, target: size, segment: 0, position_div: 1, position: 1 };
-        let (stats, affine_of_stats) = if size == 1 {
-            (Walk { len: self.s, stride: position, ..stats }, IndexMap::OF_TARGET)
-        } else if self.channels_last {
-            (Walk { segments: self.s, segment_stride: self.c, len: size, ..stats }, affine)
-        } else {
-            (Walk { len: size * self.s, ..stats }, IndexMap { position_div: self.s, ..affine })
+        let (stats, affine_of_stats) = match self.format {
+            _ if size == 1 => (Walk { len: self.s, stride: position, ..stats }, IndexMap::OF_TARGET),
+            Format::ChannelsFirst => {
+                (Walk { len: size * self.s, ..stats }, IndexMap { position_div: self.s, ..affine })
+            }
+            Format::ChannelsLast => (Walk { segments: self.s, segment_stride: self.c, len: size, ..stats }, affine),
         };
         let stat_of_affine = IndexMap { target_div: size, target: 1, segment: groups, position_div: 1, position: 0 };
         Layout {

@@ -53,6 +53,11 @@ impl Fusion {
         }
     }
 
+    /// The same of moments alone, which take no residual that is added after the norm: it need not be given.
+    pub(crate) fn check_residual_of_moments(self, given: bool) -> Result<(), Error> {
+        if self.residual == Residual::After { Ok(()) } else { self.check_residual(given) }
+    }
+
     /// Whether a forward pass is given a place for the sum exactly if it writes one.
     pub(crate) fn check_sum(self, given: bool) -> Result<(), Error> {
         match (self.residual == Residual::Before, given) {

@@ -104,7 +104,8 @@ impl Problem {
         Ok(())
     }
 
-    /// The same with tensors that have gaps. [`Error::Pitch`] if rows or samples of one would overlap.
+    /// The same with tensors that have gaps. [`Error::Pitch`] if rows or samples of one would overlap, [`Error::TooLarge`],
+    /// [`Error::Unexpected`] for two different pitches where rows are samples (layer and RMS norm).
     pub fn with_forward_pitches(self, pitches: &ForwardPitches) -> Result<Problem, Error> {
         let ForwardPitches { x, residual, y, sum } = *pitches;
         self.with_pitches([x, residual, Pitch::default(), y, sum])
@@ -119,7 +120,14 @@ impl Problem {
 
     fn with_pitches(mut self, pitches: [Pitch; 5]) -> Result<Problem, Error> {
         self.memories = [self.layout.memory; 5];
+        let rows_are_samples = self.layout.stat_of_affine.position != 0;
         for (tensor, pitch) in Tensor::ALL.into_iter().zip(pitches).filter(|(_, pitch)| *pitch != Pitch::default()) {
+            if rows_are_samples && pitch.row.zip(pitch.sample).is_some_and(|(row, sample)| row != sample) {
+                return Err(Error::Unexpected {
+                    name: "a row's pitch other than a sample's",
+                    reason: "a norm over trailing axes takes all leading axes as one, whose rows are equally far apart",
+                });
+            }
             self.memories[tensor as usize] = self.layout.memory.with_pitch(self.name(tensor), pitch)?;
         }
         Ok(self)
@@ -268,7 +276,7 @@ pub struct Pass {
     pub writes: Vec<Tensor>,
     /// Whether it begins with the last elements: the pass that reduced them, over the same targets or (group norm) in the
     /// same order, read these last, and some may still be in a cache.
-    pub backwards: bool,
+    pub reversed: bool,
     /// One or more dispatches, each with a window of the tensors that fits a binding.
     pub dispatches: Vec<Dispatch>,
 }

@@ -1,6 +1,6 @@
 //! Parameters and running statistics of a layer, in PyTorch's terms.
 
-use crate::error::Error;
+use crate::error::{Error, check_len};
 use crate::norm::NormDescriptor;
 
 /// Running statistics, one value a channel each.
@@ -18,6 +18,21 @@ pub struct Running {
 }
 
 impl Running {
+    /// From PyTorch's buffers of a layer, which counts batches for all channels together.
+    ///
+    /// ```
+    /// use wgpu_norm::{BatchNormDescriptor, Running, State};
+    /// let descriptor = BatchNormDescriptor::new(2).into();
+    /// let running = Running::from_pytorch(vec![0.5, -1.0], vec![2.0, 3.0], 1000);
+    /// let state = State { running: Some(running), ..State::new(&descriptor)? };
+    /// state.check(&descriptor)?;
+    /// # Ok::<(), wgpu_norm::Error>(())
+    /// ```
+    pub fn from_pytorch(running_mean: Vec<f32>, running_var: Vec<f32>, num_batches_tracked: u32) -> Running {
+        let channels = running_mean.len();
+        Running { running_mean, running_var, tracked: vec![num_batches_tracked; channels], skipped: vec![0; channels] }
+    }
+
     /// Batches seen so far: the largest of the channels' counts.
     pub fn num_batches_tracked(&self) -> u32 {
         self.tracked.iter().copied().max().unwrap_or(0)
@@ -54,7 +69,7 @@ impl State {
     }
 
     /// Checks that every vector is there exactly when the descriptor has it, with the right length:
-    /// [`Error::Unexpected`], [`Error::Length`].
+    /// [`Error::Missing`], [`Error::Unexpected`], [`Error::Length`].
     pub fn check(&self, descriptor: &NormDescriptor) -> Result<(), Error> {
         let (affine, len) = (descriptor.affine(), descriptor.affine_len());
         let running = self.running.as_ref();
@@ -70,12 +85,10 @@ impl State {
         for (name, expected, actual) in vectors {
             let (expected, actual) = (expected.then_some(len), actual.map(|len| len as u64));
             match (expected, actual) {
-                (None, Some(0)) => return Err(Error::Unexpected { name, reason: "the layer has none: leave it None" }),
-                _ if expected != actual => {
-                    let (expected, actual) = (expected.unwrap_or(0), actual.unwrap_or(0));
-                    return Err(Error::Length { name, expected, actual });
-                }
-                _ => {}
+                (None, Some(_)) => return Err(Error::Unexpected { name, reason: "the layer has none: leave it None" }),
+                (Some(_), None) => return Err(Error::Missing { name, hint: "the layer was made with it" }),
+                (Some(expected), Some(actual)) => check_len(name, actual, expected)?,
+                (None, None) => {}
             }
         }
         Ok(())

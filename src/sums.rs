@@ -101,3 +101,32 @@ pub(crate) fn merge_all<T: Copy>(items: &[T], merge: &impl Fn(T, T) -> T) -> Opt
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against the formula in double precision: counts that `f32` does not hold, means far from 0, shards that are no power
+    /// of two.
+    #[test]
+    fn merged_moments_are_those_of_all_values() {
+        const MANY: u32 = 1 << 24;
+        let far = [(MANY - 1, 1e6, 0.03125, 7e6), (MANY + 1, 1e6, -0.015625, 9e6), (MANY, 1e6 + 0.5, 0.0, 1e-3)];
+        let most = [(i32::MAX as u32, -3.0, 0.0, 5e9), (i32::MAX as u32, 4.0, 1e-7, 1e3), (1, 1e4, 0.0, 0.0)];
+        let uneven: Vec<_> = (1..8u32).map(|n| (n, n as f32 * 0.75, 0.0, n as f32)).collect();
+        let one_and_all = [(1, 100.0, 0.0, 0.0), (u32::MAX - 1, 0.0, 0.0, 1.0)];
+        for shards in [&far[..], &most, &uneven, &one_and_all, &far[..1]] {
+            let all: Vec<_> = shards.iter().map(|&(count, hi, lo, m2)| Moments::of(count, [hi, lo, m2])).collect();
+            let merged = merge_shards(&all);
+            let count: f64 = all.iter().map(|m| f64::from(m.count)).sum();
+            let mean = all.iter().map(|m| f64::from(m.count) * m.mean()).sum::<f64>() / count;
+            let distance = |m: &Moments| m.mean() - mean;
+            let between = |m: &Moments| f64::from(m.count) * distance(m).powi(2);
+            let m2 = all.iter().map(|m| f64::from(m.m2) + between(m)).sum::<f64>();
+            let spread = all.iter().map(|m| distance(m).abs()).fold(0.0, f64::max);
+            assert_eq!(f64::from(merged.count), count);
+            assert!((merged.mean() - mean).abs() <= 4e-7 * spread + 1e-13 * mean.abs(), "{merged:?}, mean {mean}");
+            assert!((f64::from(merged.m2) - m2).abs() <= 1e-6 * m2, "{merged:?}, m2 {m2}");
+        }
+    }
+}

@@ -97,7 +97,8 @@ impl<'a> TensorDescriptor<'a> {
 ///
 /// A *row* is a run of neighbouring elements: a whole sample in channels-first tensors, the channels of one position
 /// in channels-last tensors, one `normalized_shape` for layer and RMS norm. What is `None` follows without a gap.
-/// Where a sample is one row, the two are the same distance and either will do.
+/// Where a sample is one row, the two are the same distance and either will do. Layer and RMS norm take all leading axes
+/// as one: their rows are equally far apart, and a sample is one of them.
 ///
 /// Channels 64 to 128 of a buffer of 256 channels, of 28 x 28 positions, start at element `64 * 28 * 28` (bind the
 /// buffer there) and have this pitch:

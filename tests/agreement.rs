@@ -35,6 +35,16 @@ fn shapes() -> Vec<Case> {
     norms()
 }
 
+/// With an eps that does not hide the variance.
+fn small_variances() -> Vec<Case> {
+    let eps = 1e-12;
+    let batch = BatchNormDescriptor { eps, ..BatchNormDescriptor::new(5) };
+    let group = GroupNormDescriptor { eps, ..GroupNormDescriptor::new(2, 6) };
+    let layer = LayerNormDescriptor { eps, ..LayerNormDescriptor::new(&[70]) };
+    let cases = [Case::new(batch, &[9, 5, 70]), Case::new(group, &[3, 6, 35]), Case::new(layer, &[9, 70])];
+    cases.into_iter().map(|case| Case { mean: 1.0, std: 1e-4, ..case }).collect()
+}
+
 fn offsets() -> Vec<Case> {
     let offsets = [(1e4, 1.0), (1e6, 1.0), (1.0, 1e-4), (-3e5, 0.5)];
     // Of two values 1e-4 apart dx is a small difference of numbers 300 times larger: no `f32` algorithm has it.
@@ -211,4 +221,4 @@ macro_rules! implementations {
         }
     };
 }
-implementations!(shapes, offsets, fusions, running_statistics, channels_last, every_combination);
+implementations!(shapes, offsets, small_variances, fusions, running_statistics, channels_last, every_combination);

@@ -30,7 +30,7 @@ fn step(backend: &Backend, format: Format, x: &[f32], dy: &[f32]) -> (Output<f32
         let mut norm = Norm::new(backend, BatchNormDescriptor::new(SHAPE[1])).unwrap();
         let (output, saved) =
             norm.forward_train::<f32, f32>(&tensor, Fusion::default(), x, None, Commit::Update).await.unwrap();
-        let gradients = norm.backward(&tensor, saved, host::Backward::new(x, dy), wanted).await.unwrap();
+        let gradients = norm.backward(saved, host::Backward::new(x, dy), wanted).await.unwrap();
         (output, gradients)
     })
 }

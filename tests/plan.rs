@@ -222,12 +222,12 @@ fn elements_are_written_from_where_they_were_read_last() {
         let (read, mut written) = (starts(&plan.passes[0]), starts(plan.passes.last().unwrap()));
         assert!(rises(&read), "{read:?}");
         written.reverse();
-        assert!(rises(&written), "backwards: {written:?}");
-        let backwards: Vec<bool> = plan.passes.iter().map(|pass| pass.backwards).collect();
-        assert_eq!(backwards, kernels(&plan).iter().map(|&k| k == Kernel::Apply).collect::<Vec<_>>());
+        assert!(rises(&written), "reversed: {written:?}");
+        let reversed: Vec<bool> = plan.passes.iter().map(|pass| pass.reversed).collect();
+        assert_eq!(reversed, kernels(&plan).iter().map(|&k| k == Kernel::Apply).collect::<Vec<_>>());
     }
     let evaluation = plan_for(&batch(256), &tensor, Statistics::Running, PLAIN, Op::Forward, &Profile::GPU).unwrap();
-    assert!(!evaluation.passes[0].backwards, "nothing has been read before");
+    assert!(!evaluation.passes[0].reversed, "nothing has been read before");
 }
 
 /// A weight is loaded with each leaf of a channel, not with each unit of a group.

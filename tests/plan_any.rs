@@ -43,7 +43,7 @@ fn norm(rng: &mut Rng) -> (NormDescriptor, Vec<usize>) {
         shape.push(size(rng, MOST / shape.iter().product::<usize>()));
     }
     let of_last = &shape[shape.len() - rng.random_range(1..shape.len())..];
-    let groups = one_of(rng, &(1..=channels).filter(|groups| channels % groups == 0).collect::<Vec<_>>());
+    let groups = one_of(rng, &(1..=channels).filter(|groups| channels.is_multiple_of(*groups)).collect::<Vec<_>>());
     let (affine, track_running_stats) = (rng.random_bool(0.8), rng.random_bool(0.8));
     let norm = match rng.random_range(0..5) {
         0 => BatchNormDescriptor { affine, track_running_stats, ..BatchNormDescriptor::new(channels) }.into(),
@@ -74,6 +74,9 @@ fn op(rng: &mut Rng, is_batch: bool, residual: Residual) -> Op {
 fn pitch(rng: &mut Rng, problem: &Problem) -> Pitch {
     let memory = problem.layout.memory;
     let row = rng.random_bool(0.5).then(|| memory.width + rng.random_range(0..20));
+    if problem.layout.stat_of_affine.position != 0 {
+        return Pitch { row, sample: None };
+    }
     let sample = memory.rows * row.unwrap_or(memory.width);
     Pitch { row, sample: rng.random_bool(0.5).then(|| sample + rng.random_range(0..500)) }
 }

@@ -15,7 +15,7 @@ use wgpu_norm::{
 fn ascending(pass: &Pass) -> Vec<&Dispatch> {
     let mut dispatches: Vec<_> = pass.dispatches.iter().collect();
     // What has been read last is written first.
-    if pass.backwards {
+    if pass.reversed {
         dispatches.reverse();
     }
     dispatches
@@ -59,7 +59,7 @@ fn windows_cover_every_element_once() {
                 if strided {
                     let Memory { rows, width, .. } = problem.layout.memory;
                     let row = width + 3;
-                    let x = Pitch { row: Some(row), sample: Some(rows * row + 5) };
+                    let x = Pitch { row: (rows > 1).then_some(row), sample: Some(rows * row + 5) };
                     let y = Pitch { row: None, sample: Some(2 * rows * width) };
                     problem = match op {
                         Op::Forward => problem.with_forward_pitches(&ForwardPitches { x, y, ..Default::default() }),

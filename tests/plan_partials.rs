@@ -38,7 +38,7 @@ fn many_partial_results_are_merged_first() {
             check_partials(&plan, pass);
         }
         assert_eq!(plan.scratch(), (tiles + merge.partials_out) * 4 * 16);
-        assert!(apply.backwards);
+        assert!(apply.reversed);
         let read = if op == Op::Forward { 2 } else { 4 };
         assert_eq!(traffic(&plan), (read, 1), "a merge moves no tensor");
     }

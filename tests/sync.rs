@@ -36,6 +36,7 @@ fn tables() -> Vec<(Case, Vec<usize>)> {
         (Case { fusion: after, ..bn(4, &[7, 4, 33]) }, vec![5, 2]),
         (Case { fusion: before, format: Format::ChannelsLast, ..bn(8, &[6, 8, 3, 5]) }, vec![2, 1, 3]),
         (Case { input: DType::F16, output: DType::F16, ..bn(8, &[6, 8, 4, 4]) }, vec![1, 5]),
+        (Case { input: DType::BF16, output: DType::BF16, ..bn(8, &[6, 8, 5, 3]) }, vec![4, 2]),
     ]
 }
 

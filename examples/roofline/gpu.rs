@@ -87,7 +87,8 @@ fn narrow(dtype: DType, values: &[f32]) -> Vec<u8> {
     match dtype {
         DType::F16 => of::<half::f16>(values),
         DType::BF16 => of::<half::bf16>(values),
-        _ => of::<f32>(values),
+        DType::F32 => of::<f32>(values),
+        _ => unreachable!("a new element type needs a line here"),
     }
 }
 
@@ -257,7 +258,8 @@ impl Runner for Runs<'_> {
         Ok(match self.case.dtype {
             DType::F16 => of::<half::f16>(bytes),
             DType::BF16 => of::<half::bf16>(bytes),
-            _ => of::<f32>(bytes),
+            DType::F32 => of::<f32>(bytes),
+            _ => unreachable!("a new element type needs a line here"),
         })
     }
 

@@ -74,7 +74,7 @@ override ACROSS: bool;
 // Whether workgroups are counted through, as they are more than the grid's first or second dimension takes.
 override FOLDED: bool;
 // Whether workgroups begin with what comes last.
-override BACKWARDS: bool;
+override REVERSED: bool;
 // Targets that an invocation takes one after the other.
 override ROUNDS: u32;
 override CENTRED: bool;

@@ -36,6 +36,11 @@ fn momentum_of(tracked: Words) -> Floats {
 //#end
 }
 
+// One more of those, if that can be counted.
+fn counted(before: Words, more: Flags) -> Words {
+    return before + select(Words(), Words(1u), more & (before < Words(0xffffffffu)));
+}
+
 fn update_running(channel: u32, mean: Floats, variance: Floats, count: Words) {
 //#if UNIT_WEIGHTS
     // Norms whose weights differ within a statistic have no running statistics.
@@ -53,10 +58,10 @@ fn update_running(channel: u32, mean: Floats, variance: Floats, count: Words) {
 //#end
     let taken = has_any & (Flags(UPDATE == 2u) | (is_finite(mean) & is_finite(variance)));
     if (!all(taken)) {
-        state[first + 5u * step] += select(Words(), Words(1u), has_any & !taken);
+        state[first + 5u * step] = counted(state[first + 5u * step], has_any & !taken);
     }
     let tracked_at = first + 4u * step;
-    let tracked = state[tracked_at] + select(Words(), Words(1u), taken);
+    let tracked = counted(state[tracked_at], taken);
     state[tracked_at] = tracked;
     let m = momentum_of(tracked);
     let mean_at = first + 2u * step;

@@ -52,7 +52,7 @@ fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
         let work = min(number, steps * turns - 1u);
         at = vec2<u32>(work % steps, work / steps);
     }
-    if (BACKWARDS) {
+    if (REVERSED) {
         at = vec2<u32>(steps, turns) - 1u - at;
     }
     let leaf_lane = (slot / LEAF_STRIDE) % LEAVES;

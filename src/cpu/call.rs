@@ -205,7 +205,7 @@ impl Norm {
             Source::InPlace => None,
         };
         let inputs = [read(io.x, Tensor::Input), io.residual.and_then(|source| read(source, Tensor::Residual))];
-        // SAFETY: `Pass` has tasks with rows of their own.
+        // SAFETY: `Pass` has tasks with areas of their own.
         let y = unsafe { call.output(Tensor::Output, io.y, call.way) };
         // SAFETY: as above.
         let sum = io.sum.map(|sum| unsafe { call.output(Tensor::SecondOutput, sum, Way::Cached) });
@@ -251,7 +251,7 @@ impl Norm {
         let (x, dy) = (call.input(Tensor::Input, x), call.input(Tensor::Gradient, dy));
         let [residual, dsum] = [residual, dsum].map(|bytes| Some(call.input(Tensor::Residual, bytes?)));
         let way = call.way;
-        // SAFETY: `Pass` has tasks with rows of their own.
+        // SAFETY: `Pass` has tasks with areas of their own.
         let dx = dx.map(|bytes| unsafe { call.output(Tensor::Output, bytes, way) });
         // SAFETY: as above.
         let dresidual = dresidual.map(|bytes| unsafe { call.output(Tensor::SecondOutput, bytes, way) });

@@ -203,7 +203,7 @@ impl Grid {
     pub fn rows_of(&self, memory: &Memory) -> Rows {
         let (row, sample) = (memory.row_pitch as usize, memory.sample_pitch as usize);
         if self.by_column && !self.columns {
-            Rows { per_sample: self.rows, row: sample, sample: 0, step: 1 }
+            Rows { per_sample: self.rows, row: sample, sample: self.rows * sample, step: 1 }
         } else if self.columns {
             Rows { per_sample: self.rows, row, sample, step: 1 }
         } else if memory.rows > 1 {

@@ -164,9 +164,10 @@ impl<S: Simd, K: Source, B: Fn(Range<usize>, &mut Scratch)> Turns<'_, S, K, B> {
 
 #[cfg(test)]
 mod tests {
-    use crate::cpu::tests::{Inputs, elements, noise, step};
+    use crate::cpu::tests::{Inputs, elements, levels, noise, step};
     use crate::cpu::{Backward, Forward, Norm};
     use crate::*;
+    use fearless_simd::Level;
 
     /// Channels of a tensor of three axes.
     fn channels<T: Copy>(all: &[T], [samples, of, width]: [usize; 3], range: std::ops::Range<usize>) -> Vec<T> {
@@ -187,26 +188,37 @@ mod tests {
             ([66, 660, 49], true),
             ([66, 662, 49], false),
             ([40, 836, 63], false),
+            // A channel of which half fits beside what is asked for.
+            ([48, 24, 3136], false),
         ];
-        for (shape, relu) in shapes {
-            check_channels::<f32>(shape, relu);
+        for (i, (shape, relu)) in shapes.into_iter().enumerate() {
+            let [best, older @ ..] = &levels()[..] else { unreachable!() };
+            check_channels::<f32>(shape, relu, *best);
+            // Each older instruction set at some of the shapes.
+            if let Some(&level) = older.get(i % older.len().max(1)) {
+                check_channels::<f32>(shape, relu, level);
+            }
         }
-        // Strips of long rows, which end within a line and within a vector.
-        for relu in [false, true] {
-            check_channels::<half::f16>([36, 640, 196], relu);
+        for level in levels() {
+            // Strips of long rows, which end within a line and within a vector.
+            for relu in [false, true] {
+                check_channels::<half::f16>([36, 640, 196], relu, level);
+            }
+            check_channels::<half::bf16>([44, 1000, 100], false, level);
         }
-        check_channels::<half::bf16>([44, 1000, 100], false);
     }
 
-    fn check_channels<T: Element + PartialEq>(shape: [usize; 3], relu: bool) {
+    /// All channels on this instruction set, some of them on the best.
+    fn check_channels<T: Element + PartialEq>(shape: [usize; 3], relu: bool, level: Level) {
         // Few threads, so that each has several blocks in a row.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let [samples, of, width] = shape;
         let len = samples * of * width;
         let (x, dy) = (elements::<T>(noise(3, len)), elements::<T>(noise(4, len)));
         let descriptor = |c| NormDescriptor::from(BatchNormDescriptor { affine: false, ..BatchNormDescriptor::new(c) });
-        let train = |c: usize, x: &[T], dy: &[T]| {
+        let train = |c: usize, x: &[T], dy: &[T], level: Level| {
             let mut norm = Norm::new(descriptor(c)).unwrap();
+            norm.level = level;
             let shape = [samples, c, width];
             let tensor = TensorDescriptor { dtype: T::DTYPE, ..TensorDescriptor::new(&shape) };
             let [mut y, mut dx] = [(); 2].map(|()| vec![T::from_f32(f32::NAN); x.len()]);
@@ -217,10 +229,10 @@ mod tests {
             norm.backward::<T, T>(saved, wanted).unwrap();
             [y, dx]
         };
-        let all = pool.install(|| train(of, &x, &dy));
+        let all = pool.install(|| train(of, &x, &dy, level));
         for range in [0..of / 4, of / 4..of / 2, of / 2..of] {
             let part = |v: &[T]| channels(v, shape, range.clone());
-            let expected = train(range.len(), &part(&x), &part(&dy));
+            let expected = train(range.len(), &part(&x), &part(&dy), Level::new());
             for (all, expected) in all.iter().zip(expected) {
                 assert!(part(all) == expected, "{shape:?}, {range:?}");
             }

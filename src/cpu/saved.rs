@@ -1,7 +1,7 @@
 //! What a forward pass leaves for the backward pass.
 
 use crate::moments::Moments;
-use crate::op::{Fusion, Statistics};
+use crate::op::Statistics;
 use crate::plan::Problem;
 
 /// Mean (a pair), variance and 1/std of one statistic.
@@ -35,9 +35,9 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// What the forward pass fused.
-    pub(crate) fn fusion(&self) -> Fusion {
-        self.problem.fusion
+    /// The forward pass.
+    pub(crate) fn problem(&self) -> &Problem {
+        &self.problem
     }
 
     /// Whether the statistics are the layer's running ones.

@@ -30,11 +30,9 @@ impl Norm {
         let pitches = ForwardPitches { sum: Pitch::default(), ..*pitches };
         let io = Forward { residual: residual.map(Source::From), pitches, ..Forward::new(x, &mut []) };
         let call = self.forward_call(tensor, fusion, Statistics::Batch, op, &io, (dtype, dtype))?;
+        fusion.check_residual_of_moments(residual.is_some())?;
         let before = fusion.residual == Residual::Before;
-        let residual = match residual {
-            None if before => return Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" }),
-            residual => residual.filter(|_| before),
-        };
+        let residual = residual.filter(|_| before);
         super::io::check_tensor(&call.problem, Tensor::Input, dtype, Some(x.len()))?;
         super::io::check_tensor(&call.problem, Tensor::Residual, dtype, residual.map(<[u8]>::len))?;
         if call.problem.layout.elements == 0 {
@@ -43,7 +41,7 @@ impl Norm {
         // Words, which are aligned for every element type.
         let words = if before { (call.problem.layout.elements * dtype.size()).div_ceil(4) } else { 0 };
         let mut memory = vec![0u32; words as usize];
-        // SAFETY: `Pass` has tasks with rows of their own.
+        // SAFETY: `Pass` has tasks with areas of their own.
         let sum = unsafe { call.output(Tensor::SecondOutput, bytemuck::cast_slice_mut(&mut memory), Way::Cached) };
         let x = Place::In(call.input(Tensor::Input, x));
         let residual = residual.map(|bytes| Place::In(call.input(Tensor::Residual, bytes)));
@@ -114,10 +112,9 @@ impl Norm {
         if call.problem.layout.elements == 0 {
             return Ok(());
         }
-        let count = sums.first().map_or(1, |s| s.count.max(1)) as f32;
         let weights = Affine::new(&call.grid, self.state.weight.as_deref(), None).weight;
         let mean = |of: fn(&GradientSums) -> f32| -> Vec<f32> {
-            sums.iter().zip(weights.iter()).map(|(s, weight)| of(s) * weight / count).collect()
+            sums.iter().zip(weights.iter()).map(|(s, weight)| of(s) * weight / s.count.max(1) as f32).collect()
         };
         let given = [&mean(|s| s.sum_dy)[..], &mean(|s| s.sum_dy_xhat)];
         self.run_backward(&call, &saved, io, false, Some(given));

@@ -36,7 +36,7 @@ impl Context {
     /// A context on a device that was opened with WebGPU's default limits or better.
     ///
     /// [`Error::Limit`] if it has less than the kernels need: 8 storage buffers a stage, 8 KiB of workgroup
-    /// memory. Downlevel limits of WebGL2 are not enough.
+    /// memory. wgpu's downlevel limits, with 4 storage buffers a stage, are not enough.
     pub fn new(device: &wgpu::Device) -> Result<Context, Error> {
         let profile = Profile::new(device.adapter_info().device_type, &device.limits());
         Context::with_profile(device, profile, None)
@@ -49,7 +49,7 @@ impl Context {
     }
 
     /// As [`Context::new`], with sizes of your own: for tests of splitting, and for tuning. [`Error::Parameter`] if they
-    /// make no sense.
+    /// make no sense, [`Error::Limit`] if they are more than the device has.
     pub fn with_profile(
         device: &wgpu::Device,
         profile: Profile,
@@ -72,6 +72,13 @@ impl Context {
                 profile.workgroup.into(),
                 limits.max_compute_invocations_per_workgroup.into(),
             ),
+            ("max_compute_workgroup_size_x", profile.workgroup.into(), limits.max_compute_workgroup_size_x.into()),
+            (
+                "max_compute_workgroups_per_dimension",
+                profile.max_workgroups.into(),
+                limits.max_compute_workgroups_per_dimension.into(),
+            ),
+            ("max_storage_buffer_binding_size", profile.max_binding_size, limits.max_storage_buffer_binding_size),
         ];
         for (name, required, actual) in needs {
             if actual < required {

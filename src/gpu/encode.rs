@@ -3,7 +3,7 @@
 use super::buffer::with_contents;
 use super::context::{Context, Pipeline, VECTOR_BINDINGS};
 use super::io::Tensors;
-use super::key::Key;
+use super::key::{Key, Update};
 use super::params::{Numbers, Params, strides};
 use super::shader::Addressing;
 use crate::error::Error;
@@ -32,19 +32,18 @@ struct Step {
 }
 
 impl Prepared {
-    /// `update`: 0 leaves the running statistics alone, 1 updates them if finite, 2 in any case.
     pub fn new(
         context: &Context,
         plan: &Plan,
         tensors: &Tensors,
         vectors: Vectors,
         numbers: &Numbers,
-        update: u32,
+        update: Update,
     ) -> Result<Prepared, Error> {
         let mut steps = Vec::with_capacity(plan.dispatches());
         let instance = plan.passes.iter().any(|p| p.kernel == Kernel::Running);
-        for pass in plan.passes.iter().filter(|p| p.kernel != Kernel::Running || update > 0) {
-            let update = if instance && pass.kernel != Kernel::Running { 0 } else { update };
+        for pass in plan.passes.iter().filter(|p| p.kernel != Kernel::Running || update != Update::Never) {
+            let update = if instance && pass.kernel != Kernel::Running { Update::Never } else { update };
             for dispatch in &pass.dispatches {
                 steps.push(Step::new(context, plan, pass, dispatch, tensors, vectors, numbers, update)?);
             }
@@ -84,7 +83,7 @@ impl Step {
         tensors: &Tensors,
         vectors: Vectors,
         numbers: &Numbers,
-        update: u32,
+        update: Update,
     ) -> Result<Step, Error> {
         let bound: Vec<(Tensor, Bound)> = Tensor::ALL
             .into_iter()

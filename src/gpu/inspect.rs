@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "no part of the API")]
 
 use super::key::Key;
+pub use super::key::Update;
 use super::shader::{Addressing, compose};
 use crate::op::Direction;
 use crate::plan::{Kernel, Plan, UNIT};
@@ -29,9 +30,8 @@ pub struct Shader {
     pub tensors: Vec<(DType, bool)>,
 }
 
-/// One shader a pass, for tensors in buffers of their own that begin at multiples of 256 bytes. `update` as the
-/// shaders know it: 0 leaves the running statistics alone, 1 updates them if finite, 2 in any case.
-pub fn shaders(plan: &Plan, update: u32) -> Vec<Shader> {
+/// One shader a pass, for tensors in buffers of their own that begin at multiples of 256 bytes.
+pub fn shaders(plan: &Plan, update: Update) -> Vec<Shader> {
     let of_pass = |pass| {
         let pass: &crate::plan::Pass = pass;
         let key = Key::new(plan, pass, Addressing::new(plan, pass, false, true), update);

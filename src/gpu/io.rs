@@ -11,7 +11,8 @@ use wgpu::{BufferBinding, BufferUsages};
 /// Tensors of a forward pass.
 ///
 /// Buffers need `STORAGE` usage. Offsets may be any multiple of the element size; where an offset is not a
-/// multiple of the device's 256 bytes, a few elements before it are bound too, and not touched.
+/// multiple of the device's 256 bytes, a few elements before it are bound too, and not touched. Buffers have whole words of
+/// four bytes: an odd number of halves takes two bytes more.
 #[derive(Clone, Debug)]
 pub struct Forward<'a> {
     /// Input, in the shape, type and format of the call's descriptor.
@@ -244,8 +245,8 @@ pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result
 /// Something that lies in a buffer: its name, its binding, its bytes.
 type Named<'a> = (&'static str, &'a BufferBinding<'a>, u64);
 
-/// Checks that gradients of weight and bias lie apart from the call's tensors and from each other, and tensors
-/// from `own`, the layer's buffers.
+/// Checks that gradients of weight and bias lie apart from the call's tensors and from each other, and all of them from
+/// `own`, the layer's buffers.
 pub(crate) fn check_apart<'a>(
     plan: &Plan,
     tensors: &'a Tensors,
@@ -264,6 +265,10 @@ pub(crate) fn check_apart<'a>(
     }
     for (i, (first, binding, bytes)) in vectors.into_iter().enumerate().filter_map(|(i, v)| Some((i, v?))) {
         let others = Tensor::ALL.into_iter().filter_map(tensor).chain(vectors.into_iter().take(i).flatten());
+        if own.contains(&Some(binding.buffer)) {
+            let hint = "copy the gradient to a buffer of your own";
+            return Err(Error::Overlap { first, second: "the layer's state", hint });
+        }
         for (second, other, other_bytes) in others {
             let (a, b) = (range(binding, bytes), range(other, other_bytes));
             if binding.buffer == other.buffer && a.start < b.end && b.start < a.end {

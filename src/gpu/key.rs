@@ -7,12 +7,24 @@ use crate::op::{Direction, Op, Residual, Statistics};
 use crate::plan::{Kernel, Over, Pass, Plan, Tensor, UNIT};
 use crate::tensor::DType;
 
+/// What a forward pass does to the running statistics: `UPDATE` of the shaders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Update {
+    /// Nothing.
+    #[default]
+    Never,
+    /// Takes the batch in if it is finite, and counts it otherwise.
+    IfFinite,
+    /// Takes it in.
+    Always,
+}
+
 /// The shaders' `override` declarations, and their values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Constants([(&'static str, u32); 32]);
 
 impl Constants {
-    fn new(plan: &Plan, pass: &Pass, update: u32) -> Constants {
+    fn new(plan: &Plan, pass: &Pass, update: Update) -> Constants {
         let (problem, geometry) = (&plan.problem, pass.geometry);
         let map = index_map(plan, pass.over);
         let over_affine = pass.over == Over::Affine;
@@ -57,7 +69,7 @@ impl Constants {
             ("PARTS", geometry.tree.parts),
             ("ACROSS", across.into()),
             ("FOLDED", pass.dispatches.iter().any(|d| d.folded).into()),
-            ("BACKWARDS", pass.backwards.into()),
+            ("REVERSED", pass.reversed.into()),
             ("ROUNDS", geometry.rounds),
             ("CENTRED", problem.centred.into()),
             ("HAS_WEIGHT", problem.affine.weight.into()),
@@ -71,7 +83,7 @@ impl Constants {
             ("FINISHES", (pass.finishes && finishes).into()),
             ("PARTIALS", (pass.partials_out > 0).into()),
             ("WEIGHS", pass.weighs.into()),
-            ("UPDATE", update),
+            ("UPDATE", update as u32),
             ("PROJECT", (problem.statistics == Statistics::Batch).into()),
             ("WEIGHTS_VARY", weights_vary.into()),
             ("GROUPED", (walk.outer > 1 && walk.inner > 1).into()),
@@ -101,7 +113,7 @@ pub(crate) struct Key {
 
 impl Key {
     /// `update`: what a forward pass does to the running statistics.
-    pub fn new(plan: &Plan, pass: &Pass, addressing: Addressing, update: u32) -> Key {
+    pub fn new(plan: &Plan, pass: &Pass, addressing: Addressing, update: Update) -> Key {
         let access =
             |tensor| Access { tensor, dtype: plan.problem.dtype(tensor), written: pass.writes.contains(&tensor) };
         let elements = !pass.reads.is_empty();

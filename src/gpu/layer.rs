@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::encode::{Prepared, Vectors};
 use super::io::{self, Backward, Forward, InPlace, Tensors, check_binding};
+use super::key::Update;
 use super::params::Numbers;
 use super::saved::{Pool, Saved};
 use super::state::{state_buffer, stride};
@@ -16,8 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use wgpu::{BufferUsages, CommandEncoder};
 
-/// Calls whose plans and bind groups are kept: training forward and backward, evaluation, and one to spare.
-const PREPARED: usize = 4;
+/// Calls whose plans and bind groups are kept, those that came last: training forward and backward with three sets of
+/// buffers, evaluation, and one to spare.
+const PREPARED: usize = 8;
 
 /// Any of the five norms on a device.
 ///
@@ -33,8 +35,9 @@ const PREPARED: usize = 4;
 /// # Ok(()) }
 /// ```
 ///
-/// It keeps what its last few calls were recorded with, the callers' buffers among it, until other calls take their
-/// place or it is dropped.
+/// It keeps what its last eight calls were recorded with, the callers' buffers among it, until other calls take their
+/// place or it is dropped. A call with other buffers makes new bind groups, a shape that is new to the context may need
+/// new pipelines, which a driver compiles while the call is recorded.
 #[derive(Debug)]
 pub struct Norm {
     context: Context,
@@ -56,7 +59,7 @@ struct Scratch {
 #[derive(Clone, Debug, PartialEq)]
 struct Call {
     problem: Problem,
-    update: u32,
+    update: Update,
     tensors: [Option<(wgpu::Buffer, u64)>; 5],
     saved: wgpu::Buffer,
     sums: Option<wgpu::Buffer>,
@@ -111,7 +114,8 @@ impl Norm {
         io: &Forward,
         commit: Commit,
     ) -> Result<Saved, Error> {
-        self.forward(encoder, tensor, Statistics::Batch, fusion, io, commit, InPlace::training(fusion))
+        let problem = Problem::new(&self.descriptor, tensor, Statistics::Batch, fusion, Op::Forward)?;
+        self.forward(encoder, problem, io, InPlace::training(fusion), None, self.update(commit))
     }
 
     /// Evaluation: y from the running statistics; from the batch's own where the layer tracks none.
@@ -126,7 +130,8 @@ impl Norm {
     ) -> Result<(), Error> {
         let tracks = self.descriptor.running_stats().is_some();
         let statistics = if tracks { Statistics::Running } else { Statistics::Batch };
-        self.forward(encoder, tensor, statistics, fusion, io, Commit::Skip, InPlace::Any).map(drop)
+        let problem = Problem::new(&self.descriptor, tensor, statistics, fusion, Op::Forward)?;
+        self.forward(encoder, problem, io, InPlace::Any, None, Update::Never).map(drop)
     }
 
     /// A frozen layer in a network that trains: y from the running statistics, and what backward needs. y may lie over the
@@ -140,30 +145,28 @@ impl Norm {
         fusion: Fusion,
         io: &Forward,
     ) -> Result<Saved, Error> {
-        self.forward(encoder, tensor, Statistics::Running, fusion, io, Commit::Skip, InPlace::training(fusion))
+        let problem = Problem::new(&self.descriptor, tensor, Statistics::Running, fusion, Op::Forward)?;
+        self.forward(encoder, problem, io, InPlace::training(fusion), None, Update::Never)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the three public calls differ in these")]
-    fn forward(
+    /// Any forward pass. `sums`: those of the group, where it is synchronised.
+    pub(super) fn forward(
         &self,
         encoder: &mut CommandEncoder,
-        tensor: &TensorDescriptor,
-        statistics: Statistics,
-        fusion: Fusion,
+        problem: Problem,
         io: &Forward,
-        commit: Commit,
         in_place: InPlace,
+        sums: Option<&wgpu::Buffer>,
+        update: Update,
     ) -> Result<Saved, Error> {
-        let problem = Problem::new(&self.descriptor, tensor, statistics, fusion, Op::Forward)?;
         let mut problem = problem.with_forward_pitches(&io.pitches)?;
-        problem.output = io.y_dtype.unwrap_or(tensor.dtype);
-        let update = if statistics == Statistics::Batch { self.update(commit) } else { 0 };
-        let tensors = io.tensors(fusion)?;
+        problem.output = io.y_dtype.unwrap_or(problem.input);
+        let tensors = io.tensors(problem.fusion)?;
         let plan = self.plan(problem)?;
         io::check(&plan, &tensors, in_place)?;
         self.check_apart(&plan, &tensors)?;
         let saved = self.saved(problem)?;
-        self.record(encoder, &plan, &tensors, &saved, None, update)?;
+        self.record(encoder, &plan, &tensors, &saved, sums, update)?;
         Ok(saved)
     }
 
@@ -177,14 +180,25 @@ impl Norm {
             dresidual: io.dresidual.is_some(),
             affine: io.dweight.is_some() || io.dbias.is_some(),
         };
-        let problem = Problem { op: Op::Backward(wanted), ..saved.problem }.with_backward_pitches(&io.pitches)?;
-        let tensors = io.tensors(saved.fusion())?;
-        let plan = self.plan(io::without_unused(problem, &tensors))?;
-        io::check(&plan, &tensors, InPlace::Never)?;
+        let (plan, tensors) = self.backward_plan(Op::Backward(wanted), &saved, io)?;
         self.check_affine(&saved, io, &plan, &tensors)?;
-        self.record(encoder, &plan, &tensors, &saved, None, 0)?;
+        self.record(encoder, &plan, &tensors, &saved, None, Update::Never)?;
         self.copy_affine(encoder, &saved, io);
         Ok(())
+    }
+
+    /// Any backward pass's plan, and its tensors, checked.
+    pub(super) fn backward_plan<'a>(
+        &self,
+        op: Op,
+        saved: &Saved,
+        io: &'a Backward,
+    ) -> Result<(Arc<Plan>, Tensors<'a>), Error> {
+        let problem = Problem { op, ..saved.problem }.with_backward_pitches(&io.pitches)?;
+        let tensors = io.tensors(problem.fusion)?;
+        let plan = self.plan(io::without_unused(problem, &tensors))?;
+        io::check(&plan, &tensors, InPlace::Never)?;
+        Ok((plan, tensors))
     }
 
     /// A plan, made once for the calls that come again and again.
@@ -246,12 +260,12 @@ impl Norm {
         }
     }
 
-    /// What a training pass does to the running statistics, as the shaders count it.
-    pub(super) fn update(&self, commit: Commit) -> u32 {
+    /// What a training pass does to the running statistics.
+    pub(super) fn update(&self, commit: Commit) -> Update {
         match (commit, self.descriptor.running_stats().map(|r| r.non_finite)) {
-            (Commit::Skip, _) | (_, None) => 0,
-            (Commit::Update, Some(NonFinite::Skip)) => 1,
-            (Commit::Update, Some(NonFinite::Poison)) => 2,
+            (Commit::Skip, _) | (_, None) => Update::Never,
+            (Commit::Update, Some(NonFinite::Skip)) => Update::IfFinite,
+            (Commit::Update, Some(NonFinite::Poison)) => Update::Always,
         }
     }
 
@@ -273,7 +287,7 @@ impl Norm {
         tensors: &Tensors,
         saved: &Saved,
         sums: Option<&wgpu::Buffer>,
-        update: u32,
+        update: Update,
     ) -> Result<(), Error> {
         let call = Call {
             problem: plan.problem,
@@ -283,9 +297,12 @@ impl Norm {
             sums: sums.cloned(),
         };
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = scratch.prepared.iter().find(|(c, _)| *c == call).map(|(_, p)| p.clone());
-        let prepared = match known {
-            Some(prepared) => prepared,
+        let prepared = match scratch.prepared.iter().position(|(c, _)| *c == call) {
+            Some(known) => {
+                // To the end, which is forgotten last.
+                scratch.prepared[known..].rotate_left(1);
+                scratch.prepared[scratch.prepared.len() - 1].1.clone()
+            }
             None => {
                 let partials = match sums {
                     Some(sums) => sums.clone(),
@@ -318,14 +335,14 @@ impl Norm {
         let partials = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).partials(&self.context, plan)?;
         let saved = saved.map(|s| &s.buffer).unwrap_or(self.context.unused());
         let vectors = Vectors { state: &self.state, saved, partials: &partials };
-        let prepared = self.prepare(plan, tensors, vectors, 0)?;
+        let prepared = self.prepare(plan, tensors, vectors, Update::Never)?;
         fill(encoder, &partials);
         prepared.encode(encoder, self.descriptor.name());
         encoder.copy_buffer_to_buffer(&partials, plan.result_at(), result, 0, result.size());
         Ok(())
     }
 
-    fn prepare(&self, plan: &Plan, tensors: &Tensors, vectors: Vectors, update: u32) -> Result<Prepared, Error> {
+    fn prepare(&self, plan: &Plan, tensors: &Tensors, vectors: Vectors, update: Update) -> Result<Prepared, Error> {
         Prepared::new(&self.context, plan, tensors, vectors, &self.numbers(&plan.problem), update)
     }
 

@@ -1,8 +1,9 @@
 //! The norms on a [`wgpu::Device`]: calls that record into your own command encoder.
 //!
 //! Device and queue are borrowed. Nothing here submits, polls or maps, and nothing but [`Norm::write_state`] writes
-//! through the queue; what a call needs is made once for the last few kinds of calls. Command buffers must be submitted
-//! in the order in which they were recorded, as scratch memory is shared between calls.
+//! through the queue; what a call needs is made once for the last few kinds of calls, but for [`DeviceSums`], which are made
+//! each time. Command buffers must be submitted in the order in which they were recorded, as scratch memory is shared
+//! between calls.
 
 pub(crate) mod buffer;
 mod context;
@@ -27,13 +28,8 @@ pub use layer::Norm;
 pub use saved::Saved;
 pub use sums::DeviceSums;
 
-/// Features that the crate needs: none. Ask for `TIMESTAMP_QUERY` yourself to time passes.
-pub fn required_features(_adapter: &wgpu::Adapter) -> wgpu::Features {
-    wgpu::Features::empty()
-}
-
 /// Limits to open a device with: WebGPU's defaults (or what the adapter has, where that is less), and as large
-/// buffers and bindings as the adapter allows, so that large tensors need fewer dispatches.
+/// buffers and bindings as the adapter allows, so that large tensors need fewer dispatches. No features are needed.
 pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
     let available = adapter.limits();
     wgpu::Limits {

@@ -1,9 +1,7 @@
 //! What a training pass keeps for its backward pass.
 
-use crate::error::Error;
-use crate::op::{Fusion, Statistics};
+use crate::op::Statistics;
 use crate::plan::Problem;
-use crate::tensor::DType;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Buffers that went through their backward pass and can serve again.
@@ -61,18 +59,9 @@ impl Saved {
         })
     }
 
-    pub(crate) fn fusion(&self) -> Fusion {
-        self.problem.fusion
-    }
-
-    /// Checks that a backward pass's slices have the types and the length of the forward pass's.
-    pub(crate) fn check_slices(&self, x: DType, dy: DType, len: u64) -> Result<(), Error> {
-        self.problem.check_types(x, dy)?;
-        let expected = self.problem.layout.elements;
-        if expected != len {
-            return Err(Error::Length { name: "x", expected, actual: len });
-        }
-        Ok(())
+    /// The forward pass.
+    pub(crate) fn problem(&self) -> &Problem {
+        &self.problem
     }
 
     /// Number of statistics: C for batch norm, N·C for instance, N·G for group, rows for layer and RMS norm.

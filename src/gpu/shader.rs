@@ -157,9 +157,9 @@ pub(crate) fn compose(variant: &Variant) -> String {
             (DType::F32, true, true) => include_str!("../../shaders/element/f32_abreast.wgsl"),
             (DType::F32, true, false) => include_str!("../../shaders/element/f32_vec4.wgsl"),
             (DType::F32, false, _) => include_str!("../../shaders/element/f32_scalar.wgsl"),
-            (_, true, true) => include_str!("../../shaders/element/packed_abreast.wgsl"),
-            (_, true, false) => include_str!("../../shaders/element/packed_vec4.wgsl"),
-            (_, false, _) => include_str!("../../shaders/element/packed_scalar.wgsl"),
+            (DType::F16 | DType::BF16, true, true) => include_str!("../../shaders/element/packed_abreast.wgsl"),
+            (DType::F16 | DType::BF16, true, false) => include_str!("../../shaders/element/packed_vec4.wgsl"),
+            (DType::F16 | DType::BF16, false, _) => include_str!("../../shaders/element/packed_scalar.wgsl"),
         };
         let mode = if access.written || shared { "read_write" } else { "read" };
         let name = access.tensor.variable();

@@ -13,6 +13,9 @@ const VECTORS: u64 = 6;
 
 impl Norm {
     /// Scale, one `f32` a channel or element, for an optimiser: `STORAGE`, `COPY_SRC` and `COPY_DST`.
+    ///
+    /// All vectors of a layer lie in one buffer: a pass of yours that writes one of them binds the others it needs for
+    /// reading and writing, too, as WebGPU asks of one buffer in one dispatch.
     pub fn weight(&self) -> Option<wgpu::BufferBinding<'_>> {
         self.descriptor.affine().weight.then(|| self.vector(0))
     }

@@ -3,16 +3,16 @@
 use super::buffer::with_contents;
 use super::context::Context;
 use super::io::{self, Backward, Forward, InPlace, Tensors};
+use super::key::Update;
 use super::layer::Norm;
 use super::saved::Saved;
-use crate::error::Error;
+use crate::error::{Error, check_len};
 use crate::moments::Moments;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
 use crate::plan::{Plan, Problem};
 use crate::sums::{GradientSums, Sum, check_count};
 use crate::tensor::{ForwardPitches, TensorDescriptor};
 use std::marker::PhantomData;
-use std::sync::Arc;
 use wgpu::{BufferUsages, CommandEncoder};
 
 const LABEL: &str = "wgpu-norm sums";
@@ -42,7 +42,7 @@ impl<S: Sum> DeviceSums<S> {
     /// [`Error::NewBuffer`] if the device has no memory for it.
     pub fn from_slice(context: &Context, sums: &[S]) -> Result<DeviceSums<S>, Error> {
         if sums.is_empty() {
-            return Err(Error::Empty { what: "sums" });
+            return Err(Error::Empty { what: "the number of sums" });
         }
         let values = sums.iter().map(|sum| sum.count().into()).max().unwrap_or(0);
         Ok(DeviceSums { buffer: with_contents(context.device(), LABEL, USAGE, sums)?, values, of: PhantomData })
@@ -74,14 +74,15 @@ impl Norm {
         pitches: &ForwardPitches,
     ) -> Result<DeviceSums<Moments>, Error> {
         let before = fusion.residual == Residual::Before;
-        if before && residual.is_none() {
-            return Err(Error::Missing { name: "residual", hint: "the call's Fusion adds one" });
-        }
+        fusion.check_residual_of_moments(residual.is_some())?;
         let residual = residual.filter(|_| before);
         let tensors = [Some(x), residual, None, None, None];
         let problem =
             self.synchronised(tensor, fusion, Op::LocalSums(Direction::Forward))?.with_forward_pitches(pitches)?;
-        self.local_sums(encoder, problem, &tensors, None)
+        let plan = self.plan(io::without_unused(problem, &tensors))?;
+        io::check(&plan, &tensors, InPlace::Never)?;
+        self.check_apart(&plan, &tensors)?;
+        self.local_sums(encoder, &plan, &tensors, None)
     }
 
     /// Last step, forward: y from the moments of the whole group. Every member must be given the same.
@@ -98,15 +99,9 @@ impl Norm {
         commit: Commit,
     ) -> Result<Saved, Error> {
         let problem = self.synchronised(tensor, fusion, Op::ApplyMoments)?;
-        let mut problem = problem.with_forward_pitches(&io.pitches)?;
-        problem.output = io.y_dtype.unwrap_or(tensor.dtype);
-        let tensors = io.tensors(fusion)?;
-        let plan = self.plan_with(problem, moments)?;
-        io::check(&plan, &tensors, InPlace::training(fusion))?;
-        self.check_apart(&plan, &tensors)?;
-        let saved = self.saved(problem)?;
-        self.record(encoder, &plan, &tensors, &saved, Some(&moments.buffer), self.update(commit))?;
-        Ok(saved)
+        check_channels(moments, self.descriptor().affine_len())?;
+        let update = self.update(commit);
+        self.forward(encoder, problem, io, InPlace::training(fusion), Some(&moments.buffer), update)
     }
 
     /// First step, backward: sums of this shard, which are also its own dweight and dbias.
@@ -121,10 +116,9 @@ impl Norm {
         io: &Backward,
     ) -> Result<DeviceSums<GradientSums>, Error> {
         self.check_own(saved, true)?;
-        let tensors = io.tensors(saved.fusion())?;
-        let problem = Problem { op: Op::LocalSums(Direction::Backward), ..saved.problem };
-        let problem = problem.with_backward_pitches(&io.pitches)?;
-        let sums = self.local_sums(encoder, problem, &tensors, Some((saved, io)))?;
+        let (plan, tensors) = self.backward_plan(Op::LocalSums(Direction::Backward), saved, io)?;
+        self.check_affine(saved, io, &plan, &tensors)?;
+        let sums = self.local_sums(encoder, &plan, &tensors, Some(saved))?;
         self.copy_affine(encoder, saved, io);
         Ok(sums)
     }
@@ -139,14 +133,11 @@ impl Norm {
         sums: &DeviceSums<GradientSums>,
     ) -> Result<(), Error> {
         self.check_own(&saved, true)?;
-        let tensors = io.tensors(saved.fusion())?;
+        check_channels(sums, self.descriptor().affine_len())?;
         let wanted = Gradients { dx: io.dx.is_some(), dresidual: io.dresidual.is_some(), affine: false };
-        let problem = Problem { op: Op::ApplyGradientSums(wanted), ..saved.problem };
-        let problem = problem.with_backward_pitches(&io.pitches)?;
-        let plan = self.plan_with(io::without_unused(problem, &tensors), sums)?;
-        io::check(&plan, &tensors, InPlace::Never)?;
+        let (plan, tensors) = self.backward_plan(Op::ApplyGradientSums(wanted), &saved, io)?;
         self.check_apart(&plan, &tensors)?;
-        self.record(encoder, &plan, &tensors, &saved, Some(&sums.buffer), 0)
+        self.record(encoder, &plan, &tensors, &saved, Some(&sums.buffer), Update::Never)
     }
 
     /// Merges sums of several shards on one device, in the order given: shards of one batch, or micro-batches.
@@ -162,7 +153,7 @@ impl Norm {
         let shape = [1, channels as usize];
         let count = u32::try_from(shards.len()).unwrap_or(u32::MAX);
         if count == 0 {
-            return Err(Error::Empty { what: "shards" });
+            return Err(Error::Empty { what: "the number of shards" });
         }
         for shard in shards {
             check_channels(shard, channels)?;
@@ -170,7 +161,7 @@ impl Norm {
         let values = check_count(shards.iter().map(|shard| shard.values))?;
         let op = Op::MergeSums(S::DIRECTION, count);
         let problem = self.synchronised(&TensorDescriptor::new(&shape), Fusion::default(), op)?;
-        let plan = Plan::new(problem, self.context().profile())?;
+        let plan = self.plan(problem)?;
         let merged = DeviceSums::new(self.context(), channels as usize, values);
         self.record_sums(encoder, &plan, &Tensors::default(), None, &merged.buffer, |encoder, scratch| {
             for (i, shard) in shards.iter().enumerate() {
@@ -186,35 +177,20 @@ impl Norm {
         Problem::new(self.descriptor(), tensor, Statistics::Batch, fusion, op)
     }
 
-    fn plan_with<S: Sum>(&self, problem: Problem, sums: &DeviceSums<S>) -> Result<Arc<Plan>, Error> {
-        check_channels(sums, self.descriptor().affine_len())?;
-        self.plan(problem)
-    }
-
     fn local_sums<S: Sum>(
         &self,
         encoder: &mut CommandEncoder,
-        problem: Problem,
+        plan: &Plan,
         tensors: &Tensors,
-        backward: Option<(&Saved, &Backward)>,
+        saved: Option<&Saved>,
     ) -> Result<DeviceSums<S>, Error> {
-        let plan = Plan::new(io::without_unused(problem, tensors), self.context().profile())?;
-        io::check(&plan, tensors, InPlace::Never)?;
-        match backward {
-            Some((saved, io)) => self.check_affine(saved, io, &plan, tensors)?,
-            None => self.check_apart(&plan, tensors)?,
-        }
-        let saved = backward.map(|(saved, _)| saved);
         let values = plan.problem.layout.stats.count();
         let sums = DeviceSums::new(self.context(), self.descriptor().affine_len() as usize, values);
-        self.record_sums(encoder, &plan, tensors, saved, &sums.buffer, |_, _| {})?;
+        self.record_sums(encoder, plan, tensors, saved, &sums.buffer, |_, _| {})?;
         Ok(sums)
     }
 }
 
 fn check_channels<S: Sum>(sums: &DeviceSums<S>, channels: u64) -> Result<(), Error> {
-    if sums.channels() == channels {
-        return Ok(());
-    }
-    Err(Error::Length { name: "the group's sums", expected: channels, actual: sums.channels() })
+    check_len("the group's sums", sums.channels(), channels)
 }

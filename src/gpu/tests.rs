@@ -1,6 +1,6 @@
 //! Every shader that plans can ask for, without a device: parsed, validated and translated by naga.
 
-use super::key::Key;
+use super::key::{Key, Update};
 use super::params::Params;
 use super::shader::Addressing;
 use super::shader::{Variant, compose, strides_allow_vec4};
@@ -81,8 +81,10 @@ fn keys_of(problem: Problem, profile: &Profile) -> Result<Vec<Key>, Error> {
         let aligned: &[bool] =
             if strides_allow_vec4(&plan.walk(pass.over), pass.geometry.abreast) { &[true, false] } else { &[false] };
         let overlaps: &[bool] = if pass.writes.is_empty() { &[false] } else { &[true, false] };
-        let updates = if matches!(problem.op, Op::Forward | Op::ApplyMoments) && problem.tracks { 0..3 } else { 0..1 };
-        for update in updates.filter(|&u| u > 0 || pass.kernel != Kernel::Running) {
+        let may_update = matches!(problem.op, Op::Forward | Op::ApplyMoments) && problem.tracks;
+        let updates = [Update::Never, Update::IfFinite, Update::Always];
+        let updates = updates.into_iter().take(if may_update { 3 } else { 1 });
+        for update in updates.filter(|&u| u != Update::Never || pass.kernel != Kernel::Running) {
             for (&vec4, strided) in aligned.iter().flat_map(|vec4| [(vec4, false), (vec4, true)]) {
                 keys.extend(overlaps.iter().map(|&shared| {
                     Key::new(
@@ -248,7 +250,7 @@ fn halves_are_stored_by_words_where_a_unit_has_both() {
         let problem = Problem::new(&norm, &tensor, Statistics::Batch, Fusion::default(), Op::Forward).unwrap();
         let plan = Plan::new(Problem { input, output, ..problem }, &Profile::GPU).unwrap();
         for pass in plan.passes.iter().filter(|pass| !pass.reads.is_empty()) {
-            let key = Key::new(&plan, pass, Addressing::new(&plan, pass, false, aligned), 0);
+            let key = Key::new(&plan, pass, Addressing::new(&plan, pass, false, aligned), Update::Never);
             assert_eq!(key.variant.neighbours, expected, "{input:?} {output:?} {side} {format:?} {aligned}");
         }
     }

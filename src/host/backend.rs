@@ -65,7 +65,6 @@ impl Backend {
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("wgpu-norm"),
-                required_features: gpu::required_features(adapter),
                 required_limits: gpu::required_limits(adapter),
                 ..Default::default()
             })

@@ -39,17 +39,18 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Records the copy of a buffer's first bytes.
-    pub fn copy(device: &Device, encoder: &mut CommandEncoder, from: &wgpu::Buffer, bytes: u64) -> Staging {
-        let size = whole_words(bytes);
-        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("wgpu-norm readback"),
-            size,
-            usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+    /// Records the copy of a buffer's first bytes. [`Error::Readback`] if the device is lost, or has no memory for it.
+    pub fn copy(
+        device: &Device,
+        encoder: &mut CommandEncoder,
+        from: &wgpu::Buffer,
+        bytes: u64,
+    ) -> Result<Staging, Error> {
+        let (size, usage) = (whole_words(bytes), BufferUsages::MAP_READ | BufferUsages::COPY_DST);
+        let buffer = filled(device, "wgpu-norm readback", size, usage, |_| ())
+            .map_err(|error| Error::Readback(error.to_string()))?;
         encoder.copy_buffer_to_buffer(from, 0, &buffer, 0, size);
-        Staging { buffer, bytes: bytes as usize }
+        Ok(Staging { buffer, bytes: bytes as usize })
     }
 }
 

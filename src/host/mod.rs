@@ -4,12 +4,14 @@
 //! in an asynchronous program it belongs on a thread of its own. Who keeps tensors on the device uses [`gpu`](crate::gpu).
 
 mod backend;
+mod backward;
 mod device;
-mod io;
+mod forward;
 mod layer;
 mod sync;
 
 pub use backend::Backend;
-pub use io::Backward;
-pub use layer::{Norm, Output, OutputGradients, Saved, Statistic};
+pub use backward::{Backward, OutputGradients};
+pub use forward::Output;
+pub use layer::{Norm, Saved, Statistic};
 pub use sync::LocalAffine;

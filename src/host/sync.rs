@@ -1,12 +1,13 @@
 //! The steps of a synchronised batch norm on slices; [`SyncBatchNorm`](crate::sync::SyncBatchNorm) joins them.
 
+use super::backward::{Backward, OutputGradients};
 use super::device::{Staging, commands, read, upload};
-use super::io::Backward;
-use super::layer::{Kept, Layer, Mode, Norm, Output, OutputGradients, Saved, check_slices};
+use super::forward::check_slices;
+use super::layer::{Kept, Layer, Norm, Saved};
 use crate::element::Element;
 use crate::error::Error;
 use crate::moments::Moments;
-use crate::op::{Commit, Fusion, Gradients};
+use crate::op::{Fusion, Gradients};
 use crate::sums::GradientSums;
 use crate::tensor::{ForwardPitches, TensorDescriptor};
 use crate::{cpu, gpu};
@@ -24,7 +25,7 @@ impl Norm {
         x: &[I],
         residual: Option<&[I]>,
     ) -> Result<Vec<Moments>, Error> {
-        check_slices(tensor, &[("x", Some(x)), ("residual", residual)])?;
+        check_slices(tensor, x, residual)?;
         match &self.0 {
             Layer::Cpu(norm) => norm.local_moments(tensor, fusion, x, residual, &ForwardPitches::default()),
             Layer::Gpu { norm, queue } => {
@@ -36,38 +37,22 @@ impl Norm {
                 let x = x.as_entire_buffer_binding();
                 let moments =
                     norm.local_moments(&mut encoder, tensor, fusion, x, residual, &ForwardPitches::default())?;
-                let copy = Staging::copy(device, &mut encoder, moments.buffer(), moments.buffer().size());
+                let copy = Staging::copy(device, &mut encoder, moments.buffer(), moments.buffer().size())?;
                 let bytes = read(device, queue, encoder, &[&copy]).await?;
                 Ok(bytemuck::pod_collect_to_vec(&bytes[0]))
             }
         }
     }
 
-    /// Last step, forward: as [`Norm::forward_train`], with the moments of the whole group, one a channel ([`Error::Length`]).
-    pub async fn forward_train_with<I: Element, O: Element>(
-        &mut self,
-        tensor: &TensorDescriptor<'_>,
-        fusion: Fusion,
-        x: &[I],
-        residual: Option<&[I]>,
-        moments: &[Moments],
-        commit: Commit,
-    ) -> Result<(Output<I, O>, Saved), Error> {
-        let (output, saved) = self.forward(tensor, fusion, x, residual, Mode::With(moments, commit)).await?;
-        Ok((output, saved.ok_or(Error::Foreign { what: "mode" })?))
-    }
-
-    /// First step, backward: sums of this shard, and from them its own dweight and dbias. `dsum` is not looked at. Errors as
+    /// First step, backward: sums of this shard, and from them its own dweight and dbias, for which `dsum` is not needed. Errors as
     /// [`Norm::backward`]; [`Error::Foreign`] also if `saved` is not from [`Norm::forward_train_with`].
     pub async fn local_gradient_sums<I: Element, O: Element>(
         &self,
-        tensor: &TensorDescriptor<'_>,
         saved: &Saved,
         io: Backward<'_, I, O>,
     ) -> Result<(Vec<GradientSums>, LocalAffine), Error> {
+        io.check(saved)?;
         let Backward { x, residual, dy, .. } = io;
-        check_slices(tensor, &[("x", Some(x)), ("residual", residual)])?;
-        check_slices(&TensorDescriptor { dtype: O::DTYPE, ..*tensor }, &[("dy", Some(dy))])?;
         let affine = self.descriptor().affine();
         let sums: Vec<GradientSums> = match (&self.0, &saved.0) {
             (Layer::Cpu(norm), Kept::Cpu(saved)) => {
@@ -75,7 +60,6 @@ impl Norm {
             }
             (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
                 let device = norm.context().device();
-                saved.check_slices(I::DTYPE, O::DTYPE, x.len() as u64)?;
                 let (x, dy) = (upload(device, "x", x)?, upload(device, "dy", dy)?);
                 let residual = residual.map(|r| upload(device, "residual", r)).transpose()?;
                 let io = gpu::Backward {
@@ -84,7 +68,7 @@ impl Norm {
                 };
                 let mut encoder = commands(device);
                 let sums = norm.local_gradient_sums(&mut encoder, saved, &io)?;
-                let copy = Staging::copy(device, &mut encoder, sums.buffer(), sums.buffer().size());
+                let copy = Staging::copy(device, &mut encoder, sums.buffer(), sums.buffer().size())?;
                 let bytes = read(device, queue, encoder, &[&copy]).await?;
                 bytemuck::pod_collect_to_vec(&bytes[0])
             }
@@ -100,13 +84,12 @@ impl Norm {
     /// first step's. Errors as there; [`Error::Length`] if the sums are not one a channel.
     pub async fn backward_with<I: Element, O: Element>(
         &self,
-        tensor: &TensorDescriptor<'_>,
         saved: Saved,
         io: Backward<'_, I, O>,
         wanted: Gradients,
         sums: &[GradientSums],
     ) -> Result<OutputGradients<I>, Error> {
         let wanted = Gradients { affine: false, ..wanted };
-        self.gradients(tensor, saved, io, wanted, Some(sums)).await
+        self.gradients(saved, io, wanted, Some(sums)).await
     }
 }

@@ -122,8 +122,10 @@ impl NormDescriptor {
             return Err(Error::TooLarge { what: "weights of a layer", required, limit: MOST_WEIGHTS });
         }
         let eps = self.eps();
-        if !(eps > 0.0 && eps.is_finite()) {
-            return Err(Error::Parameter { name: "eps", value: eps.into(), expected: "positive and finite" });
+        // Devices may take smaller numbers for 0.
+        if !(eps >= f32::MIN_POSITIVE && eps.is_finite()) {
+            let expected = "positive and finite, and not below 1.2e-38";
+            return Err(Error::Parameter { name: "eps", value: eps.into(), expected });
         }
         if let Some(RunningStats { momentum: Momentum::Exponential(m), .. }) = self.running_stats()
             && !(0.0..=1.0).contains(&m)
@@ -214,12 +216,7 @@ fn nchw(layer: &'static str, tensor: &TensorDescriptor, channels: usize) -> Resu
         return Err(Error::Empty { what: ["N", "C", "spatial axis 2", "spatial axis 3", "spatial axis 4"][axis] });
     }
     product("elements of the tensor", shape)?;
-    Ok(Nchw {
-        n: shape[0] as u64,
-        c: shape[1] as u64,
-        s: product("positions", &shape[2..])?,
-        channels_last: tensor.format == Format::ChannelsLast,
-    })
+    Ok(Nchw { n: shape[0] as u64, c: shape[1] as u64, s: product("positions", &shape[2..])?, format: tensor.format })
 }
 
 /// Splits a shape into rows of the trailing `normalized_shape`.

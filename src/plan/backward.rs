@@ -30,12 +30,13 @@ impl Planner<'_> {
         }
         // Instance norm: a statistic's sums are those of its weight in one sample.
         if projects && wanted.affine && self.problem.layout.affine_of_stats == IndexMap::OF_TARGET {
-            self.reduce_and_apply(Backward, Over::Stats, true, 1)?;
-            self.merge_to_weights(self.problem.layout.stats.outer, self.partials_at())?;
-            if self.has_room() {
+            let fits = self.attempt(|planner| {
+                planner.reduce_and_apply(Backward, Over::Stats, true, 1)?;
+                planner.merge_to_weights(planner.problem.layout.stats.outer, planner.partials_at())
+            })?;
+            if fits {
                 return Ok(());
             }
-            self.passes.clear();
         }
         if projects {
             self.reduce_and_apply(Backward, Over::Stats, true, 0)?;

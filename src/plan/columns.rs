@@ -40,12 +40,10 @@ impl Planner<'_> {
         if !projects {
             return self.columns_of_tiles(rounds, |_| {}).map(|_| ());
         }
-        if let Some(geometry) = on_chip.map(|geometry| geometry.with_rounds(rounds)).filter(|g| self.holds(g)) {
-            self.columns(Kernel::Rows, geometry, |p| p.reduces = true)?;
-            if self.has_room() {
-                return Ok(());
-            }
-            self.passes.clear();
+        if let Some(geometry) = on_chip.map(|geometry| geometry.with_rounds(rounds)).filter(|g| self.holds(g))
+            && self.attempt(|planner| planner.columns(Kernel::Rows, geometry, |p| p.reduces = true))?
+        {
+            return Ok(());
         }
         self.reduce(Direction::Backward, Over::Stats, 1)?;
         let fits = self.columns_of_tiles(rounds, |p| {

@@ -68,7 +68,7 @@ impl Planner<'_> {
             p.finishes = true;
             p.partials_in = 1;
             // Another call has reduced them.
-            p.backwards = true;
+            p.reversed = true;
         })
     }
 
@@ -169,6 +169,17 @@ impl Planner<'_> {
         scratch(self.problem, &self.passes) <= self.profile.max_binding_size
     }
 
+    /// Adds passes, if their partial results fit a binding; says whether they do.
+    pub(super) fn attempt(&mut self, plan: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<bool, Error> {
+        let before = self.passes.len();
+        plan(self)?;
+        let fits = self.has_room();
+        if !fits {
+            self.passes.truncate(before);
+        }
+        Ok(fits)
+    }
+
     /// Where the last partial results are.
     pub(super) fn partials_at(&self) -> u64 {
         self.passes.last().map_or(0, |p| p.partials_out_at)
@@ -234,13 +245,13 @@ impl Planner<'_> {
             partials_out_at: self.kept,
             reads: Vec::new(),
             writes: self.tensors_written(kernel, direction),
-            backwards: kernel == Kernel::Apply && self.passes.iter().any(|p| !p.reads.is_empty()),
+            reversed: kernel == Kernel::Apply && self.passes.iter().any(|p| !p.reads.is_empty()),
             dispatches: Vec::new(),
         };
         set(&mut pass);
         pass.reads = self.reads(&pass);
         pass.dispatches = window::dispatches(&pass, self.problem, self.profile)?;
-        if pass.backwards {
+        if pass.reversed {
             pass.dispatches.reverse();
         }
         // Before the ones that come in, if there is room.

@@ -23,12 +23,42 @@ pub trait Communicator: Send + Sync {
     fn all_gather<'a>(&'a self, message: &'a [u8]) -> Exchange<'a>;
 }
 
-/// What all members must have in common, in words of a message's head.
-const HEAD: [&str; 5] =
-    ["the version of wgpu-norm's exchange", "the call", "the element type", "the layers", "success"];
-const VERSION: u32 = 1;
+/// Of the exchange's format.
+const VERSION: u32 = 2;
 /// Position of the word that says whether the member's own part went well.
 const SUCCESS: usize = 4;
+
+/// A number that all members must have in common, a word of a message's head; and how people read it.
+#[derive(Clone, Copy)]
+pub(super) struct Word {
+    pub what: &'static str,
+    pub value: u32,
+    pub show: fn(u32) -> String,
+}
+
+fn number(value: u32) -> String {
+    value.to_string()
+}
+
+fn head(call: Direction, dtype: DType, channels: Result<&[usize], ()>, settings: &[Word]) -> Vec<Word> {
+    let show_call = |v| if v == Direction::Forward as u32 { "forward".into() } else { "backward".into() };
+    let show_dtype = |v| {
+        let known = [DType::F32, DType::F16, DType::BF16].into_iter().find(|&dtype| dtype as u32 == v);
+        known.map_or_else(|| number(v), |dtype| format!("{dtype:?}"))
+    };
+    let layers = channels.unwrap_or_default();
+    let fixed = [
+        Word { what: "the version of wgpu-norm's exchange", value: VERSION, show: number },
+        Word { what: "the call", value: call as u32, show: show_call },
+        Word { what: "the element type", value: dtype as u32, show: show_dtype },
+        Word { what: "the number of layers", value: layers.len() as u32, show: number },
+        Word { what: "success", value: channels.is_ok().into(), show: number },
+    ];
+    let channels = layers.iter().map(|&len| Word { what: CHANNELS, value: len as u32, show: number });
+    fixed.into_iter().chain(channels).chain(settings.iter().copied()).collect()
+}
+
+const CHANNELS: &str = "the channels of a layer";
 
 /// Sums of the whole group for each of the layers in `local`, in one message: every member gets the same bits.
 ///
@@ -43,19 +73,21 @@ pub async fn all_reduce<S: Sum>(
     dtype: DType,
     local: Result<Vec<Vec<S>>, Error>,
 ) -> Result<Vec<Vec<S>>, Error> {
+    all_reduce_alike(group, dtype, local, &[]).await
+}
+
+/// The same of layers that must have `settings` in common.
+pub(super) async fn all_reduce_alike<S: Sum>(
+    group: &dyn Communicator,
+    dtype: DType,
+    local: Result<Vec<Vec<S>>, Error>,
+    settings: &[Word],
+) -> Result<Vec<Vec<S>>, Error> {
     let own_rank = group.rank();
     let layers = local.as_ref().map_or(&[] as &[Vec<S>], Vec::as_slice);
-    let mut head = vec![
-        VERSION,
-        match S::DIRECTION {
-            Direction::Forward => 0,
-            Direction::Backward => 1,
-        },
-        dtype as u32,
-        layers.len() as u32,
-        u32::from(local.is_ok()),
-    ];
-    head.extend(layers.iter().map(|l| l.len() as u32));
+    let channels: Vec<usize> = layers.iter().map(Vec::len).collect();
+    let own = head(S::DIRECTION, dtype, local.as_ref().map(|_| &channels[..]).map_err(|_| ()), settings);
+    let head: Vec<u32> = own.iter().map(|word| word.value).collect();
     let mut message: Vec<u8> = bytemuck::cast_slice(&head).to_vec();
     for layer in layers {
         message.extend_from_slice(bytemuck::cast_slice(layer));
@@ -69,7 +101,7 @@ pub async fn all_reduce<S: Sum>(
     if let Some(rank) = heads.iter().position(|h| h.get(SUCCESS) == Some(&0)) {
         return Err(Error::MemberFailed { rank });
     }
-    agree(&heads)?;
+    agree(&own, &heads)?;
     // Behind the head come all layers' channels, one after the other.
     let payload = |message: &Vec<u8>| bytemuck::pod_collect_to_vec(message.get(head.len() * 4..).unwrap_or(&[]));
     let shards: Vec<Vec<S>> = messages.iter().map(payload).collect();
@@ -90,16 +122,15 @@ fn words(message: &[u8], len: usize) -> Vec<u32> {
 }
 
 /// Compares all heads with rank 0's: every member comes to the same verdict.
-fn agree(heads: &[Vec<u32>]) -> Result<(), Error> {
+fn agree(own: &[Word], heads: &[Vec<u32>]) -> Result<(), Error> {
     let Some(first) = heads.first() else { return Ok(()) };
-    for (rank, head) in heads.iter().enumerate() {
-        let word = |h: &Vec<u32>, i: usize| u64::from(h.get(i).copied().unwrap_or(0));
-        for i in 0..first.len().max(head.len()) {
-            let (expected, actual) = (word(first, i), word(head, i));
-            if expected != actual {
-                let what = HEAD.get(i).copied().unwrap_or("the channels of a layer");
-                return Err(Error::Disagreement { what, rank, expected, actual });
-            }
+    for i in 0..heads.iter().map(Vec::len).max().unwrap_or(0) {
+        let value = |head: &Vec<u32>| head.get(i).copied().unwrap_or(0);
+        if let Some(rank) = heads.iter().position(|head| value(head) != value(first)) {
+            let Word { what, show, .. } =
+                own.get(i).copied().unwrap_or(Word { what: CHANNELS, value: 0, show: number });
+            let [expected, actual] = [first, &heads[rank]].map(|head| show(value(head)));
+            return Err(Error::Disagreement { what, rank, expected, actual });
         }
     }
     Ok(())

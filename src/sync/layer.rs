@@ -1,10 +1,11 @@
 //! Batch norm whose statistics are the group's.
 
-use super::exchange::Communicator;
+use super::exchange::{Communicator, Word};
 use super::together::{BackwardPart, ForwardPart, backward_together, forward_train_together};
 use crate::element::Element;
 use crate::error::Error;
 use crate::host::{Backward, Norm, Output, OutputGradients, Saved};
+use crate::norm::{Momentum, NonFinite};
 use crate::op::{Commit, Fusion, Gradients};
 use crate::tensor::TensorDescriptor;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 /// Batch norm on one member of a group: as [`Norm`], with statistics of all members' shards.
 ///
 /// Every member calls the same methods in the same order. Shards may differ in size and may be empty (N = 0).
-/// All members end with identical running statistics, bit for bit. Equal shards of 2^k samples on devices of
+/// All members end with identical running statistics, bit for bit; those whose eps, momentum, [`NonFinite`] or [`Commit`]
+/// differ get [`Error::Disagreement`], and nothing has changed. Equal shards of 2^k samples on devices of
 /// one kind give the bits that one device with the whole batch gives.
 ///
 /// Calls are futures that wait for the other members without blocking: each member may have a thread of its own,
@@ -45,7 +47,7 @@ impl SyncBatchNorm {
         &self.norm
     }
 
-    /// The layer, to change its state or to evaluate.
+    /// The layer, to change its state.
     pub fn norm_mut(&mut self) -> &mut Norm {
         &mut self.norm
     }
@@ -69,22 +71,51 @@ impl SyncBatchNorm {
         only(forward_train_together(&mut [part], commit).await?)
     }
 
-    /// Backward on this member's shard. dweight and dbias are the shard's own: see the module's recipe.
+    /// Backward on this member's shard. dweight and dbias are the shard's own: see the module's recipe. Errors as
+    /// [`Norm::backward`], and [`Error::Communication`].
     pub async fn backward<I: Element, O: Element>(
         &self,
-        tensor: &TensorDescriptor<'_>,
         saved: Saved,
         io: Backward<'_, I, O>,
         wanted: Gradients,
     ) -> Result<OutputGradients<I>, Error> {
-        let part = BackwardPart { layer: self, tensor, saved, io };
+        let part = BackwardPart { layer: self, saved, io };
         only(backward_together(vec![part], wanted).await?)
     }
 }
 
+impl SyncBatchNorm {
+    /// What members must have in common to end with the same running statistics.
+    pub(super) fn settings(&self, commit: Commit) -> [Word; 4] {
+        let descriptor = self.norm.descriptor();
+        let running = descriptor.running_stats();
+        let momentum = match running.map(|running| running.momentum) {
+            Some(Momentum::Exponential(momentum)) => momentum,
+            Some(Momentum::Cumulative) => CUMULATIVE,
+            None => 0.0,
+        };
+        let poisons = running.is_some_and(|running| running.non_finite == NonFinite::Poison);
+        let commits = running.is_some() && commit == Commit::Update;
+        let show_float = |bits| match f32::from_bits(bits) {
+            CUMULATIVE => "the cumulative average".into(),
+            value => value.to_string(),
+        };
+        let show_flag = |flag| if flag == 1 { "yes".into() } else { "no".into() };
+        [
+            Word { what: "eps", value: descriptor.eps().to_bits(), show: show_float },
+            Word { what: "momentum", value: momentum.to_bits(), show: show_float },
+            Word { what: "whether batches that are not finite are taken in", value: poisons.into(), show: show_flag },
+            Word { what: "whether running statistics take the batch in", value: commits.into(), show: show_flag },
+        ]
+    }
+}
+
+/// Stands for a momentum that there is not.
+const CUMULATIVE: f32 = -1.0;
+
 /// The result of a call with one layer.
 fn only<T>(results: Vec<T>) -> Result<T, Error> {
-    results.into_iter().next().ok_or(Error::Empty { what: "the list of layers" })
+    results.into_iter().next().ok_or(Error::Empty { what: "the number of layers" })
 }
 
 /// Synchronises every batch norm of a collection. PyTorch's `convert_sync_batchnorm`.

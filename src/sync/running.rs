@@ -1,6 +1,6 @@
 //! Running statistics that diverged, because data-parallel training ran without synchronisation.
 
-use crate::error::Error;
+use crate::error::{Error, check_len};
 use crate::state::Running;
 
 /// Merges running statistics of members that each stand for `counts[i]` values per channel: those of the batch
@@ -44,7 +44,7 @@ fn average(values: &[Value], of: impl Fn(&Value) -> f64) -> f64 {
 
 /// Joins the members channel by channel with `join`, which gives mean and variance.
 fn combine(members: &[Running], counts: &[u64], join: impl Fn(&[Value]) -> (f64, f64)) -> Result<Running, Error> {
-    let Some(first) = members.first() else { return Err(Error::Empty { what: "the list of members" }) };
+    let Some(first) = members.first() else { return Err(Error::Empty { what: "the number of members" }) };
     let channels = first.running_mean.len();
     let lengths = members.iter().flat_map(|m| {
         [
@@ -55,9 +55,7 @@ fn combine(members: &[Running], counts: &[u64], join: impl Fn(&[Value]) -> (f64,
         ]
     });
     for (name, expected, actual) in lengths.chain([("counts", members.len(), counts.len())]) {
-        if expected != actual {
-            return Err(Error::Length { name, expected: expected as u64, actual: actual as u64 });
-        }
+        check_len(name, actual as u64, expected as u64)?;
     }
     if counts.iter().all(|&c| c == 0) {
         return Err(Error::Empty { what: "the total count" });

@@ -1,6 +1,6 @@
 //! Several layers in one exchange.
 
-use super::exchange::all_reduce;
+use super::exchange::{Word, all_reduce, all_reduce_alike};
 use super::layer::SyncBatchNorm;
 use crate::element::Element;
 use crate::error::Error;
@@ -31,8 +31,6 @@ pub struct ForwardPart<'a, I> {
 pub struct BackwardPart<'a, I, O> {
     /// The layer.
     pub layer: &'a SyncBatchNorm,
-    /// What x is.
-    pub tensor: &'a TensorDescriptor<'a>,
     /// What the forward pass returned.
     pub saved: Saved,
     /// What the pass reads.
@@ -57,7 +55,8 @@ pub async fn forward_train_together<I: Element, O: Element>(
     let local = join_all(local).await.into_iter().collect();
     let local =
         one_group(parts.iter().map(|p| &*p.layer)).and(parts.iter().try_for_each(ForwardPart::check)).and(local);
-    let merged = all_reduce(&*group, I::DTYPE, local).await?;
+    let settings: Vec<Word> = parts.iter().flat_map(|p| p.layer.settings(commit)).collect();
+    let merged = all_reduce_alike(&*group, I::DTYPE, local, &settings).await?;
     for (part, moments) in parts.iter().zip(&merged) {
         if let Some(&Moments { count: 1, .. }) = moments.first() {
             return Err(Error::TooFewValues { count: 1, shape: part.tensor.shape.to_vec() });
@@ -77,7 +76,7 @@ pub async fn backward_together<I: Element, O: Element>(
 ) -> Result<Vec<OutputGradients<I>>, Error> {
     let Some(first) = parts.first() else { return Ok(Vec::new()) };
     let group = first.layer.group.clone();
-    let local = parts.iter().map(|p| p.layer.norm.local_gradient_sums(p.tensor, &p.saved, p.io));
+    let local = parts.iter().map(|p| p.layer.norm.local_gradient_sums(&p.saved, p.io));
     let local: Result<Vec<_>, Error> = join_all(local).await.into_iter().collect();
     let local = one_group(parts.iter().map(|p| p.layer)).and(parts.iter().try_for_each(|p| p.check(wanted))).and(local);
     let (sums, affine): (Result<Vec<_>, Error>, Vec<_>) = match local {
@@ -89,8 +88,8 @@ pub async fn backward_together<I: Element, O: Element>(
     };
     let merged = all_reduce(&*group, I::DTYPE, sums).await?;
     let passes = parts.into_iter().zip(&merged).zip(affine).map(async |((p, sums), (dweight, dbias))| {
-        let BackwardPart { layer, tensor, saved, io } = p;
-        let mut gradients = layer.norm.backward_with(tensor, saved, io, wanted, sums).await?;
+        let BackwardPart { layer, saved, io } = p;
+        let mut gradients = layer.norm.backward_with(saved, io, wanted, sums).await?;
         if wanted.affine {
             (gradients.dweight, gradients.dbias) = (dweight, dbias);
         }
@@ -106,18 +105,15 @@ impl<I> ForwardPart<'_, I> {
     }
 }
 
-impl<I: Element, O> BackwardPart<'_, I, O> {
+impl<I, O> BackwardPart<'_, I, O> {
     /// As [`ForwardPart::check`].
     fn check(&self, wanted: Gradients) -> Result<(), Error> {
-        self.saved.fusion().check_backward(Given {
+        self.saved.problem().fusion.check_backward(Given {
             residual: self.io.residual.is_some(),
             dsum: self.io.dsum.is_some(),
             dx: wanted.dx,
             dresidual: wanted.dresidual,
-        })?;
-        let len = self.io.x.len();
-        let (expected, actual) = (len as u64, self.io.dsum.map_or(len, <[I]>::len) as u64);
-        if expected == actual { Ok(()) } else { Err(Error::Length { name: "dsum", expected, actual }) }
+        })
     }
 }
 

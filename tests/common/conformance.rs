@@ -163,12 +163,12 @@ async fn on_layer<T: Element>(mut layer: Layer, case: &Case, rows: Option<Range<
         let residual = residual.as_deref();
         let mut computed = Step::default();
         if !case.training {
-            computed.y = untyped(&layer.norm_mut().forward_eval::<T, T>(&tensor, fusion, &x, residual).await?.y);
+            computed.y = untyped(&layer.norm().forward_eval::<T, T>(&tensor, fusion, &x, residual).await?.y);
         }
         let commit = if case.training { Commit::Update } else { Commit::Skip };
         let (output, saved) = match case.statistics() {
             Statistics::Batch => layer.forward_train::<T>(&tensor, fusion, &x, residual, commit).await?,
-            Statistics::Running => layer.norm_mut().forward_frozen::<T, T>(&tensor, fusion, &x, residual).await?,
+            Statistics::Running => layer.norm().forward_frozen::<T, T>(&tensor, fusion, &x, residual).await?,
         };
         if case.training {
             computed.y = untyped(&output.y);
@@ -176,7 +176,7 @@ async fn on_layer<T: Element>(mut layer: Layer, case: &Case, rows: Option<Range<
             computed.y_kept = Some(untyped(&output.y));
         }
         if case.statistics() == Statistics::Batch {
-            let statistics = layer.norm_mut().statistics(&saved).await?;
+            let statistics = layer.norm().statistics(&saved).await?;
             computed.mean = statistics.iter().map(|s| s.mean).collect();
             computed.var = statistics.iter().map(|s| s.var).collect();
         }
@@ -184,7 +184,7 @@ async fn on_layer<T: Element>(mut layer: Layer, case: &Case, rows: Option<Range<
             let dy: Vec<T> = typed(&dy[part]);
             let io = host::Backward { residual, ..host::Backward::new(&x, &dy) };
             let wanted = Gradients { dx: true, dresidual: residual.is_some(), affine: true };
-            let gradients = layer.backward::<T>(&tensor, saved, io, wanted).await?;
+            let gradients = layer.backward::<T>(saved, io, wanted).await?;
             computed.dx = gradients.dx.as_deref().map(untyped);
             computed.dresidual = gradients.dresidual.as_deref().map(untyped);
             computed.dweight = gradients.dweight.as_deref().map(wide);
@@ -192,7 +192,7 @@ async fn on_layer<T: Element>(mut layer: Layer, case: &Case, rows: Option<Range<
         }
         steps.push(computed);
     }
-    let running = layer.norm_mut().state().await?.running.map(|running| AfterTraining {
+    let running = layer.norm().state().await?.running.map(|running| AfterTraining {
         mean: wide(&running.running_mean),
         var: wide(&running.running_var),
         tracked: running.tracked,

@@ -23,10 +23,10 @@ impl Layer {
         Ok(Layer::Member(SyncBatchNorm::new(norm, Arc::new(member))?))
     }
 
-    pub fn norm_mut(&mut self) -> &mut Norm {
+    pub fn norm(&self) -> &Norm {
         match self {
             Layer::Alone(norm) => norm,
-            Layer::Member(norm) => norm.norm_mut(),
+            Layer::Member(norm) => norm.norm(),
         }
     }
 
@@ -46,14 +46,13 @@ impl Layer {
 
     pub async fn backward<T: Element>(
         &self,
-        tensor: &TensorDescriptor<'_>,
         saved: Saved,
         io: Backward<'_, T, T>,
         wanted: Gradients,
     ) -> Result<OutputGradients<T>, Error> {
         match self {
-            Layer::Alone(norm) => norm.backward(tensor, saved, io, wanted).await,
-            Layer::Member(norm) => norm.backward(tensor, saved, io, wanted).await,
+            Layer::Alone(norm) => norm.backward(saved, io, wanted).await,
+            Layer::Member(norm) => norm.backward(saved, io, wanted).await,
         }
     }
 }

@@ -94,7 +94,9 @@ pub async fn run_shard(
     let norm = SyncBatchNorm::new(norm, group)?;
     match case.input {
         DType::F32 => member_step::<f32>(norm, case, data, shards, rank).await,
-        _ => member_step::<half::f16>(norm, case, data, shards, rank).await,
+        DType::F16 => member_step::<half::f16>(norm, case, data, shards, rank).await,
+        DType::BF16 => member_step::<half::bf16>(norm, case, data, shards, rank).await,
+        _ => unreachable!("a new element type needs a line here"),
     }
 }
 
@@ -144,7 +146,7 @@ async fn member_step<T: Element>(
         dsum: dsum.as_deref(),
     };
     let wanted = Gradients { dx: true, dresidual: after, affine: true };
-    let gradients = norm.backward(&tensor, saved, io, wanted).await?;
+    let gradients = norm.backward(saved, io, wanted).await?;
     Ok(Results {
         y: untyped(&output.y),
         sum: output.sum.as_deref().map(untyped),

@@ -83,7 +83,8 @@ fn disagreement(universe: &Universe) {
         pollster::block_on(all_reduce(&*group, dtype, Ok(vec![vec![Moments::EMPTY; channels]]))).map(drop)
     };
     let error = reduce(if odd { 5 } else { 4 }, DType::F32).unwrap_err();
-    assert!(matches!(error, Error::Disagreement { rank: 2, expected: 4, actual: 5, .. }), "{error}");
+    assert!(matches!(error, Error::Disagreement { rank: 2, .. }), "{error}");
+    assert!(error.to_string().ends_with("rank 0 has 4, rank 2 has 5"), "{error}");
     let error = reduce(4, if odd { DType::F16 } else { DType::F32 }).unwrap_err();
     assert!(matches!(error, Error::Disagreement { what: "the element type", rank: 2, .. }), "{error}");
     let error = if odd {

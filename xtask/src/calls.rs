@@ -1,7 +1,7 @@
 //! The calls whose pipelines are compiled.
 
 use std::collections::HashSet;
-use wgpu_norm::gpu::inspect::{Shader, shaders};
+use wgpu_norm::gpu::inspect::{Shader, Update, shaders};
 use wgpu_norm::plan::{Plan, Problem};
 use wgpu_norm::{
     BatchNormDescriptor, DType, Direction, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
@@ -107,7 +107,8 @@ pub fn pipelines(all: bool) -> Result<Vec<Pipeline>, String> {
                         }
                         let problem = Problem { input, output, ..problem };
                         let plan = Plan::new(problem, &Profile::GPU).map_err(|e| format!("{norm:?}: {e}"))?;
-                        let update = u32::from(problem.tracks && op.direction() == Direction::Forward);
+                        let updates = problem.tracks && op.direction() == Direction::Forward;
+                        let update = if updates { Update::IfFinite } else { Update::Never };
                         let call = name(&norm, &shape, &problem, format);
                         for shader in shaders(&plan, update) {
                             let constants: Vec<u64> = shader.constants.iter().map(|c| c.1.to_bits()).collect();

@@ -58,8 +58,7 @@ impl Network {
         let (dbefore, dweight, dbias) = match (&mut self.norm, saved) {
             (Some(norm), Some(saved)) => {
                 let wanted = Gradients { dx: true, dresidual: false, affine: true };
-                let pass =
-                    norm.layer.backward::<f32, f32>(&tensor, saved, host::Backward::new(&before, &second.dx), wanted);
+                let pass = norm.layer.backward::<f32, f32>(saved, host::Backward::new(&before, &second.dx), wanted);
                 let g = block_on(pass)?;
                 // Everything that was asked for is there.
                 (g.dx.unwrap_or_default(), g.dweight.unwrap_or_default(), g.dbias.unwrap_or_default())

@@ -15,8 +15,9 @@ impl Gaps {
         if self.by == 0 {
             return Pitch::default();
         }
-        let row = self.memory.width + self.by;
-        Pitch { row: Some(row), sample: Some(self.memory.rows * row + self.by) }
+        let Memory { rows, width, .. } = self.memory;
+        let row = width + self.by;
+        Pitch { row: (rows > 1).then_some(row), sample: Some(rows * row + self.by) }
     }
 
     /// For each row where it begins.

@@ -1,0 +1,55 @@
+//! y where x or the residual was, on the CPU: what is refused, and that nothing has been written then. (A GPU's calls: see
+//! errors.rs and bits.rs.)
+
+use wgpu_norm::{BatchNormDescriptor, Commit, Error, Fusion, Residual, TensorDescriptor, cpu, half::f16};
+
+const AFTER: Fusion = Fusion { residual: Residual::After, relu: false };
+const AFTER_RELU: Fusion = Fusion { relu: true, ..AFTER };
+
+/// x, the residual, and whether the pass trains.
+fn run(fusion: Fusion, x: Option<&[f32]>, residual: Option<cpu::Source<'_, f32>>, trains: bool) -> Result<(), Error> {
+    let mut layer = cpu::Norm::new(BatchNormDescriptor::new(2)).unwrap();
+    let before = layer.state().clone();
+    let (tensor, mut y) = (TensorDescriptor::new(&[2, 2]), [1.0, 2.0, 3.0, 5.0]);
+    let io = cpu::Forward {
+        x: x.map_or(cpu::Source::InPlace, cpu::Source::From),
+        residual,
+        ..cpu::Forward::new(&[], &mut y)
+    };
+    let result = if trains {
+        layer.forward_train::<f32, f32>(&tensor, fusion, io, Commit::Update).map(drop)
+    } else {
+        layer.forward_eval::<f32, f32>(&tensor, fusion, io)
+    };
+    assert_eq!(result.is_err(), y == [1.0, 2.0, 3.0, 5.0], "{result:?}: {y:?}");
+    assert!(result.is_ok() || *layer.state() == before);
+    result
+}
+
+#[test]
+fn training_keeps_what_backward_reads() {
+    use cpu::Source::{From, InPlace};
+    let other = [4.0, 0.5, -1.0, 2.0];
+    let overlap = |result: Result<(), Error>, first: &str, words: &str| {
+        let error = result.unwrap_err();
+        assert!(matches!(&error, Error::Overlap { second: "y", .. }), "{error:?}");
+        assert!(error.to_string().contains(first) && error.to_string().contains(words), "{error}");
+    };
+    run(Fusion::default(), None, None, false).unwrap();
+    overlap(run(Fusion::default(), None, None, true), "x", "backward pass needs x");
+    run(AFTER, Some(&other), Some(InPlace), true).unwrap();
+    run(AFTER_RELU, Some(&other), Some(InPlace), false).unwrap();
+    overlap(run(AFTER_RELU, Some(&other), Some(InPlace), true), "residual", "mask the ReLU");
+    overlap(run(AFTER, None, Some(InPlace), false), "x and residual", "only one of them");
+    run(AFTER, None, Some(From(&other)), false).unwrap();
+}
+
+#[test]
+fn elements_that_lie_in_place_keep_their_type() {
+    let layer = cpu::Norm::new(BatchNormDescriptor::new(2)).unwrap();
+    let (tensor, mut y) = (TensorDescriptor::new(&[1, 2]), [f16::ONE; 2]);
+    let io = cpu::Forward { x: cpu::Source::InPlace, ..cpu::Forward::<f32, f16>::new(&[], &mut y) };
+    let error = layer.forward_eval::<f32, f16>(&tensor, Fusion::default(), io).unwrap_err();
+    assert!(matches!(error, Error::DType { name: "y", .. }), "{error:?}");
+    assert_eq!(y, [f16::ONE; 2]);
+}

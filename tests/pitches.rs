@@ -1,0 +1,80 @@
+//! Distances between rows and samples that are refused, and slices that may go on behind a tensor's last element.
+
+use wgpu_norm::plan::Problem;
+use wgpu_norm::{
+    BatchNormDescriptor, Error, Format, ForwardPitches, Fusion, LayerNormDescriptor, NormDescriptor, Op, Pitch,
+    Statistics, TensorDescriptor, cpu,
+};
+
+fn with_pitch(
+    norm: &NormDescriptor,
+    tensor: &TensorDescriptor,
+    row: Option<u64>,
+    sample: Option<u64>,
+) -> Result<(), Error> {
+    let problem = Problem::new(norm, tensor, Statistics::Batch, Fusion::default(), Op::Forward).unwrap();
+    let x = Pitch { row, sample };
+    problem.with_forward_pitches(&ForwardPitches { x, ..Default::default() }).map(|_| ())
+}
+
+#[test]
+fn rows_and_samples_must_not_overlap() {
+    let (norm, shape) = (BatchNormDescriptor::new(3).into(), [2, 3, 5]);
+    let tensor = TensorDescriptor::new(&shape);
+    let last = TensorDescriptor { format: Format::ChannelsLast, ..tensor };
+    let refused = |tensor, row, sample, words: [&str; 2]| {
+        let error = with_pitch(&norm, tensor, row, sample).unwrap_err();
+        assert!(matches!(error, Error::Pitch { name: "x", .. }), "{error:?}");
+        let message = error.to_string();
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    };
+    assert!(with_pitch(&norm, &tensor, None, Some(15)).is_ok());
+    refused(&tensor, None, Some(14), ["14", "15"]);
+    refused(&tensor, Some(14), None, ["14", "15"]);
+    // Channels-last: five rows of three.
+    assert!(with_pitch(&norm, &last, Some(3), Some(15)).is_ok());
+    refused(&last, Some(2), None, ["2", "3"]);
+    refused(&last, Some(7), Some(30), ["30", "31"]);
+    assert!(with_pitch(&norm, &last, Some(7), Some(31)).is_ok());
+    for far in [u64::MAX, u64::MAX / 4] {
+        let error = with_pitch(&norm, &last, Some(far), None).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error:?}");
+    }
+}
+
+/// Leading axes of layer norm are one: a slice of each of several blocks of rows has no pitch.
+#[test]
+fn rows_of_layer_norm_are_equally_far_apart() {
+    let (norm, shape) = (LayerNormDescriptor::new(&[4]).into(), [2, 3, 4]);
+    let tensor = TensorDescriptor::new(&shape);
+    for (row, sample) in [(Some(6), None), (None, Some(6)), (Some(6), Some(6))] {
+        assert!(with_pitch(&norm, &tensor, row, sample).is_ok());
+    }
+    let error = with_pitch(&norm, &tensor, Some(4), Some(20)).unwrap_err();
+    assert!(matches!(error, Error::Unexpected { .. }), "{error:?}");
+    assert!(error.to_string().contains("equally far apart"), "{error}");
+}
+
+/// With a pitch, a slice of a larger tensor may be longer than the call needs; without one, it is a mistake.
+#[test]
+fn slices_reach_to_the_last_element_or_further() {
+    for samples in [1, 2] {
+        let shape = [samples, 3, 2];
+        let layer = cpu::Norm::new(BatchNormDescriptor::new(3)).unwrap();
+        let run = |len: usize, pitch: Option<u64>| {
+            let (x, mut y) = (vec![0.5f32; len], vec![f32::NAN; samples * 6]);
+            let pitches = ForwardPitches { x: Pitch { row: None, sample: pitch }, ..Default::default() };
+            let io = cpu::Forward { pitches, ..cpu::Forward::new(&x, &mut y) };
+            let result = layer.forward_eval(&TensorDescriptor::new(&shape), Fusion::default(), io);
+            result.map(|()| assert!(y.iter().all(|y| (y - 0.5).abs() < 1e-4), "{y:?}"))
+        };
+        let last = (samples - 1) * 12 + 6;
+        for len in [last, last + 1, 40] {
+            run(len, Some(12)).unwrap();
+        }
+        for (len, pitch) in [(last - 1, Some(12)), (6 * samples + 1, None), (6 * samples - 1, None)] {
+            let error = run(len, pitch).unwrap_err();
+            assert!(matches!(error, Error::Length { name: "x", .. }), "{samples} samples, {len}: {error:?}");
+        }
+    }
+}
