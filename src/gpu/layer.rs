@@ -37,7 +37,8 @@ const PREPARED: usize = 8;
 ///
 /// It keeps what its last eight calls were recorded with, the callers' buffers among it, until other calls take their
 /// place or it is dropped. A call with other buffers makes new bind groups, a shape that is new to the context may need
-/// new pipelines, which a driver compiles while the call is recorded.
+/// new pipelines, which a driver compiles while the call is recorded: to have them beforehand, record the call into an
+/// encoder that is dropped. The [`Context`] keeps them all.
 #[derive(Debug)]
 pub struct Norm {
     context: Context,
