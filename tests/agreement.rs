@@ -16,8 +16,9 @@ use wgpu_norm::{
 };
 
 /// Runs a list of cases on a backend and fails with all that is wrong.
-fn check(name: &str, backend: &host::Backend, base: f64, cases: &[Case]) {
+fn check(name: &str, backend: &host::Backend, cases: &[Case]) {
     assert!(!cases.is_empty());
+    let base = backends::tolerance(backend);
     let mut wrong = Vec::new();
     for case in cases {
         let data = Data::new(case);
@@ -197,28 +198,16 @@ fn on_workgroups_of_a_gpu() {
         let own = *wgpu_norm::gpu::Context::new(&gpu.device).unwrap().profile();
         let context = wgpu_norm::gpu::Context::with_profile(&gpu.device, backends::of_a_gpu(own), None).unwrap();
         let backend = host::Backend::Gpu { context, queue: gpu.queue.clone(), name: gpu.name.clone() };
-        check(&gpu.name, &backend, 1e-6, &workgroups_of_a_gpu());
+        check(&gpu.name, &backend, &workgroups_of_a_gpu());
     }
 }
 
-/// One test a table and implementation; an adapter that is not here is printed as skipped by `adapters`.
-macro_rules! implementations {
-    ($($table:ident),* $(,)?) => {
-        mod cpu {
-            $(#[test]
-            fn $table() {
-                super::check("cpu", &wgpu_norm::host::Backend::Cpu, 5e-7, &super::$table());
-            })*
-        }
-        mod gpu {
-            $(#[test]
-            fn $table() {
-                for (gpu, backend) in super::backends::gpus() {
-                    let _turn = gpu.turn();
-                    super::check(&gpu.name, backend, 1e-6, &super::$table());
-                }
-            })*
-        }
-    };
-}
-implementations!(shapes, offsets, small_variances, fusions, running_statistics, channels_last, every_combination);
+backends::implementations!(
+    shapes,
+    offsets,
+    small_variances,
+    fusions,
+    running_statistics,
+    channels_last,
+    every_combination
+);

@@ -211,27 +211,7 @@ fn check(name: &str, backend: &host::Backend, cases: &[Case]) {
     assert!(wrong.is_empty(), "{name}: {} results are off:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// One test a table and implementation; an adapter that is not here is printed as skipped by `adapters`.
-macro_rules! implementations {
-    ($($table:ident),* $(,)?) => {
-        mod cpu {
-            $(#[test]
-            fn $table() {
-                super::check("cpu", &wgpu_norm::host::Backend::Cpu, &super::$table());
-            })*
-        }
-        mod gpu {
-            $(#[test]
-            fn $table() {
-                for (gpu, backend) in super::backends::gpus() {
-                    let _turn = gpu.turn();
-                    super::check(&gpu.name, backend, &super::$table());
-                }
-            })*
-        }
-    };
-}
-implementations!(norms, fusions, running_statistics, element_types);
+backends::implementations!(norms, fusions, running_statistics, element_types);
 
 /// A number that is not finite, in a frozen layer: dx has it where dy has it, and nowhere else, whatever else is wanted.
 fn frozen(name: &str, backend: &host::Backend) {

@@ -1,5 +1,10 @@
 //! A backend on every adapter, made once so that tests share its pipelines.
-#![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each of the programs that share this file uses a part of it"
+)]
 
 use super::adapters::{Gpu, all};
 use std::sync::OnceLock;
@@ -29,3 +34,31 @@ pub fn of_a_gpu(own: Profile) -> Profile {
     let Profile { max_binding_size, offset_alignment, max_workgroups, .. } = own;
     Profile { max_binding_size, offset_alignment, max_workgroups, ..Profile::GPU }
 }
+
+/// What `compare` allows a backend.
+pub fn tolerance(backend: &Backend) -> f64 {
+    if matches!(backend, Backend::Cpu) { 5e-7 } else { 1e-6 }
+}
+
+/// One test a table and implementation, by the program's `check`; an adapter that is not here is printed as skipped by
+/// `adapters`.
+macro_rules! implementations {
+    ($($table:ident),* $(,)?) => {
+        mod cpu {
+            $(#[test]
+            fn $table() {
+                super::check("cpu", &wgpu_norm::host::Backend::Cpu, &super::$table());
+            })*
+        }
+        mod gpu {
+            $(#[test]
+            fn $table() {
+                for (gpu, backend) in super::backends::gpus() {
+                    let _turn = gpu.turn();
+                    super::check(&gpu.name, backend, &super::$table());
+                }
+            })*
+        }
+    };
+}
+pub(crate) use implementations;
