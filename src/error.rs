@@ -203,7 +203,7 @@ pub enum Error {
     #[error("no GPU device: {0}")]
     NoDevice(String),
     /// The device does not meet a requirement.
-    #[error("the device's limit {name} is {actual}, {required} is needed")]
+    #[error("the device's limit {name} is {actual}, {required} is needed: open it with gpu::required_limits")]
     Limit {
         /// Name in [`wgpu::Limits`].
         name: &'static str,

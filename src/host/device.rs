@@ -86,6 +86,18 @@ pub(super) async fn read(
     Ok(results)
 }
 
+/// The same of one buffer's first bytes.
+pub(super) async fn read_buffer(
+    device: &Device,
+    queue: &wgpu::Queue,
+    mut encoder: CommandEncoder,
+    from: &wgpu::Buffer,
+    bytes: u64,
+) -> Result<Vec<u8>, Error> {
+    let copy = Staging::copy(device, &mut encoder, from, bytes)?;
+    read(device, queue, encoder, &[&copy]).await.map(|mut results| results.swap_remove(0))
+}
+
 /// Lets the other futures of this thread go on once: all submit before the first of them waits for its device, so
 /// that the devices work at the same time.
 async fn submitted() {

@@ -1,7 +1,7 @@
 //! A layer on either backend, its state, and what it keeps.
 
 use super::backend::Backend;
-use super::device::{Staging, commands, elements, read};
+use super::device::{commands, elements, read_buffer};
 use crate::error::{Error, check_len};
 use crate::norm::NormDescriptor;
 use crate::plan::Problem;
@@ -107,11 +107,8 @@ impl Norm {
             Layer::Cpu(norm) => Ok(norm.state().clone()),
             Layer::Gpu { norm, queue } => {
                 let device = norm.context().device();
-                let mut encoder = commands(device);
                 let buffer = norm.state_buffer();
-                let copy = Staging::copy(device, &mut encoder, buffer, buffer.size())?;
-                let bytes = read(device, queue, encoder, &[&copy]).await?;
-                norm.parse_state(&bytes[0])
+                norm.parse_state(&read_buffer(device, queue, commands(device), buffer, buffer.size()).await?)
             }
         }
     }
@@ -173,10 +170,8 @@ impl Norm {
             (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
                 let device = norm.context().device();
                 let Some(binding) = saved.statistics() else { return Ok(Vec::new()) };
-                let mut encoder = commands(device);
-                let copy = Staging::copy(device, &mut encoder, binding.buffer, saved.len() * 16)?;
-                let bytes = read(device, queue, encoder, &[&copy]).await?;
-                let words: Vec<f32> = elements(&bytes[0]);
+                let bytes = read_buffer(device, queue, commands(device), binding.buffer, saved.len() * 16).await?;
+                let words: Vec<f32> = elements(&bytes);
                 let wide = f64::from;
                 Ok(words
                     .chunks_exact(4)

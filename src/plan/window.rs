@@ -35,7 +35,7 @@ impl Dispatch {
     }
 }
 
-const ONE_LEAF: &str = "elements of one leaf in a binding";
+const ONE_LEAF: &str = "elements that a binding must hold at once (max_storage_buffer_binding_size)";
 
 /// Windows of one pass: more than any tensor that a device can hold needs.
 const MOST_WINDOWS: u64 = 1 << 16;
