@@ -191,6 +191,41 @@ fn workgroups_of_a_gpu() -> Vec<Case> {
     cases.into_iter().chain(odd).collect()
 }
 
+/// Either side of each number at which the CPU takes another way.
+fn ways_of_the_cpu() -> Vec<Case> {
+    let batch =
+        |samples, channels, positions| Case::new(BatchNormDescriptor::new(channels), &[samples, channels, positions]);
+    let rows = |samples, len| Case::new(LayerNormDescriptor::new(&[len]), &[samples, len]);
+    let mut cases = vec![];
+    // Samples and rows from which on rows go as strips: very short, short, and ragged (512 bytes).
+    for positions in [1, 2, 3, 15, 16, 17, 31, 32, 63, 64, 65, 127, 128, 129] {
+        cases.extend([1, 2, 7, 8, 9].map(|samples| batch(samples, 20, positions)));
+    }
+    for positions in [33, 255, 256, 257] {
+        cases.extend([DType::F16, DType::BF16].map(|dtype| half(dtype, batch(9, 20, positions))));
+    }
+    // Columns that lie abreast, that are rows of strips, and that make a panel.
+    for channels in [1, 3, 15, 16, 17, 255, 256, 257, 511, 512, 513] {
+        cases.extend([last(batch(3, channels, 5)), batch(20, channels, 1), rows(37, channels)]);
+    }
+    // Channels side by side where tensors are read twice.
+    cases.extend([512, 513, 1100].map(|channels| batch(4, channels, 20)));
+    // More threads than one; around the caches, by lines and by a buffer; blocks that exceed a cache.
+    cases.extend([batch(2, 64, 1024), batch(2, 64, 1025), rows(1024, 128), rows(1025, 128)]);
+    cases.extend([batch(32, 64, 1023), batch(32, 64, 1024), batch(40, 104, 508), batch(40, 104, 509), rows(2731, 768)]);
+    cases.extend([last(batch(16, 60, 2185)), half(DType::F16, batch(33, 128, 1000)), batch(43, 17, 3000)]);
+    let fusions = [false, true].map(|relu| Fusion { relu, ..Fusion::default() });
+    cases.iter().zip(fusions.into_iter().cycle()).map(|(case, fusion)| Case { fusion, ..case.clone() }).collect()
+}
+
+#[test]
+fn on_all_ways_of_the_cpu() {
+    // Of two values dx is a small difference of large numbers.
+    let enough = |case: &Case| case.descriptor.layout(&case.tensor()).is_ok_and(|layout| layout.stats.count() > 2);
+    let cases: Vec<Case> = ways_of_the_cpu().into_iter().filter(enough).collect();
+    check("cpu", &host::Backend::Cpu, &cases);
+}
+
 #[test]
 fn on_workgroups_of_a_gpu() {
     for (gpu, _) in backends::gpus() {

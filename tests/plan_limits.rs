@@ -8,7 +8,7 @@ use wgpu_norm::layout::Memory;
 use wgpu_norm::plan::{Dispatch, Pass, Plan, Problem};
 use wgpu_norm::{
     BackwardPitches, Error, ForwardPitches, GroupNormDescriptor, InstanceNormDescriptor, NormDescriptor, Op, Pitch,
-    Profile, Statistics, TensorDescriptor,
+    Profile, Statistics, TensorDescriptor, wgpu,
 };
 
 /// A pass's dispatches in the order of their elements.
@@ -222,6 +222,33 @@ fn more_than_2_to_the_32_elements() {
                     let at = elements(&plan, walk, pass, targets - 1, tile.min(last.tiles.end - 1));
                     assert!(at.iter().all(|at| last.window(walk).contains(at)), "{} {tensor:?}", norm.name());
                 }
+            }
+        }
+    }
+}
+
+/// Devices with less than WebGPU's defaults: smaller workgroups, or one channel at a time where memory is short.
+#[test]
+fn small_devices_have_plans_of_their_own() {
+    let profile = |limits: wgpu::Limits| Profile::new(wgpu::DeviceType::DiscreteGpu, &limits);
+    let defaults = wgpu::Limits::default;
+    assert_eq!(profile(defaults()), Profile::GPU);
+    let short = |bytes| profile(wgpu::Limits { max_compute_workgroup_storage_size: bytes, ..defaults() });
+    assert_eq!([16384, 16383, 8192].map(|bytes| short(bytes).abreast), [4, 1, 1]);
+    for (invocations, side, workgroup) in [(256, 255, 128), (255, 256, 128), (100, 256, 64), (2, 256, 2)] {
+        let limits = wgpu::Limits {
+            max_compute_invocations_per_workgroup: invocations,
+            max_compute_workgroup_size_x: side,
+            ..defaults()
+        };
+        let profile = profile(limits);
+        assert_eq!(profile.workgroup, workgroup);
+        for (norm, shape) in [(batch(64), &[8, 64, 9, 7][..]), (layer(300), &[40, 300])] {
+            for op in [Op::Forward, Op::Backward(ALL)] {
+                let tensor = TensorDescriptor::new(shape);
+                let plan = plan_for(&norm, &tensor, Statistics::Batch, PLAIN, op, &profile).unwrap();
+                assert!(plan.passes.iter().all(|pass| pass.geometry.workgroup <= workgroup), "{shape:?} {op:?}");
+                check_windows(&plan, &profile, &format!("{shape:?} {op:?}, workgroup {workgroup}"));
             }
         }
     }

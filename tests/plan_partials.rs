@@ -175,6 +175,7 @@ fn sums_of_columns_are_few() {
         (pass.geometry.rounds, pass.geometry.targets)
     };
     assert_eq!([8192, 1 << 15, 1 << 16].map(|rows| rounds(rows, 768)), [(8, 32), (16, 64), (32, 128)]);
+    assert_eq!([1 << 17, 1 << 20].map(|rows| rounds(rows, 768)), [(64, 256); 2], "more would round more");
     assert_eq!([2048, 8191, 8192, 16384, 1 << 16].map(|rows| rounds(rows, 4096).1), [8, 8, 16, 32, 64]);
     // Of rows that are not on chip so many are side by side that there is room for the sums.
     assert_eq!([2048, 1 << 20].map(|rows| rounds(rows, 5000)), [(8, 32), (8, 1024)]);
