@@ -18,8 +18,8 @@ mod golden;
 use cases::{Case, Data, Inputs, compare, last, narrow, noise, round, run};
 use wgpu_norm::{
     BatchNormDescriptor, Commit, DType, Element, Format, Fusion, Gradients, GroupNormDescriptor,
-    InstanceNormDescriptor, LayerNormDescriptor, Momentum, Residual, RmsNormDescriptor, Running, State, Statistics,
-    TensorDescriptor, host, layout::Layout,
+    InstanceNormDescriptor, LayerNormDescriptor, Momentum, NormDescriptor, Residual, RmsNormDescriptor, Running, State,
+    Statistics, TensorDescriptor, host, layout::Layout,
 };
 
 const EPS: f32 = 11.0;
@@ -342,4 +342,60 @@ fn many_samples(name: &str, backend: &host::Backend) {
 #[test]
 fn running_statistics_of_many_samples() {
     backends::everywhere(many_samples);
+}
+
+/// A NaN in training: all of its statistic's results, and nobody else's, whoever shares a load, a workgroup or a merge.
+fn nan_in_one_statistic(name: &str, backend: &host::Backend) {
+    let (first, last) = (Format::ChannelsFirst, Format::ChannelsLast);
+    let channel = |shape: [usize; 3], format, i: usize| match format {
+        Format::ChannelsFirst => i / shape[2] % shape[1],
+        Format::ChannelsLast => i % shape[1],
+    };
+    let batch = |c| NormDescriptor::from(BatchNormDescriptor::new(c));
+    let group = |c| NormDescriptor::from(GroupNormDescriptor::new(2, c));
+    let cases = [
+        (batch(6), [3, 6, 5], first),
+        (batch(2), [3, 2, 5000], first),
+        (batch(36), [5, 36, 7], last),
+        (batch(5), [5, 5, 70], last),
+        (batch(70), [40, 70, 1], first),
+        (group(6), [3, 6, 35], first),
+        (group(12), [2, 12, 700], last),
+        (LayerNormDescriptor::new(&[70]).into(), [40, 1, 70], first),
+        (LayerNormDescriptor::new(&[5000]).into(), [3, 1, 5000], first),
+    ];
+    for (descriptor, shape, format) in cases {
+        let len: usize = shape.iter().product();
+        let statistic = |i: usize| match &descriptor {
+            NormDescriptor::Batch(_) => channel(shape, format, i),
+            NormDescriptor::Group(_) => i / (shape[1] * shape[2]) * 2 + channel(shape, format, i) / (shape[1] / 2),
+            _ => i / shape[2],
+        };
+        let tensor = TensorDescriptor { format, ..TensorDescriptor::new(&shape) };
+        let mut x: Vec<f32> = (0..len).map(|i| (i * 37 % 101) as f32 / 50.0).collect();
+        let dy: Vec<f32> = (0..len).map(|i| (i % 7) as f32).collect();
+        let train = |x: &[f32]| {
+            let mut norm = host::Norm::new(backend, descriptor.clone()).unwrap();
+            let wanted = Gradients { dx: true, dresidual: false, affine: false };
+            pollster::block_on(async {
+                let pass = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), x, None, Commit::Skip);
+                let (output, saved) = pass.await.unwrap();
+                [output.y, norm.backward(saved, host::Backward::new(x, &dy), wanted).await.unwrap().dx.unwrap()]
+            })
+        };
+        let clean = train(&x);
+        let at = len / 2;
+        x[at] = f32::NAN;
+        for (what, (spoiled, clean)) in ["y", "dx"].into_iter().zip(train(&x).iter().zip(&clean)) {
+            for (i, (spoiled, clean)) in spoiled.iter().zip(clean).enumerate() {
+                let is_right = if statistic(i) == statistic(at) { spoiled.is_nan() } else { spoiled == clean };
+                assert!(is_right, "{name}: {descriptor:?} {shape:?} {format:?}: {what}[{i}] is {spoiled}, was {clean}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nan_stays_in_its_statistic() {
+    backends::everywhere(nan_in_one_statistic);
 }
