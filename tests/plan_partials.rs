@@ -3,7 +3,7 @@
 #[path = "common/plans.rs"]
 mod plans;
 
-use plans::{ALL, PLAIN, batch, check_windows, kernels, last, layer, length, plan, plan_for, traffic};
+use plans::{ALL, PLAIN, batch, check_partials, check_windows, kernels, last, layer, length, plan, plan_for, traffic};
 use wgpu_norm::plan::{Geometry, Kernel, Over, Pass, Plan, Problem};
 use wgpu_norm::{
     BackwardPitches, DType, Direction, Format, Gradients, GroupNormDescriptor, InstanceNormDescriptor, NormDescriptor,
@@ -34,9 +34,7 @@ fn many_partial_results_are_merged_first() {
         for pair in plan.passes.windows(2) {
             assert_eq!((pair[0].partials_out, pair[0].partials_out_at), (pair[1].partials_in, pair[1].partials_in_at));
         }
-        for pass in &plan.passes {
-            check_partials(&plan, pass);
-        }
+        check_partials(&plan, &format!("{shape:?}"));
         assert_eq!(plan.scratch(), (tiles + merge.partials_out) * 4 * 16);
         assert!(apply.reversed);
         let read = if op == Op::Forward { 2 } else { 4 };
@@ -101,9 +99,7 @@ fn sums_on_the_way_to_dx_are_found_again() {
     for (norm, shape, expected) in cases {
         let plan = backward(norm, shape, ALL, &Profile::GPU);
         assert_eq!(kernels(&plan), expected, "{shape:?}");
-        for pass in &plan.passes {
-            check_partials(&plan, pass);
-        }
+        check_partials(&plan, &format!("{shape:?}"));
         let last = plan.passes.last().unwrap();
         assert!(last.finishes && (last.over == Over::Affine || last.sums_columns()), "{shape:?}");
         // Every weight's partial results, of each block of rows or each sample, are merged.
@@ -137,8 +133,8 @@ fn sums_on_the_way_to_dx_are_found_again() {
         };
         assert_eq!(sums(&plan.passes[first]), sums(&plan.passes[second]));
         assert_eq!(length(sums(&plan.passes[first])), (samples * channels) as u64);
+        check_partials(&plan, &format!("{groups} groups of {channels} channels"));
         for pass in &plan.passes[first..second] {
-            check_partials(&plan, pass);
             let end = pass.partials_out_at + pass.partials_out * plan.walk(pass.over).targets();
             let sums = sums(&plan.passes[first]);
             assert!(end <= sums.start || pass.partials_out_at >= sums.end || pass.partials_out == 0);
@@ -211,9 +207,7 @@ fn sums_of_columns_find_room() {
         let plan = backward(&TensorDescriptor::new(&shape), None, ALL, &Profile::GPU);
         assert_eq!(traffic(&plan), expected, "{shape:?}");
         assert!(plan.scratch() <= limit, "{shape:?}: {}", plan.scratch());
-        for pass in &plan.passes {
-            check_partials(&plan, pass);
-        }
+        check_partials(&plan, &format!("{shape:?}"));
     }
     // A slice of each sample: a leaf's rows are all that a binding has to hold.
     for (shape, row, least) in [
@@ -266,9 +260,7 @@ fn channels_side_by_side_are_summed_before_their_groups() {
         let forward = plan(groups, shape, Op::Forward, &Profile::GPU);
         let passes: Vec<_> = forward.passes.iter().map(|p| (p.kernel, p.over)).collect();
         assert_eq!(passes, expected, "{shape:?}");
-        for pass in &forward.passes {
-            check_partials(&forward, pass);
-        }
+        check_partials(&forward, &format!("{shape:?}"));
         if expected.last() == Some(&APPLY) {
             let [.., merge, apply] = &forward.passes[..] else { unreachable!() };
             assert!(merge.finishes && merge.partials_out == 0 && !apply.reduces && !apply.finishes);
@@ -318,21 +310,8 @@ fn partial_results_fit_a_binding() {
                 assert!(scratch > 0 && scratch <= profile.max_binding_size, "{shape:?}: {scratch} bytes");
                 // One of 16 bytes for 32 elements, and one for 32 of those, at most.
                 assert!(scratch <= elements * 33 / 64, "{shape:?} {dtype:?}: {scratch} bytes for {elements}");
-                for pass in &plan.passes {
-                    check_partials(&plan, pass);
-                }
+                check_partials(&plan, &format!("{shape:?}"));
             }
         }
     }
-}
-
-/// What a pass writes lies in the scratch buffer, and apart from what it reads there.
-fn check_partials(plan: &Plan, pass: &Pass) {
-    let [read, written] = [
-        (pass.partials_in_at, pass.all_partials_in(&plan.problem)),
-        (pass.partials_out_at, pass.all_partials_out(&plan.problem)),
-    ]
-    .map(|(at, n)| at..at + n);
-    assert!(read.end <= written.start || written.end <= read.start, "{read:?} {written:?}");
-    assert!(read.end.max(written.end) * 16 <= plan.scratch());
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
 
 use std::collections::HashSet;
+use std::ops::Range;
 use wgpu_norm::layout::Walk;
 use wgpu_norm::plan::{Geometry, Kernel, Pass, Plan, Problem};
 use wgpu_norm::{
@@ -82,7 +83,7 @@ pub fn elements(plan: &Plan, walk: &Walk, pass: &Pass, target: u64, tile: u64) -
 }
 
 /// Elements of a window.
-pub fn length(range: std::ops::Range<u64>) -> u64 {
+pub fn length(range: Range<u64>) -> u64 {
     range.end - range.start
 }
 
@@ -117,5 +118,44 @@ pub fn check_windows(plan: &Plan, profile: &Profile, case: &str) {
         }
         assert!(taken.iter().all(|&t| t), "{case}: {:?} misses elements", pass.kernel);
         assert_eq!(tiles_taken.len() as u64, targets * pass.geometry.tiles, "{case}");
+    }
+}
+
+/// Grids hold all of their work, within the limits, and little more; a workgroup's columns are in one window.
+pub fn check_grids(plan: &Plan, profile: &Profile, call: &str) {
+    for (pass, d) in plan.passes.iter().flat_map(|p| p.dispatches.iter().map(move |d| (p, d))) {
+        let work = (d.targets.end - d.targets.start).div_ceil(pass.geometry.targets.into());
+        let work = work * (d.tiles.end - d.tiles.start);
+        let [x, y, z] = d.grid.map(u64::from);
+        assert!(x.max(y) <= profile.max_workgroups.into() && z == 1, "{call}: {:?}", d.grid);
+        assert!(x * y >= work && x * y < work + y.max(1), "{call}: {:?} for {work}", d.grid);
+        // A plane of columns' sums belongs to a workgroup, whatever the window that it is in.
+        let is_whole = d.targets.start.is_multiple_of(pass.geometry.targets.into());
+        assert!(is_whole || !pass.sums_columns(), "{call}: {:?}", d.targets);
+    }
+}
+
+/// Partial results are there when they are read, whole, and no pass writes where it reads.
+pub fn check_partials(plan: &Plan, call: &str) {
+    let ends = |at: u64, len: u64| at..at + len;
+    // What is there: pieces that a pass has written, apart from each other.
+    let mut there: Vec<Range<u64>> = Vec::new();
+    if matches!(plan.problem.op, Op::MergeSums(..) | Op::ApplyMoments | Op::ApplyGradientSums(_)) {
+        // What other members have sent.
+        there.extend(plan.passes.first().map(|p| ends(p.partials_in_at, p.all_partials_in(&plan.problem))));
+    }
+    for pass in &plan.passes {
+        let read = ends(pass.partials_in_at, pass.all_partials_in(&plan.problem));
+        let written = ends(pass.partials_out_at, pass.all_partials_out(&plan.problem));
+        assert!(
+            read.is_empty() || there.iter().any(|piece| piece.start <= read.start && read.end <= piece.end),
+            "{call}: {:?} reads {read:?} of {there:?}",
+            pass.kernel
+        );
+        let overlap = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
+        assert!(!overlap(&read, &written), "{call}: {:?} reads {read:?} and writes {written:?}", pass.kernel);
+        assert!(read.end.max(written.end) * 16 <= plan.scratch(), "{call}: {:?}", pass.kernel);
+        there.retain(|piece| !overlap(piece, &written));
+        there.extend((!written.is_empty()).then_some(written));
     }
 }
