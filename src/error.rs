@@ -220,7 +220,10 @@ pub enum Error {
     Readback(String),
 }
 
-/// [`Error::Length`] if a length is not the expected one.
-pub(crate) fn check_len(name: &'static str, actual: u64, expected: u64) -> Result<(), Error> {
-    if actual == expected { Ok(()) } else { Err(Error::Length { name, expected, actual }) }
+/// [`Error::Length`] if something that may be absent has another length than it needs.
+pub(crate) fn check_len(name: &'static str, actual: Option<usize>, expected: u64) -> Result<(), Error> {
+    match actual.map(|actual| actual as u64) {
+        Some(actual) if actual != expected => Err(Error::Length { name, expected, actual }),
+        _ => Ok(()),
+    }
 }

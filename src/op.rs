@@ -53,9 +53,13 @@ impl Fusion {
         }
     }
 
-    /// The same of moments alone, which take no residual that is added after the norm: it need not be given.
-    pub(crate) fn check_residual_of_moments(self, given: bool) -> Result<(), Error> {
-        if self.residual == Residual::After { Ok(()) } else { self.check_residual(given) }
+    /// The residual that moments are made with, checked as above. One that is added after the norm need not be given.
+    pub(crate) fn residual_of_moments<T>(self, given: Option<T>) -> Result<Option<T>, Error> {
+        if self.residual == Residual::After {
+            return Ok(None);
+        }
+        self.check_residual(given.is_some())?;
+        Ok(given)
     }
 
     /// Whether a forward pass is given a place for the sum exactly if it writes one.

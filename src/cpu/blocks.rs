@@ -31,8 +31,8 @@ pub(crate) enum Blocks {
 }
 
 impl Blocks {
-    /// For so many inputs. None where statistics are too few, rows are tiny, or a block would have fewer
-    /// short rows than it takes to end where a line does: then the tensor is read twice as a whole.
+    /// For so many inputs. None where statistics are too few, rows are tiny, or a block would have fewer short rows than it
+    /// takes to end where a line does: then the tensor is read twice as a whole.
     pub fn new(grid: &Grid, inputs: usize, exec: Exec) -> Option<Blocks> {
         if grid.columns {
             return None;

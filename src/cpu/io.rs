@@ -1,7 +1,7 @@
 //! The slices of a call.
 
 use super::way::Way;
-use crate::error::{self, Error};
+use crate::error::{Error, check_len};
 use crate::op::Given;
 use crate::plan::{Problem, Tensor};
 use crate::tensor::{BackwardPitches, DType, ForwardPitches};
@@ -147,11 +147,6 @@ impl<'a, I: Pod, O: Pod> Backward<'a, I, O> {
             pitches: self.pitches,
         }
     }
-}
-
-/// `Ok` if a slice that may be absent has the length that it needs.
-pub(super) fn check_len(name: &'static str, actual: Option<usize>, expected: u64) -> Result<(), Error> {
-    actual.map_or(Ok(()), |actual| error::check_len(name, actual as u64, expected))
 }
 
 /// `Ok` if a tensor that may be absent has as many bytes as it needs; if it has gaps, or more.

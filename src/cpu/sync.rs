@@ -3,14 +3,14 @@
 use super::call::{From, Types};
 use super::forward;
 use super::input::Place;
-use super::io::{Backward, Forward, Source, check_len};
+use super::io::{Backward, Forward, Source};
 use super::norm::Norm;
 use super::params::Affine;
 use super::saved::{Saved, Stat};
 use super::way::Way;
-use crate::error::Error;
+use crate::error::{Error, check_len};
 use crate::moments::Moments;
-use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
+use crate::op::{Commit, Direction, Fusion, Gradients, Op, Statistics};
 use crate::plan::Tensor;
 use crate::sums::GradientSums;
 use crate::tensor::{DType, ForwardPitches, Pitch, TensorDescriptor};
@@ -30,9 +30,8 @@ impl Norm {
         let pitches = ForwardPitches { sum: Pitch::default(), ..*pitches };
         let io = Forward { residual: residual.map(Source::From), pitches, ..Forward::new(x, &mut []) };
         let call = self.forward_call(tensor, fusion, Statistics::Batch, op, &io, (dtype, dtype))?;
-        fusion.check_residual_of_moments(residual.is_some())?;
-        let before = fusion.residual == Residual::Before;
-        let residual = residual.filter(|_| before);
+        let residual = fusion.residual_of_moments(residual)?;
+        let before = residual.is_some();
         super::io::check_tensor(&call.problem, Tensor::Input, dtype, Some(x.len()))?;
         super::io::check_tensor(&call.problem, Tensor::Residual, dtype, residual.map(<[u8]>::len))?;
         if call.problem.layout.elements == 0 {

@@ -257,7 +257,7 @@ pub(crate) fn check_apart<'a>(
         let binding = tensors[t as usize].as_ref().filter(|_| plan.uses(t))?;
         Some((plan.problem.name(t), binding, plan.problem.memory(t).span() * plan.problem.dtype(t).size()))
     };
-    for (first, binding, _) in Tensor::ALL.into_iter().filter_map(tensor) {
+    for (first, binding, _) in Tensor::ALL.into_iter().filter_map(tensor).chain(vectors.into_iter().flatten()) {
         if own.contains(&Some(binding.buffer)) {
             let hint = "the layer's buffers cannot be its tensors";
             return Err(Error::Overlap { first, second: "the layer's state", hint });
@@ -265,10 +265,6 @@ pub(crate) fn check_apart<'a>(
     }
     for (i, (first, binding, bytes)) in vectors.into_iter().enumerate().filter_map(|(i, v)| Some((i, v?))) {
         let others = Tensor::ALL.into_iter().filter_map(tensor).chain(vectors.into_iter().take(i).flatten());
-        if own.contains(&Some(binding.buffer)) {
-            let hint = "copy the gradient to a buffer of your own";
-            return Err(Error::Overlap { first, second: "the layer's state", hint });
-        }
         for (second, other, other_bytes) in others {
             let (a, b) = (range(binding, bytes), range(other, other_bytes));
             if binding.buffer == other.buffer && a.start < b.end && b.start < a.end {

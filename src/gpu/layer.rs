@@ -5,6 +5,7 @@ use super::encode::{Prepared, Vectors};
 use super::io::{self, Backward, Forward, InPlace, Tensors, check_binding};
 use super::key::Update;
 use super::params::Numbers;
+use super::recent::Recent;
 use super::saved::{Pool, Saved};
 use super::state::{state_buffer, stride};
 use crate::error::Error;
@@ -16,10 +17,6 @@ use crate::tensor::TensorDescriptor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use wgpu::{BufferUsages, CommandEncoder};
-
-/// Calls whose plans and bind groups are kept, those that came last: training forward and backward with three sets of
-/// buffers, evaluation, and one to spare.
-const PREPARED: usize = 8;
 
 /// Any of the five norms on a device.
 ///
@@ -52,8 +49,8 @@ pub struct Norm {
 #[derive(Debug, Default)]
 struct Scratch {
     partials: Option<wgpu::Buffer>,
-    plans: Vec<Arc<Plan>>,
-    prepared: Vec<(Call, Arc<Prepared>)>,
+    plans: Recent<Arc<Plan>>,
+    prepared: Recent<(Call, Arc<Prepared>)>,
 }
 
 /// What a prepared call was prepared for.
@@ -205,14 +202,11 @@ impl Norm {
     /// A plan, made once for the calls that come again and again.
     pub(super) fn plan(&self, problem: Problem) -> Result<Arc<Plan>, Error> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plan) = scratch.plans.iter().find(|plan| plan.problem == problem) {
+        if let Some(plan) = scratch.plans.find(|plan| plan.problem == problem) {
             return Ok(plan.clone());
         }
         let plan = Arc::new(Plan::new(problem, self.context.profile())?);
-        if scratch.plans.len() == PREPARED {
-            scratch.plans.remove(0);
-        }
-        scratch.plans.push(plan.clone());
+        scratch.plans.keep(plan.clone());
         Ok(plan)
     }
 
@@ -298,12 +292,9 @@ impl Norm {
             sums: sums.cloned(),
         };
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let prepared = match scratch.prepared.iter().position(|(c, _)| *c == call) {
-            Some(known) => {
-                // To the end, which is forgotten last.
-                scratch.prepared[known..].rotate_left(1);
-                scratch.prepared[scratch.prepared.len() - 1].1.clone()
-            }
+        let known = scratch.prepared.find(|(c, _)| *c == call).map(|(_, prepared)| prepared.clone());
+        let prepared = match known {
+            Some(prepared) => prepared,
             None => {
                 let partials = match sums {
                     Some(sums) => sums.clone(),
@@ -311,10 +302,7 @@ impl Norm {
                 };
                 let vectors = Vectors { state: &self.state, saved: &saved.buffer, partials: &partials };
                 let prepared = Arc::new(self.prepare(plan, tensors, vectors, update)?);
-                if scratch.prepared.len() == PREPARED {
-                    scratch.prepared.remove(0);
-                }
-                scratch.prepared.push((call, prepared.clone()));
+                scratch.prepared.keep((call, prepared.clone()));
                 prepared
             }
         };

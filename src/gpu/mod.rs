@@ -15,6 +15,7 @@ mod io;
 mod key;
 mod layer;
 mod params;
+mod recent;
 mod saved;
 mod shader;
 mod state;

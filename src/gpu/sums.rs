@@ -8,7 +8,7 @@ use super::layer::Norm;
 use super::saved::Saved;
 use crate::error::{Error, check_len};
 use crate::moments::Moments;
-use crate::op::{Commit, Direction, Fusion, Gradients, Op, Residual, Statistics};
+use crate::op::{Commit, Direction, Fusion, Gradients, Op, Statistics};
 use crate::plan::{Plan, Problem};
 use crate::sums::{GradientSums, Sum, check_count};
 use crate::tensor::{ForwardPitches, TensorDescriptor};
@@ -62,7 +62,7 @@ impl<S: Sum> DeviceSums<S> {
 impl Norm {
     /// First step, forward: moments of this shard. An empty shard (N = 0) has moments of count 0.
     ///
-    /// With [`Residual::Before`] `residual` is added to x. Only batch norm has this
+    /// With [`Residual::Before`](crate::Residual::Before) `residual` is added to x. Only batch norm has this
     /// ([`Error::Unexpected`] for the others).
     pub fn local_moments(
         &self,
@@ -73,10 +73,7 @@ impl Norm {
         residual: Option<wgpu::BufferBinding>,
         pitches: &ForwardPitches,
     ) -> Result<DeviceSums<Moments>, Error> {
-        let before = fusion.residual == Residual::Before;
-        fusion.check_residual_of_moments(residual.is_some())?;
-        let residual = residual.filter(|_| before);
-        let tensors = [Some(x), residual, None, None, None];
+        let tensors = [Some(x), fusion.residual_of_moments(residual)?, None, None, None];
         let problem =
             self.synchronised(tensor, fusion, Op::LocalSums(Direction::Forward))?.with_forward_pitches(pitches)?;
         let plan = self.plan(io::without_unused(problem, &tensors))?;
@@ -192,5 +189,5 @@ impl Norm {
 }
 
 fn check_channels<S: Sum>(sums: &DeviceSums<S>, channels: u64) -> Result<(), Error> {
-    check_len("the group's sums", sums.channels(), channels)
+    check_len("the group's sums", Some(sums.channels() as usize), channels)
 }

@@ -48,7 +48,7 @@ impl<I: Element, O: Element> Backward<'_, I, O> {
             ("dsum", self.dsum.map(<[I]>::len)),
         ];
         for (name, len) in lens {
-            len.map_or(Ok(()), |len| check_len(name, len as u64, problem.layout.elements))?;
+            check_len(name, len, problem.layout.elements)?;
         }
         Ok(self.x.len())
     }

@@ -1,7 +1,7 @@
 //! Forward passes on slices.
 
 use super::device::{Staging, commands, elements, poisoned, read, upload};
-use super::layer::{Layer, Norm, Saved};
+use super::layer::{Kept, Layer, Norm, Saved};
 use crate::element::Element;
 use crate::error::{Error, check_len};
 use crate::moments::Moments;
@@ -32,11 +32,11 @@ impl Norm {
     ) -> Result<(Output<I, O>, Saved), Error> {
         let call = Call { tensor, fusion, x, residual };
         match &mut self.0 {
-            Layer::Cpu(norm) => call.on_cpu(|io| norm.forward_train(tensor, fusion, io, commit)).map(kept),
+            Layer::Cpu(norm) => call.on_cpu(|io| norm.forward_train(tensor, fusion, io, commit)).map(kept(Kept::Cpu)),
             Layer::Gpu { norm, queue } => {
                 let run =
                     call.on_gpu(norm, queue, |encoder, io| norm.forward_train(encoder, tensor, fusion, io, commit));
-                run.await.map(kept)
+                run.await.map(kept(Kept::Gpu))
             }
         }
     }
@@ -69,10 +69,10 @@ impl Norm {
     ) -> Result<(Output<I, O>, Saved), Error> {
         let call = Call { tensor, fusion, x, residual };
         match &self.0 {
-            Layer::Cpu(norm) => call.on_cpu(|io| norm.forward_frozen(tensor, fusion, io)).map(kept),
+            Layer::Cpu(norm) => call.on_cpu(|io| norm.forward_frozen(tensor, fusion, io)).map(kept(Kept::Cpu)),
             Layer::Gpu { norm, queue } => {
                 let run = call.on_gpu(norm, queue, |encoder, io| norm.forward_frozen(encoder, tensor, fusion, io));
-                run.await.map(kept)
+                run.await.map(kept(Kept::Gpu))
             }
         }
     }
@@ -91,22 +91,22 @@ impl Norm {
         let call = Call { tensor, fusion, x, residual };
         match &mut self.0 {
             Layer::Cpu(norm) => {
-                call.on_cpu(|io| norm.forward_train_with(tensor, fusion, io, moments, commit)).map(kept)
+                call.on_cpu(|io| norm.forward_train_with(tensor, fusion, io, moments, commit)).map(kept(Kept::Cpu))
             }
             Layer::Gpu { norm, queue } => {
                 let moments = gpu::DeviceSums::from_slice(norm.context(), moments)?;
                 let run = call.on_gpu(norm, queue, |encoder, io| {
                     norm.forward_train_with(encoder, tensor, fusion, io, &moments, commit)
                 });
-                run.await.map(kept)
+                run.await.map(kept(Kept::Gpu))
             }
         }
     }
 }
 
-/// With what was kept on either backend.
-fn kept<O>((output, saved): (O, impl Into<Saved>)) -> (O, Saved) {
-    (output, saved.into())
+/// With what was kept on a backend.
+fn kept<O, S>(on_backend: fn(S) -> Kept) -> impl FnOnce((O, S)) -> (O, Saved) {
+    move |(output, saved)| (output, Saved(on_backend(saved)))
 }
 
 /// What a forward pass is given.
@@ -183,7 +183,7 @@ pub(super) fn check_slices<I: Element>(
         if I::DTYPE != tensor.dtype {
             return Err(Error::DType { name, expected: tensor.dtype, actual: I::DTYPE });
         }
-        check_len(name, slice.len() as u64, expected)?;
+        check_len(name, Some(slice.len()), expected)?;
     }
     Ok(expected as usize)
 }

@@ -34,18 +34,6 @@ impl Saved {
     }
 }
 
-impl From<cpu::Saved> for Saved {
-    fn from(saved: cpu::Saved) -> Saved {
-        Saved(Kept::Cpu(saved))
-    }
-}
-
-impl From<gpu::Saved> for Saved {
-    fn from(saved: gpu::Saved) -> Saved {
-        Saved(Kept::Gpu(saved))
-    }
-}
-
 #[derive(Debug)]
 pub(super) enum Kept {
     Cpu(cpu::Saved),
@@ -132,7 +120,7 @@ impl Norm {
         self.descriptor().affine().check(["weight", "bias"], [weight.is_some(), bias.is_some()])?;
         let expected = self.descriptor().affine_len();
         for (name, given) in [("weight", weight), ("bias", bias)] {
-            check_len(name, given.map_or(expected, |given| given.len() as u64), expected)?;
+            check_len(name, given.map(<[f32]>::len), expected)?;
         }
         match &mut self.0 {
             Layer::Cpu(norm) => {

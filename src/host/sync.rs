@@ -44,8 +44,8 @@ impl Norm {
         }
     }
 
-    /// First step, backward: sums of this shard, and from them its own dweight and dbias, for which `dsum` is not needed. Errors as
-    /// [`Norm::backward`]; [`Error::Foreign`] also if `saved` is not from [`Norm::forward_train_with`].
+    /// First step, backward: sums of this shard, and from them its own dweight and dbias, for which `dsum` is not needed.
+    /// Errors as [`Norm::backward`]; [`Error::Foreign`] also if `saved` is not from [`Norm::forward_train_with`].
     pub async fn local_gradient_sums<I: Element, O: Element>(
         &self,
         saved: &Saved,

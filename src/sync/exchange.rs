@@ -40,21 +40,21 @@ fn number(value: u32) -> String {
     value.to_string()
 }
 
-fn head(call: Direction, dtype: DType, channels: Result<&[usize], ()>, settings: &[Word]) -> Vec<Word> {
+fn head<S: Sum>(dtype: DType, local: &Result<Vec<Vec<S>>, Error>, settings: &[Word]) -> Vec<Word> {
     let show_call = |v| if v == Direction::Forward as u32 { "forward".into() } else { "backward".into() };
     let show_dtype = |v| {
         let known = [DType::F32, DType::F16, DType::BF16].into_iter().find(|&dtype| dtype as u32 == v);
         known.map_or_else(|| number(v), |dtype| format!("{dtype:?}"))
     };
-    let layers = channels.unwrap_or_default();
+    let layers = local.as_deref().unwrap_or_default();
     let fixed = [
         Word { what: "the version of wgpu-norm's exchange", value: VERSION, show: number },
-        Word { what: "the call", value: call as u32, show: show_call },
+        Word { what: "the call", value: S::DIRECTION as u32, show: show_call },
         Word { what: "the element type", value: dtype as u32, show: show_dtype },
         Word { what: "the number of layers", value: layers.len() as u32, show: number },
-        Word { what: "success", value: channels.is_ok().into(), show: number },
+        Word { what: "success", value: local.is_ok().into(), show: number },
     ];
-    let channels = layers.iter().map(|&len| Word { what: CHANNELS, value: len as u32, show: number });
+    let channels = layers.iter().map(|layer| Word { what: CHANNELS, value: layer.len() as u32, show: number });
     fixed.into_iter().chain(channels).chain(settings.iter().copied()).collect()
 }
 
@@ -84,12 +84,10 @@ pub(super) async fn all_reduce_alike<S: Sum>(
     settings: &[Word],
 ) -> Result<Vec<Vec<S>>, Error> {
     let own_rank = group.rank();
-    let layers = local.as_ref().map_or(&[] as &[Vec<S>], Vec::as_slice);
-    let channels: Vec<usize> = layers.iter().map(Vec::len).collect();
-    let own = head(S::DIRECTION, dtype, local.as_ref().map(|_| &channels[..]).map_err(|_| ()), settings);
+    let own = head(dtype, &local, settings);
     let head: Vec<u32> = own.iter().map(|word| word.value).collect();
     let mut message: Vec<u8> = bytemuck::cast_slice(&head).to_vec();
-    for layer in layers {
+    for layer in local.iter().flatten() {
         message.extend_from_slice(bytemuck::cast_slice(layer));
     }
     let messages = group.all_gather(&message).await?;

@@ -55,7 +55,7 @@ fn combine(members: &[Running], counts: &[u64], join: impl Fn(&[Value]) -> (f64,
         ]
     });
     for (name, expected, actual) in lengths.chain([("counts", members.len(), counts.len())]) {
-        check_len(name, actual as u64, expected as u64)?;
+        check_len(name, Some(actual), expected as u64)?;
     }
     if counts.iter().all(|&c| c == 0) {
         return Err(Error::Empty { what: "the total count" });
