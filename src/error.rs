@@ -188,6 +188,12 @@ pub enum Error {
         /// Which member.
         rank: usize,
     },
+    /// A member of the group is gone, or gave up an exchange: nobody can tell which exchange the others are in.
+    #[error("rank {rank} of the group is gone, or gave up an exchange: the group cannot be used any more")]
+    MemberGone {
+        /// Which member.
+        rank: usize,
+    },
     /// Members of the group did not come in time.
     #[error("ranks {missing:?} of the group did not come within {seconds} s: the group cannot be used any more")]
     Timeout {

@@ -94,6 +94,14 @@ impl Problem {
         })
     }
 
+    /// A backward pass of this forward pass. [`Error::Foreign`] if one is a part of a synchronised step and the other is not.
+    pub(crate) fn backward(self, op: Op) -> Result<Problem, Error> {
+        if self.op.is_synchronised() != op.is_synchronised() {
+            return Err(Error::Foreign { what: "kind of pass (synchronised or not)" });
+        }
+        Ok(Problem { op, ..self })
+    }
+
     /// Checks the element types that a backward pass is given. [`Error::DType`]
     pub(crate) fn check_types(&self, x: DType, dy: DType) -> Result<(), Error> {
         for (name, expected, actual) in [("x", self.input, x), ("dy", self.output, dy)] {
@@ -105,7 +113,7 @@ impl Problem {
     }
 
     /// The same with tensors that have gaps. [`Error::Pitch`] if rows or samples of one would overlap, [`Error::TooLarge`],
-    /// [`Error::Unexpected`] for two different pitches where rows are samples (layer and RMS norm).
+    /// [`Error::Unexpected`] for two different pitches where rows are samples.
     pub fn with_forward_pitches(self, pitches: &ForwardPitches) -> Result<Problem, Error> {
         let ForwardPitches { x, residual, y, sum } = *pitches;
         self.with_pitches([x, residual, Pitch::default(), y, sum])
@@ -120,14 +128,7 @@ impl Problem {
 
     fn with_pitches(mut self, pitches: [Pitch; 5]) -> Result<Problem, Error> {
         self.memories = [self.layout.memory; 5];
-        let rows_are_samples = self.layout.stat_of_affine.position != 0;
         for (tensor, pitch) in Tensor::ALL.into_iter().zip(pitches).filter(|(_, pitch)| *pitch != Pitch::default()) {
-            if rows_are_samples && pitch.row.zip(pitch.sample).is_some_and(|(row, sample)| row != sample) {
-                return Err(Error::Unexpected {
-                    name: "a row's pitch other than a sample's",
-                    reason: "a norm over trailing axes takes all leading axes as one, whose rows are equally far apart",
-                });
-            }
             self.memories[tensor as usize] = self.layout.memory.with_pitch(self.name(tensor), pitch)?;
         }
         Ok(self)

@@ -1,7 +1,8 @@
 //! What members of a group exchange: one sum a channel.
 
-use crate::error::Error;
+use crate::error::{Error, check_len};
 use crate::moments::Moments;
+use crate::norm::NormDescriptor;
 use crate::op::Direction;
 
 /// Sums over the elements of one channel, for the backward pass of synchronised batch norm.
@@ -75,6 +76,11 @@ pub(crate) fn check_count(shards: impl Iterator<Item = u64>) -> Result<u64, Erro
         return Err(Error::TooLarge { what: "values of one statistic, of all shards", required: count, limit });
     }
     Ok(count)
+}
+
+/// [`Error::Length`] if sums are not one a channel.
+pub(crate) fn check_channels(sums: usize, of: &NormDescriptor) -> Result<(), Error> {
+    check_len("the group's sums", Some(sums), of.affine_len())
 }
 
 /// Merges shards in the order given, by the same binary tree as within a device.

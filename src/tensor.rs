@@ -130,6 +130,13 @@ pub struct ForwardPitches {
     pub sum: Pitch,
 }
 
+impl ForwardPitches {
+    /// Those of what a pass that only sums reads.
+    pub(crate) fn of_inputs(&self) -> ForwardPitches {
+        ForwardPitches { x: self.x, residual: self.residual, ..Default::default() }
+    }
+}
+
 /// Pitches of a backward pass's tensors; by default none has gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BackwardPitches {
@@ -145,4 +152,11 @@ pub struct BackwardPitches {
     pub dx: Pitch,
     /// Of the gradient of the residual.
     pub dresidual: Pitch,
+}
+
+impl BackwardPitches {
+    /// As [`ForwardPitches::of_inputs`].
+    pub(crate) fn of_inputs(&self) -> BackwardPitches {
+        BackwardPitches { x: self.x, residual: self.residual, dy: self.dy, ..Default::default() }
+    }
 }

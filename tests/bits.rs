@@ -384,11 +384,22 @@ fn in_place() {
                 continue;
             }
             for shift in [0, 1] {
-                let place = Placement { shift, shared: shift == 1, over: Some(over), gaps: Gaps::None };
+                let place = Placement { shift, shared: shift == 1, over: Some(over), ..Placement::PLAIN };
                 let on_top = placement::run(gpu, context, case, data, place);
                 assert_eq!(on_top.evaluated, apart.evaluated, "{}: {} {place:?}", gpu.name, case.name());
                 assert_eq!(on_top.trained, apart.trained, "{}: {} {place:?}", gpu.name, case.name());
             }
+        }
+        if !case.has_sum() {
+            return;
+        }
+        for (over, sum_over) in
+            [(Some(Over::X), Over::Residual), (Some(Over::Residual), Over::X), (None, Over::Residual), (None, Over::X)]
+        {
+            let shift = usize::from(over.is_some());
+            let place = Placement { shift, over, sum_over: Some(sum_over), ..Placement::PLAIN };
+            let on_top = placement::run(gpu, context, case, data, place);
+            assert_eq!(on_top, apart, "{}: {} {place:?}", gpu.name, case.name());
         }
     });
 }

@@ -325,7 +325,20 @@ fn overlaps() {
         fails!(bench.eval(&tensor, AFTER, &residual(bench.at(2, 4))), Error::Overlap { .. }, ["y and residual"]);
         let sum = |sum| gpu::Forward { sum: Some(sum), ..residual(bench.b(1)) };
         fails!(bench.train(&tensor, BEFORE, &sum(bench.b(1))), Error::Overlap { .. }, ["y and sum"]);
-        fails!(bench.eval(&tensor, BEFORE, &sum(bench.b(0))), Error::Overlap { .. }, ["sum and x"]);
+        for offset in [4, 128, LEN * 4 - 4] {
+            let of_x = sum(bench.at(0, offset));
+            fails!(bench.eval(&tensor, BEFORE, &of_x), Error::Overlap { .. }, ["sum and x", "in part"]);
+            fails!(bench.train(&tensor, BEFORE, &of_x), Error::Overlap { .. }, ["sum and x", "in part"]);
+        }
+        assert!(bench.eval(&tensor, BEFORE, &sum(bench.b(0))).is_ok(), "the sum over x");
+        // Backward reads the sum, wherever it is, and nothing else.
+        for (y, over) in [(1, 0), (1, 2), (0, 2), (2, 0), (0, 4), (2, 4)] {
+            let io = gpu::Forward { y: bench.b(y), ..sum(bench.b(over)) };
+            assert!(bench.train(&tensor, BEFORE, &io).is_ok(), "y over {y}, the sum over {over}");
+            assert!(bench.frozen(&tensor, BEFORE, &io).is_ok(), "y over {y}, the sum over {over}");
+        }
+        let both = gpu::Forward { y: bench.b(0), ..sum(bench.b(0)) };
+        fails!(bench.train(&tensor, BEFORE, &both), Error::Overlap { .. }, ["y and sum"]);
 
         let dx = |dx| gpu::Backward { dx: Some(dx), ..bench.gradients() };
         fails!(bench.backward(PLAIN, &dx(bench.b(1))), Error::Overlap { .. }, ["dx and dy", "own"]);
@@ -437,6 +450,10 @@ fn states() {
 }
 
 /// Sizes that make no sense are no endless loop and no division by 0, and limits that are too low are told first.
+fn own_of(gpu: &Gpu) -> Profile {
+    Profile::new(gpu.info.device_type, &gpu.device.limits())
+}
+
 #[test]
 fn profiles() {
     let own = Profile::GPU;
@@ -470,6 +487,12 @@ fn profiles() {
                 ["Profile::", name]
             );
         }
+        let alignment = gpu.device.limits().min_storage_buffer_offset_alignment;
+        let finer = Profile { offset_alignment: u64::from(alignment) / 2, ..own_of(gpu) };
+        let error = gpu::Context::with_profile(&gpu.device, finer, None);
+        fails!(error, Error::Limit { .. }, ["min_storage_buffer_offset_alignment", &alignment.to_string()]);
+        let coarser = Profile { offset_alignment: u64::from(alignment) * 2, ..own_of(gpu) };
+        assert!(gpu::Context::with_profile(&gpu.device, coarser, None).is_ok());
         let required_limits = wgpu::Limits::downlevel_webgl2_defaults();
         let small = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
         let (device, _) = pollster::block_on(gpu.adapter.request_device(&small)).unwrap();

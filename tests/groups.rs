@@ -157,7 +157,7 @@ fn a_member_that_gives_up_an_exchange_breaks_the_group() {
     drop(given_up);
     for member in &members {
         let error = pollster::block_on(member.all_gather(b"second")).unwrap_err();
-        assert!(matches!(&error, Error::Timeout { missing, .. } if missing == &[0]), "{error}");
+        assert!(matches!(error, Error::MemberGone { rank: 0 }), "{error}");
     }
 }
 

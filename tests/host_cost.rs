@@ -5,7 +5,7 @@ mod adapters;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use wgpu_norm::{BatchNormDescriptor, Commit, Fusion, TensorDescriptor, gpu};
+use wgpu_norm::{BatchNormDescriptor, Commit, Fusion, LayerNormDescriptor, TensorDescriptor, gpu};
 
 /// Counts the allocations of each thread.
 struct Counting;
@@ -172,6 +172,44 @@ fn recording_allocates_only_what_wgpu_does() {
             gpu.name
         ));
         assert!(ours <= of_wgpu, "{}: {ours} allocations, wgpu alone makes {of_wgpu}", gpu.name);
+    }
+}
+
+/// A layer that has met more shapes than it keeps buffers for goes on to use what it has of the last.
+#[test]
+fn a_ninth_shape_is_kept_too() {
+    for gpu in adapters::all() {
+        let _turn = gpu.turn();
+        let device = &gpu.device;
+        let norm = gpu::Norm::new(&gpu::Context::new(device).unwrap(), LayerNormDescriptor::new(&[4])).unwrap();
+        let [x, y] = [(); 2].map(|()| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: 4096 * 16,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            })
+        });
+        let io = gpu::Forward::new(x.as_entire_buffer_binding(), y.as_entire_buffer_binding());
+        let record = |rows: usize| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            allocations(|| {
+                let tensor = [rows, 4];
+                let tensor = TensorDescriptor::new(&tensor);
+                drop(norm.forward_train(&mut encoder, &tensor, Fusion::default(), &io, Commit::Skip).unwrap());
+            })
+        };
+        let warm = |rows| {
+            record(rows);
+            record(rows);
+            record(rows)
+        };
+        let first = warm(100);
+        for rows in 1..=9 {
+            warm(200 * rows);
+        }
+        let last = warm(4000);
+        assert!(last <= first, "{}: {last} allocations after other shapes, {first} before", gpu.name);
     }
 }
 

@@ -44,6 +44,47 @@ fn training_keeps_what_backward_reads() {
     run(AFTER, None, Some(From(&other)), false).unwrap();
 }
 
+/// Backward reads the sum of x and the residual, so both may be where anything goes.
+#[test]
+fn the_sum_may_be_where_an_input_was() {
+    use cpu::Source::{From, InPlace, InSum};
+    const BEFORE: Fusion = Fusion { residual: Residual::Before, relu: false };
+    let (x, residual) = ([4.0, 0.5, -1.0, 2.0], [1.0, 2.0, 3.0, 5.0]);
+    // What y and the sum hold, and hold then.
+    let run = |x, residual, mut y: [f32; 4], sum: Option<[f32; 4]>| {
+        let mut layer = cpu::Norm::new(BatchNormDescriptor::new(2)).unwrap();
+        let before = layer.state().clone();
+        let mut written = sum;
+        let io = cpu::Forward {
+            x,
+            residual: Some(residual),
+            sum: written.as_mut().map(|sum| &mut sum[..]),
+            ..cpu::Forward::new(&[], &mut y)
+        };
+        let trained = layer.forward_train::<f32, f32>(&TensorDescriptor::new(&[2, 2]), BEFORE, io, Commit::Update);
+        assert!(trained.is_ok() || (*layer.state() == before && written == sum));
+        trained.map(|_| (y, written.unwrap()))
+    };
+    let poison = [f32::NAN; 4];
+    let apart = run(From(&x), From(&residual), poison, Some(poison)).unwrap();
+    assert_eq!(apart.1, [5.0, 2.5, 2.0, 7.0]);
+    assert_eq!(run(From(&x), InSum, poison, Some(residual)), Ok(apart));
+    assert_eq!(run(InSum, From(&residual), poison, Some(x)), Ok(apart));
+    assert_eq!(run(InPlace, InSum, x, Some(residual)), Ok(apart));
+    assert_eq!(run(InSum, InPlace, residual, Some(x)), Ok(apart));
+    assert_eq!(run(InPlace, From(&residual), x, Some(poison)), Ok(apart));
+
+    let both = run(InSum, InSum, poison, Some([1.0; 4])).unwrap_err();
+    assert!(matches!(both, Error::Overlap { first: "x and residual", second: "sum", .. }), "{both:?}");
+    let none = run(From(&x), InSum, [0.0; 4], None).unwrap_err();
+    assert!(matches!(none, Error::Missing { name: "sum", .. }), "{none:?}");
+    let mut layer = cpu::Norm::new(BatchNormDescriptor::new(2)).unwrap();
+    let mut y = [0.0; 4];
+    let io = cpu::Forward { residual: Some(InSum), ..cpu::Forward::new(&x, &mut y) };
+    let error = layer.forward_train::<f32, f32>(&TensorDescriptor::new(&[2, 2]), AFTER, io, Commit::Update);
+    assert!(matches!(error, Err(Error::Missing { name: "sum", .. })), "{error:?}");
+}
+
 #[test]
 fn elements_that_lie_in_place_keep_their_type() {
     let layer = cpu::Norm::new(BatchNormDescriptor::new(2)).unwrap();

@@ -4,7 +4,8 @@
 //#else
 @group(0) @binding(6) var<storage, read_write> state: array<u32>;
 //#end
-// Per statistic mean (high, low), 1/std, biased variance; then dweight and dbias.
+// Per statistic mean (high, low), 1/std, biased variance, or of a frozen pass running_mean and running_var; then dweight and
+// dbias.
 //#if SAVED_FOURS
 @group(0) @binding(7) var<storage, read_write> saved: array<vec4<u32>>;
 //#else
@@ -32,6 +33,21 @@ fn numbers_at(vector: u32, i: Indices) -> Numbers {
     return Numbers(four.x, four.y, four.z, four.w);
 //#else
     return Numbers(state_at(vector, i[0]));
+//#end
+}
+
+// Running mean (0) or variance (1), as they are, or were when the forward pass was recorded.
+fn running_at(which: u32, i: Indices) -> Numbers {
+//#if FORWARD
+    return numbers_at(2u + which, i);
+//#else
+    let at = which * params.state_stride + i[0];
+//#if FOUR_TARGETS
+    let four = bitcast<vec4<f32>>(saved[at >> 2u]);
+    return Numbers(four.x, four.y, four.z, four.w);
+//#else
+    return Numbers(bitcast<f32>(saved[at]));
+//#end
 //#end
 }
 
@@ -76,8 +92,8 @@ fn saved_stat(i: u32) -> Stat {
 
 fn stats_at(i: Indices) -> Stats {
     if (RUNNING) {
-        let mean = numbers_at(2u, i);
-        let variance = numbers_at(3u, i);
+        let mean = running_at(0u, i);
+        let variance = running_at(1u, i);
         return Stats(
 //#for t
             Stat(mean[$t], 0.0, inverse_std(variance[$t]), variance[$t]),

@@ -15,7 +15,7 @@ use super::source::GradientOf;
 use super::way::Way;
 use crate::error::Error;
 use crate::moments::Moments;
-use crate::op::{Commit, Fusion, Gradients, Op, Residual, Statistics};
+use crate::op::{Commit, Fusion, Op, Residual, Statistics};
 use crate::plan::{Problem, Tensor};
 use crate::tensor::{DType, TensorDescriptor};
 
@@ -127,13 +127,11 @@ impl Norm {
         types: Types,
         backward_follows: bool,
     ) -> Result<(Call, Vec<Stat>), Error> {
-        let running = self.state.running.as_ref().filter(|_| self.descriptor.running_stats().is_some());
         // A frozen layer has running statistics, or it is an error.
-        let given = running.is_some() || backward_follows;
-        let statistics = if given { Statistics::Running } else { Statistics::Batch };
+        let statistics = if backward_follows { Statistics::Running } else { self.descriptor.evaluation() };
         let call = self.forward_call(tensor, fusion, statistics, Op::Forward, &io, types)?;
         io.check(&call.problem, backward_follows)?;
-        let stats = match running {
+        let stats = match &self.state.running {
             Some(running) => {
                 let eps = self.descriptor.eps();
                 let channels = running.running_mean.iter().zip(&running.running_var);
@@ -147,11 +145,7 @@ impl Norm {
     }
 
     pub(super) fn any_backward(&self, saved: Saved, mut io: Backward<'_, u8, u8>, types: Types) -> Result<(), Error> {
-        let wanted = Gradients {
-            dx: io.dx.is_some(),
-            dresidual: io.dresidual.is_some(),
-            affine: io.dweight.is_some() || io.dbias.is_some(),
-        };
+        let wanted = io.wanted();
         let call = self.backward_call(&saved, &io, Op::Backward(wanted), types)?;
         let (dweight, dbias) = (io.dweight.take(), io.dbias.take());
         let affine = self.run_backward(&call, &saved, io, wanted.affine, None);
@@ -184,34 +178,34 @@ impl Norm {
         op: Op,
         (input, output): Types,
     ) -> Result<Call, Error> {
-        if saved.layer != self.id {
-            return Err(Error::Foreign { what: "layer" });
-        }
-        if saved.problem.op.is_synchronised() != op.is_synchronised() {
-            return Err(Error::Foreign { what: "kind of pass (synchronised or not)" });
-        }
-        let problem = Problem { op, ..saved.problem }.with_backward_pitches(&io.pitches)?;
+        self.check_own(saved)?;
+        let problem = saved.problem.backward(op)?.with_backward_pitches(&io.pitches)?;
         problem.check_types(input, output)?;
         problem.affine.check(["dweight", "dbias"], [io.dweight.is_some(), io.dbias.is_some()])?;
         io.check(&problem, self.descriptor.affine_len())?;
         Call::new(self, problem, io.way(&problem))
     }
 
+    /// Checks that `saved` is this layer's.
+    pub(crate) fn check_own(&self, saved: &Saved) -> Result<(), Error> {
+        if saved.layer == self.id { Ok(()) } else { Err(Error::Foreign { what: "layer" }) }
+    }
+
     /// y, and the statistics that it is made with if they are the input's own.
     pub(super) fn run(&self, call: &Call, io: Forward<'_, u8, u8>, from: From) -> (Vec<Moments>, Vec<Stat>) {
         let fusion = call.problem.fusion;
-        let read = |source, tensor| match source {
-            Source::From(bytes) => Some(call.input(tensor, bytes)),
-            Source::InPlace => None,
-        };
-        let inputs = [read(io.x, Tensor::Input), io.residual.and_then(|source| read(source, Tensor::Residual))];
         // SAFETY: `Pass` has tasks with areas of their own.
         let y = unsafe { call.output(Tensor::Output, io.y, call.way) };
         // SAFETY: as above.
         let sum = io.sum.map(|sum| unsafe { call.output(Tensor::SecondOutput, sum, Way::Cached) });
-        let place = |input: Option<_>| input.map_or(Place::Own(&y), Place::In);
-        let x = place(inputs[0]);
-        let residual = io.residual.map(|_| place(inputs[1]));
+        let place = |source, tensor| match (source, &sum) {
+            (Source::From(bytes), _) => Place::In(call.input(tensor, bytes)),
+            (Source::InSum, Some(sum)) => Place::Own(sum),
+            // Without a sum nothing is in it: see `Forward::check`.
+            (Source::InPlace | Source::InSum, _) => Place::Own(&y),
+        };
+        let x = place(io.x, Tensor::Input);
+        let residual = io.residual.map(|source| place(source, Tensor::Residual));
         let before = fusion.residual == Residual::Before;
         let added = residual.zip(sum.as_ref()).filter(|_| before).map(|(residual, sum)| (x, residual, sum));
         let pass = forward::Pass {

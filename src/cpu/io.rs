@@ -2,7 +2,7 @@
 
 use super::way::Way;
 use crate::error::{Error, check_len};
-use crate::op::Given;
+use crate::op::{Given, Gradients, Residual};
 use crate::plan::{Problem, Tensor};
 use crate::tensor::{BackwardPitches, DType, ForwardPitches};
 use bytemuck::Pod;
@@ -14,6 +14,8 @@ pub enum Source<'a, T> {
     From(&'a [T]),
     /// In `y`, which holds it on entry. Input and output must have the same element type.
     InPlace,
+    /// In `sum`, which holds it on entry: a residual stream that is updated in place.
+    InSum,
 }
 
 impl<'a, T: Pod> Source<'a, T> {
@@ -22,6 +24,7 @@ impl<'a, T: Pod> Source<'a, T> {
         match self {
             Source::From(slice) => Source::From(bytemuck::cast_slice(slice)),
             Source::InPlace => Source::InPlace,
+            Source::InSum => Source::InSum,
         }
     }
 }
@@ -44,7 +47,7 @@ impl<'a, T> Source<'a, T> {
     pub(super) fn slice(&self) -> Option<&'a [T]> {
         match *self {
             Source::From(slice) => Some(slice),
-            Source::InPlace => None,
+            Source::InPlace | Source::InSum => None,
         }
     }
 }
@@ -52,7 +55,8 @@ impl<'a, T> Source<'a, T> {
 /// Inputs and outputs of a forward pass. All slices have as many elements as the tensor; more if it has gaps.
 #[derive(Debug)]
 pub struct Forward<'a, I, O> {
-    /// The input. In place only in evaluation, because a backward pass needs it again.
+    /// The input. In place only in evaluation, because a backward pass needs it again; with
+    /// [`Residual::Before`](crate::Residual::Before) it needs the sum alone.
     pub x: Source<'a, I>,
     /// The second input, if the call fuses one. In place in evaluation, and in training unless the backward pass
     /// needs it again, which [`Residual::After`](crate::Residual::After) with a ReLU does.
@@ -186,7 +190,17 @@ impl Forward<'_, u8, u8> {
         if x_in_place && residual_in_place {
             return overlap("x and residual", "only one of them can be where y goes");
         }
-        if x_in_place && training {
+        match (matches!(self.x, Source::InSum), matches!(self.residual, Some(Source::InSum))) {
+            (true, true) => {
+                let hint = "only one of them can be where their sum goes";
+                return Err(Error::Overlap { first: "x and residual", second: "sum", hint });
+            }
+            (true, _) | (_, true) if self.sum.is_none() => {
+                return Err(Error::Missing { name: "sum", hint: "x or residual is said to be in it" });
+            }
+            _ => {}
+        }
+        if x_in_place && training && fusion.residual != Residual::Before {
             return overlap("x", "the backward pass needs x: write y elsewhere, or over the residual");
         }
         if residual_in_place && training && fusion.masks_by_residual() {
@@ -200,6 +214,12 @@ impl Forward<'_, u8, u8> {
 }
 
 impl Backward<'_, u8, u8> {
+    /// The gradients that are asked for.
+    pub(super) fn wanted(&self) -> Gradients {
+        let Backward { dx, dresidual, dweight, dbias, .. } = self;
+        Gradients { dx: dx.is_some(), dresidual: dresidual.is_some(), affine: dweight.is_some() || dbias.is_some() }
+    }
+
     /// How gradients are to be written.
     pub(super) fn way(&self, problem: &Problem) -> Way {
         let residual = self.residual.or(self.dsum).map(|_| Tensor::Residual);

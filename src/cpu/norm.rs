@@ -57,7 +57,7 @@ impl Norm {
         Norm::with_state(descriptor, state)
     }
 
-    /// A layer with parameters from elsewhere. [`Error::Length`] if they are not what the descriptor asks for.
+    /// A layer with parameters from elsewhere. Errors as [`Norm::new`] and [`State::check`].
     pub fn with_state(descriptor: impl Into<NormDescriptor>, state: State) -> Result<Norm, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let descriptor = descriptor.into();
@@ -76,8 +76,8 @@ impl Norm {
         &self.state
     }
 
-    /// Weight, bias and running statistics, to be changed by an optimiser or loaded. Lengths are checked at the
-    /// next call.
+    /// Weight, bias and running statistics, to be changed by an optimiser or loaded. [`State::check`] is done by the next
+    /// call.
     pub fn state_mut(&mut self) -> &mut State {
         &mut self.state
     }
@@ -114,7 +114,7 @@ impl Norm {
 
     /// Evaluation that keeps what [`Norm::backward`] needs: a frozen layer inside a network that trains.
     ///
-    /// Errors as [`Norm::forward_eval`]; x must not be where y goes, and [`Error::Missing`] where the layer tracks no running
+    /// Errors as [`Norm::forward_eval`]; x must not be where y goes if backward needs it, and [`Error::Missing`] where the layer tracks no running
     /// statistics.
     pub fn forward_frozen<I: Element, O: Element>(
         &self,
@@ -125,7 +125,8 @@ impl Norm {
         self.any_forward_frozen(tensor, fusion, io.cast(), (I::DTYPE, O::DTYPE))
     }
 
-    /// Gradients of the pass that returned `saved`, with PyTorch's meaning.
+    /// Gradients of the pass that returned `saved`, with PyTorch's meaning. Weight and bias are read once more: they must be
+    /// those of the forward pass still.
     ///
     /// Where nothing came through the ReLU, nothing goes back. Gradients of statistics are included where the
     /// statistics were the batch's own. [`Error::Foreign`] if `saved` is another layer's; [`Error::Length`],
@@ -178,8 +179,8 @@ impl Norm {
 
     /// First step, backward: sums of this shard, which are also its own dbias and dweight.
     ///
-    /// Those stay local, as in PyTorch: the optimiser of data-parallel training sums them over the members with
-    /// all other gradients. Gradients that `io` asks for are left to the last step. Errors as [`Norm::backward`];
+    /// Those stay local, as in PyTorch: the optimiser of data-parallel training sums (or averages) them over the members
+    /// with all other gradients. dx and dresidual of `io` are left to the last step. Errors as [`Norm::backward`];
     /// [`Error::Foreign`] also if `saved` is not from [`Norm::forward_train_with`].
     pub fn local_gradient_sums<I: Element, O: Element>(
         &self,
@@ -190,7 +191,7 @@ impl Norm {
     }
 
     /// Last step, backward: dx (and dresidual) from the sums of the whole group, one a channel: [`Error::Length`] if they are
-    /// not. Other errors as [`Norm::local_gradient_sums`].
+    /// not. dweight and dbias of `io` are the first step's, and left alone. Other errors as [`Norm::local_gradient_sums`].
     pub fn backward_with<I: Element, O: Element>(
         &self,
         saved: Saved,

@@ -8,12 +8,12 @@ use super::norm::Norm;
 use super::params::Affine;
 use super::saved::{Saved, Stat};
 use super::way::Way;
-use crate::error::{Error, check_len};
+use crate::error::Error;
 use crate::moments::Moments;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Statistics};
 use crate::plan::Tensor;
-use crate::sums::GradientSums;
-use crate::tensor::{DType, ForwardPitches, Pitch, TensorDescriptor};
+use crate::sums::{GradientSums, check_channels};
+use crate::tensor::{DType, ForwardPitches, TensorDescriptor};
 
 impl Norm {
     pub(super) fn any_local_moments(
@@ -26,9 +26,8 @@ impl Norm {
     ) -> Result<Vec<Moments>, Error> {
         self.descriptor().check_batch()?;
         let op = Op::LocalSums(Direction::Forward);
-        // The sum is this call's own, and lies in memory without gaps.
-        let pitches = ForwardPitches { sum: Pitch::default(), ..*pitches };
-        let io = Forward { residual: residual.map(Source::From), pitches, ..Forward::new(x, &mut []) };
+        let io =
+            Forward { residual: residual.map(Source::From), pitches: pitches.of_inputs(), ..Forward::new(x, &mut []) };
         let call = self.forward_call(tensor, fusion, Statistics::Batch, op, &io, (dtype, dtype))?;
         let residual = fusion.residual_of_moments(residual)?;
         let before = residual.is_some();
@@ -70,7 +69,7 @@ impl Norm {
         types: Types,
     ) -> Result<Saved, Error> {
         self.descriptor().check_batch()?;
-        check_len("the group's sums", Some(moments.len()), self.descriptor().affine_len())?;
+        check_channels(moments.len(), self.descriptor())?;
         let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::ApplyMoments, &io, types)?;
         io.check(&call.problem, true)?;
         let stats: Vec<Stat> = moments.iter().map(|m| Stat::new(m, self.descriptor.eps())).collect();
@@ -87,15 +86,25 @@ impl Norm {
         io: Backward<'_, u8, u8>,
         types: Types,
     ) -> Result<Vec<GradientSums>, Error> {
+        // The rest is the last step's.
+        let mut io = Backward { dsum: None, dx: None, dresidual: None, pitches: io.pitches.of_inputs(), ..io };
         let call = self.backward_call(saved, &io, Op::LocalSums(Direction::Backward), types)?;
-        if call.problem.layout.elements == 0 {
-            return Ok(vec![GradientSums::default(); self.descriptor().affine_len() as usize]);
+        let (dweight, dbias) = (io.dweight.take(), io.dbias.take());
+        let sums = if call.problem.layout.elements == 0 {
+            vec![GradientSums::default(); self.descriptor().affine_len() as usize]
+        } else {
+            let sums = self.run_backward(&call, saved, io, true, None);
+            let count = call.problem.layout.affine.count() as u32;
+            let sums_of = |(&sum_dy, &sum_dy_xhat)| GradientSums { count, sum_dy, sum_dy_xhat, reserved: 0.0 };
+            sums.bias().iter().zip(sums.weight()).map(sums_of).collect()
+        };
+        for (to, sum) in dweight.into_iter().flatten().zip(&sums) {
+            *to = sum.sum_dy_xhat;
         }
-        let only_sums = Backward { dsum: None, dx: None, dresidual: None, ..io };
-        let sums = self.run_backward(&call, saved, only_sums, true, None);
-        let count = call.problem.layout.affine.count() as u32;
-        let sums_of = |(&sum_dy, &sum_dy_xhat)| GradientSums { count, sum_dy, sum_dy_xhat, reserved: 0.0 };
-        Ok(sums.bias().iter().zip(sums.weight()).map(sums_of).collect())
+        for (to, sum) in dbias.into_iter().flatten().zip(&sums) {
+            *to = sum.sum_dy;
+        }
+        Ok(sums)
     }
 
     pub(super) fn any_backward_with(
@@ -105,8 +114,8 @@ impl Norm {
         sums: &[GradientSums],
         types: Types,
     ) -> Result<(), Error> {
-        check_len("the group's sums", Some(sums.len()), self.descriptor().affine_len())?;
-        let wanted = Gradients { dx: io.dx.is_some(), dresidual: io.dresidual.is_some(), affine: false };
+        check_channels(sums.len(), self.descriptor())?;
+        let wanted = Gradients { affine: false, ..io.wanted() };
         let call = self.backward_call(&saved, &io, Op::ApplyGradientSums(wanted), types)?;
         if call.problem.layout.elements == 0 {
             return Ok(());

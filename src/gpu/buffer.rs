@@ -3,7 +3,8 @@
 use crate::error::Error;
 use wgpu::{BufferUsages, BufferViewMut, Device};
 
-/// A buffer that `fill` writes before any command does. Unlike wgpu's own help it does not panic if the device is lost.
+/// A buffer that `fill` writes before any command does. Unlike wgpu's own help it does not panic if the device is lost, nor
+/// wgpu itself if the buffer is larger than the device allows.
 pub(crate) fn filled(
     device: &Device,
     label: &str,
@@ -11,6 +12,10 @@ pub(crate) fn filled(
     usage: BufferUsages,
     fill: impl FnOnce(&mut BufferViewMut),
 ) -> Result<wgpu::Buffer, Error> {
+    let limit = device.limits().max_buffer_size;
+    if size > limit {
+        return Err(Error::TooLarge { what: "bytes of a buffer", required: size, limit });
+    }
     let buffer =
         device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true });
     let mut view = buffer.get_mapped_range_mut(..).map_err(|e| Error::NewBuffer(e.to_string()))?;

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::layout::Memory;
-use crate::op::{Direction, Fusion, Given, Residual};
+use crate::op::{Direction, Fusion, Given, Gradients, Residual};
 use crate::plan::{Plan, Problem, Tensor};
 use crate::tensor::{BackwardPitches, DType, ForwardPitches};
 use std::ops::Range;
@@ -13,6 +13,10 @@ use wgpu::{BufferBinding, BufferUsages};
 /// Buffers need `STORAGE` usage. Offsets may be any multiple of the element size; where an offset is not a
 /// multiple of the device's 256 bytes, a few elements before it are bound too, and not touched. Buffers have whole words of
 /// four bytes: an odd number of halves takes two bytes more.
+///
+/// Outputs may lie over inputs where the call says so, and tensors in one buffer. In a browser neither may be: WebGPU
+/// refuses overlapping bindings of which one is written, and so is each that begins within 256 bytes of another's end.
+/// wgpu's own implementation does not ask.
 #[derive(Clone, Debug)]
 pub struct Forward<'a> {
     /// Input, in the shape, type and format of the call's descriptor.
@@ -21,7 +25,7 @@ pub struct Forward<'a> {
     pub residual: Option<BufferBinding<'a>>,
     /// Output.
     pub y: BufferBinding<'a>,
-    /// Second output, x + residual, with [`Residual::Before`].
+    /// Second output, x + residual, with [`Residual::Before`]. It may lie over x or over the residual.
     pub sum: Option<BufferBinding<'a>>,
     /// Element type of y; that of x unless told.
     pub y_dtype: Option<DType>,
@@ -82,7 +86,7 @@ pub(crate) type Tensors<'a> = [Option<BufferBinding<'a>>; 5];
 /// Which outputs may be written over which inputs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum InPlace {
-    /// y over x or over the residual.
+    /// y and the sum, each over x or over the residual.
     Any,
     /// y over the residual; x is needed again.
     Residual,
@@ -91,9 +95,13 @@ pub(crate) enum InPlace {
 }
 
 impl InPlace {
-    /// What training allows: backward reads x again, and for a ReLU's mask the residual.
+    /// What training allows: backward reads x again, and for a ReLU's mask the residual; or the sum of both alone.
     pub fn training(fusion: Fusion) -> InPlace {
-        if fusion.masks_by_residual() { InPlace::Never } else { InPlace::Residual }
+        match fusion.residual {
+            Residual::Before => InPlace::Any,
+            _ if fusion.masks_by_residual() => InPlace::Never,
+            _ => InPlace::Residual,
+        }
     }
 }
 
@@ -106,6 +114,12 @@ impl<'a> Forward<'a> {
 }
 
 impl<'a> Backward<'a> {
+    /// The gradients that are asked for.
+    pub(super) fn wanted(&self) -> Gradients {
+        let Backward { dx, dresidual, dweight, dbias, .. } = self;
+        Gradients { dx: dx.is_some(), dresidual: dresidual.is_some(), affine: dweight.is_some() || dbias.is_some() }
+    }
+
     pub(crate) fn tensors(&self, fusion: Fusion) -> Result<Tensors<'a>, Error> {
         fusion.check_backward(Given {
             residual: self.residual.is_some(),
@@ -220,14 +234,16 @@ pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result
                 continue;
             }
             let same = a.range() == b.range() && a.memory == b.memory;
-            let exact = same && written == Tensor::Output && !backward;
+            let exact = same && !backward;
             let allowed = matches!(
                 (in_place, other),
                 (InPlace::Any, Tensor::Input | Tensor::Residual) | (InPlace::Residual, Tensor::Residual)
             );
             if !(exact && allowed) {
                 let hint = match (in_place, backward) {
-                    (InPlace::Any, false) => "y may lie exactly over x or residual, and nothing may overlap in part",
+                    (InPlace::Any, false) => {
+                        "an output may lie exactly over x or over residual, and nothing may overlap in part"
+                    }
                     (InPlace::Residual, false) => {
                         "backward needs x: only y exactly over residual is possible in training"
                     }

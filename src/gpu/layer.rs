@@ -9,8 +9,8 @@ use super::recent::Recent;
 use super::saved::{Pool, Saved};
 use super::state::{state_buffer, stride};
 use crate::error::Error;
-use crate::norm::{Momentum, NonFinite, NormDescriptor};
-use crate::op::{Commit, Fusion, Gradients, Op, Statistics};
+use crate::norm::{NonFinite, NormDescriptor};
+use crate::op::{Commit, Fusion, Op, Statistics};
 use crate::plan::{Plan, Problem};
 use crate::state::State;
 use crate::tensor::TensorDescriptor;
@@ -42,6 +42,7 @@ pub struct Norm {
     pub(super) descriptor: NormDescriptor,
     pub(super) state: wgpu::Buffer,
     id: u64,
+    label: Option<String>,
     pool: Arc<Pool>,
     scratch: Mutex<Scratch>,
 }
@@ -60,21 +61,21 @@ struct Call {
     update: Update,
     tensors: [Option<(wgpu::Buffer, u64)>; 5],
     saved: wgpu::Buffer,
-    sums: Option<wgpu::Buffer>,
 }
 
 impl Norm {
     /// A layer with PyTorch's initial state: weight 1, bias 0, running mean 0, running variance 1.
     ///
     /// [`Error::Parameter`], [`Error::Empty`] or [`Error::Groups`] if the descriptor is not valid, [`Error::TooLarge`] if its
-    /// state does not fit a binding.
+    /// state does not fit a binding, [`Error::NewBuffer`] if the device is lost or has no memory for it.
     pub fn new(context: &Context, descriptor: impl Into<NormDescriptor>) -> Result<Norm, Error> {
         let descriptor = descriptor.into();
         let state = State::new(&descriptor)?;
         Norm::with_state(context, descriptor, &state)
     }
 
-    /// A layer with a state of yours. [`Error::Length`] if a vector's length is not the descriptor's.
+    /// A layer with a state of yours. Errors as [`Norm::new`] and [`State::check`]; [`Error::NewBuffer`] if the device is lost
+    /// or has no memory for it.
     pub fn with_state(context: &Context, descriptor: impl Into<NormDescriptor>, state: &State) -> Result<Norm, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let descriptor = descriptor.into();
@@ -85,9 +86,23 @@ impl Norm {
             state: state_buffer(context, &descriptor, state)?,
             descriptor,
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            label: None,
             pool: Arc::default(),
             scratch: Mutex::default(),
         })
+    }
+
+    /// The layer with a name for its compute passes, by which captures and profilers tell it from others: the name of the
+    /// norm unless told.
+    #[must_use]
+    pub fn with_label(mut self, label: impl Into<String>) -> Norm {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// What its compute passes are called.
+    pub fn label(&self) -> &str {
+        self.label.as_deref().unwrap_or(self.descriptor.name())
     }
 
     /// What the layer is.
@@ -102,8 +117,10 @@ impl Norm {
 
     /// Training: y from the batch's own statistics; `commit` says whether the running statistics take them in.
     ///
-    /// y may be written over the residual, unless the ReLU behind it needs that again. Errors: shape, dtype, buffers
-    /// ([`Error`] names each); nothing is recorded then.
+    /// y may be written over the residual, unless the ReLU behind it needs that again. With
+    /// [`Residual::Before`](crate::Residual::Before) backward reads the sum: y and sum may each lie over x or over the
+    /// residual, as a transformer's residual stream does that is updated in place. Errors: shape, dtype, buffers ([`Error`]
+    /// names each); nothing is recorded then.
     pub fn forward_train(
         &self,
         encoder: &mut CommandEncoder,
@@ -126,14 +143,13 @@ impl Norm {
         fusion: Fusion,
         io: &Forward,
     ) -> Result<(), Error> {
-        let tracks = self.descriptor.running_stats().is_some();
-        let statistics = if tracks { Statistics::Running } else { Statistics::Batch };
+        let statistics = self.descriptor.evaluation();
         let problem = Problem::new(&self.descriptor, tensor, statistics, fusion, Op::Forward)?;
         self.forward(encoder, problem, io, InPlace::Any, None, Update::Never).map(drop)
     }
 
-    /// A frozen layer in a network that trains: y from the running statistics, and what backward needs. y may lie over the
-    /// residual, as in training.
+    /// A frozen layer in a network that trains: y from the running statistics, and what backward needs, a copy of them
+    /// among it. y may lie over the residual, as in training.
     ///
     /// [`Error::Missing`] where the layer tracks no running statistics.
     pub fn forward_frozen(
@@ -144,7 +160,11 @@ impl Norm {
         io: &Forward,
     ) -> Result<Saved, Error> {
         let problem = Problem::new(&self.descriptor, tensor, Statistics::Running, fusion, Op::Forward)?;
-        self.forward(encoder, problem, io, InPlace::training(fusion), None, Update::Never)
+        let saved = self.forward(encoder, problem, io, InPlace::training(fusion), None, Update::Never)?;
+        // Those of the layer may be others by the time of the backward pass.
+        let (from, bytes) = self.running_bytes();
+        encoder.copy_buffer_to_buffer(&self.state, from, &saved.buffer, 0, bytes);
+        Ok(saved)
     }
 
     /// Any forward pass. `sums`: those of the group, where it is synchronised.
@@ -168,17 +188,12 @@ impl Norm {
         Ok(saved)
     }
 
-    /// Gradients of the pass that gave `saved`; those that `io` leaves out cost nothing.
+    /// Gradients of the pass that gave `saved`; those that `io` leaves out cost nothing. Weight and bias are read once more:
+    /// they must be those of the forward pass still.
     ///
     /// [`Error::Foreign`] if `saved` is another layer's.
     pub fn backward(&self, encoder: &mut CommandEncoder, saved: Saved, io: &Backward) -> Result<(), Error> {
-        self.check_own(&saved, false)?;
-        let wanted = Gradients {
-            dx: io.dx.is_some(),
-            dresidual: io.dresidual.is_some(),
-            affine: io.dweight.is_some() || io.dbias.is_some(),
-        };
-        let (plan, tensors) = self.backward_plan(Op::Backward(wanted), &saved, io)?;
+        let (plan, tensors) = self.backward_plan(Op::Backward(io.wanted()), &saved, io)?;
         self.check_affine(&saved, io, &plan, &tensors)?;
         self.record(encoder, &plan, &tensors, &saved, None, Update::Never)?;
         self.copy_affine(encoder, &saved, io);
@@ -192,7 +207,8 @@ impl Norm {
         saved: &Saved,
         io: &'a Backward,
     ) -> Result<(Arc<Plan>, Tensors<'a>), Error> {
-        let problem = Problem { op, ..saved.problem }.with_backward_pitches(&io.pitches)?;
+        self.check_own(saved)?;
+        let problem = saved.problem.backward(op)?.with_backward_pitches(&io.pitches)?;
         let tensors = io.tensors(problem.fusion)?;
         let plan = self.plan(io::without_unused(problem, &tensors))?;
         io::check(&plan, &tensors, InPlace::Never)?;
@@ -210,15 +226,9 @@ impl Norm {
         Ok(plan)
     }
 
-    /// Checks that `saved` is this layer's, and from a synchronised forward pass exactly if backward is one.
-    pub(super) fn check_own(&self, saved: &Saved, synchronised: bool) -> Result<(), Error> {
-        if saved.layer != self.id {
-            Err(Error::Foreign { what: "layer" })
-        } else if saved.problem.op.is_synchronised() != synchronised {
-            Err(Error::Foreign { what: "kind of pass (synchronised or not)" })
-        } else {
-            Ok(())
-        }
+    /// Checks that `saved` is this layer's.
+    pub(crate) fn check_own(&self, saved: &Saved) -> Result<(), Error> {
+        if saved.layer == self.id { Ok(()) } else { Err(Error::Foreign { what: "layer" }) }
     }
 
     /// Checks that no tensor lies in the layer's own memory.
@@ -247,7 +257,7 @@ impl Norm {
 
     /// Records the copies of gradients of weight and bias to where the caller wants them.
     pub(super) fn copy_affine(&self, encoder: &mut CommandEncoder, saved: &Saved, io: &Backward) {
-        let start = gradients_at(&saved.problem);
+        let start = self.gradients_at(&saved.problem);
         for (i, to) in [&io.dweight, &io.dbias].into_iter().enumerate() {
             let Some(to) = to else { continue };
             let from = (start + i as u64 * stride(&self.descriptor)) * 4;
@@ -265,7 +275,7 @@ impl Norm {
     }
 
     pub(super) fn saved(&self, problem: Problem) -> Result<Saved, Error> {
-        let size = (gradients_at(&problem) + 2 * stride(&self.descriptor)) * 4;
+        let size = (self.gradients_at(&problem) + 2 * stride(&self.descriptor)) * 4;
         let limit = self.context.profile().max_binding_size;
         if size > limit {
             return Err(Error::TooLarge { what: "bytes of the saved statistics", required: size, limit });
@@ -284,30 +294,35 @@ impl Norm {
         sums: Option<&wgpu::Buffer>,
         update: Update,
     ) -> Result<(), Error> {
+        let prepared = match sums {
+            // New each time: no call would find what was made with them.
+            Some(partials) => {
+                let vectors = Vectors { state: &self.state, saved: &saved.buffer, partials };
+                Arc::new(self.prepare(plan, tensors, vectors, update)?)
+            }
+            None => self.prepared(plan, tensors, saved, update)?,
+        };
+        prepared.encode(encoder, self.label());
+        Ok(())
+    }
+
+    /// What a call is recorded with, made once for the calls that come again and again.
+    fn prepared(&self, plan: &Plan, tensors: &Tensors, saved: &Saved, update: Update) -> Result<Arc<Prepared>, Error> {
         let call = Call {
             problem: plan.problem,
             update,
             tensors: tensors.each_ref().map(|t| t.as_ref().map(|b| (b.buffer.clone(), b.offset))),
             saved: saved.buffer.clone(),
-            sums: sums.cloned(),
         };
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = scratch.prepared.find(|(c, _)| *c == call).map(|(_, prepared)| prepared.clone());
-        let prepared = match known {
-            Some(prepared) => prepared,
-            None => {
-                let partials = match sums {
-                    Some(sums) => sums.clone(),
-                    None => scratch.partials(&self.context, plan)?,
-                };
-                let vectors = Vectors { state: &self.state, saved: &saved.buffer, partials: &partials };
-                let prepared = Arc::new(self.prepare(plan, tensors, vectors, update)?);
-                scratch.prepared.keep((call, prepared.clone()));
-                prepared
-            }
-        };
-        prepared.encode(encoder, self.descriptor.name());
-        Ok(())
+        if let Some((_, prepared)) = scratch.prepared.find(|(c, _)| *c == call) {
+            return Ok(prepared.clone());
+        }
+        let partials = scratch.partials(&self.context, plan)?;
+        let vectors = Vectors { state: &self.state, saved: &saved.buffer, partials: &partials };
+        let prepared = Arc::new(self.prepare(plan, tensors, vectors, update)?);
+        scratch.prepared.keep((call, prepared.clone()));
+        Ok(prepared)
     }
 
     /// Records a plan whose result is its last partial results, and their copy to `result`. `fill` may record
@@ -326,7 +341,7 @@ impl Norm {
         let vectors = Vectors { state: &self.state, saved, partials: &partials };
         let prepared = self.prepare(plan, tensors, vectors, Update::Never)?;
         fill(encoder, &partials);
-        prepared.encode(encoder, self.descriptor.name());
+        prepared.encode(encoder, self.label());
         encoder.copy_buffer_to_buffer(&partials, plan.result_at(), result, 0, result.size());
         Ok(())
     }
@@ -338,13 +353,18 @@ impl Norm {
     fn numbers(&self, problem: &Problem) -> Numbers {
         Numbers {
             eps: self.descriptor.eps(),
-            momentum: match self.descriptor.running_stats().map(|r| r.momentum) {
-                Some(Momentum::Exponential(m)) => m,
-                Some(Momentum::Cumulative) => -1.0,
-                None => 0.0,
-            },
+            momentum: self.descriptor.running_stats().map_or(0.0, |running| running.momentum.number()),
             state_stride: stride(&self.descriptor) as u32,
-            gradients_at: gradients_at(problem) as u32,
+            gradients_at: self.gradients_at(problem) as u32,
+        }
+    }
+
+    /// Word of the saved buffer at which gradients of weight and bias begin, behind statistics: the pass's own, or two
+    /// vectors of a frozen pass.
+    fn gradients_at(&self, problem: &Problem) -> u64 {
+        match problem.statistics {
+            Statistics::Batch => (problem.layout.stats.targets() * 4).next_multiple_of(64),
+            Statistics::Running => 2 * stride(&self.descriptor),
         }
     }
 }
@@ -371,9 +391,4 @@ impl Scratch {
         self.partials = Some(buffer.clone());
         Ok(buffer)
     }
-}
-
-/// Word of the saved buffer at which gradients of weight and bias begin.
-fn gradients_at(problem: &Problem) -> u64 {
-    (problem.layout.stats.targets() * 4).next_multiple_of(64)
 }

@@ -1,8 +1,8 @@
 //! The norms on a [`wgpu::Device`]: calls that record into your own command encoder.
 //!
 //! Device and queue are borrowed. Nothing here submits, polls or maps, and nothing but [`Norm::write_state`] writes
-//! through the queue; what a call needs is made once for the last few kinds of calls, but for [`DeviceSums`], which are made
-//! each time. Command buffers must be submitted in the order in which they were recorded, as scratch memory is shared
+//! through the queue. What a call needs is made once for the last few kinds of calls, but for those of a synchronised step,
+//! whose [`DeviceSums`] are new each time. Command buffers must be submitted in the order in which they were recorded, as scratch memory is shared
 //! between calls.
 
 pub(crate) mod buffer;

@@ -4,6 +4,9 @@ use crate::op::Statistics;
 use crate::plan::Problem;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Buffers that wait for their next pass.
+const KEPT: usize = 8;
+
 /// Buffers that went through their backward pass and can serve again.
 #[derive(Debug, Default)]
 pub(crate) struct Pool(Mutex<Vec<wgpu::Buffer>>);
@@ -19,7 +22,7 @@ impl Pool {
         device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-norm saved"),
             size,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         })
     }
@@ -27,9 +30,10 @@ impl Pool {
     fn give_back(&self, buffer: wgpu::Buffer) {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A layer that is called with ever new shapes must not hoard.
-        if free.len() < 8 {
-            free.push(buffer);
+        if free.len() == KEPT {
+            free.remove(0);
         }
+        free.push(buffer);
     }
 }
 

@@ -119,6 +119,7 @@ pub(crate) fn compose(variant: &Variant) -> String {
     // A sum that is normalised, and a mask, are needed before anything is reduced.
     let early = (variant.residual == Residual::Before) == is_forward;
     let others = [
+        ("FORWARD", is_forward),
         ("RESIDUAL_EARLY", has_residual && early),
         ("RESIDUAL_LATE", has_residual && !early),
         ("WRITES", variant.tensors.iter().any(|t| t.written)),

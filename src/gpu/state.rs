@@ -74,12 +74,17 @@ impl Norm {
         })
     }
 
-    /// Replaces the whole state through the queue, before the next submission. [`Error::Length`] if a vector's length is not
-    /// the descriptor's, [`Error::Unexpected`] for one that the layer does not have.
+    /// Replaces the whole state through the queue, before the next submission. Errors as [`State::check`].
     pub fn write_state(&self, queue: &wgpu::Queue, state: &State) -> Result<(), Error> {
         state.check(&self.descriptor)?;
         queue.write_buffer(&self.state, 0, bytemuck::cast_slice(&state_words(&self.descriptor, state)));
         Ok(())
+    }
+
+    /// Where running mean and variance are, and how many bytes.
+    pub(super) fn running_bytes(&self) -> (u64, u64) {
+        let stride = stride(&self.descriptor) * 4;
+        (2 * stride, 2 * stride)
     }
 
     fn vector(&self, i: u64) -> wgpu::BufferBinding<'_> {

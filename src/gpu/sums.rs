@@ -6,11 +6,11 @@ use super::io::{self, Backward, Forward, InPlace, Tensors};
 use super::key::Update;
 use super::layer::Norm;
 use super::saved::Saved;
-use crate::error::{Error, check_len};
+use crate::error::Error;
 use crate::moments::Moments;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Statistics};
 use crate::plan::{Plan, Problem};
-use crate::sums::{GradientSums, Sum, check_count};
+use crate::sums::{GradientSums, Sum, check_channels, check_count};
 use crate::tensor::{ForwardPitches, TensorDescriptor};
 use std::marker::PhantomData;
 use wgpu::{BufferUsages, CommandEncoder};
@@ -39,7 +39,7 @@ impl<S: Sum> DeviceSums<S> {
     }
 
     /// From host memory, without a queue: what came from other members. [`Error::Empty`] if it is nothing,
-    /// [`Error::NewBuffer`] if the device has no memory for it.
+    /// [`Error::TooLarge`] if it exceeds a buffer, [`Error::NewBuffer`] if the device has no memory for it.
     pub fn from_slice(context: &Context, sums: &[S]) -> Result<DeviceSums<S>, Error> {
         if sums.is_empty() {
             return Err(Error::Empty { what: "the number of sums" });
@@ -74,8 +74,8 @@ impl Norm {
         pitches: &ForwardPitches,
     ) -> Result<DeviceSums<Moments>, Error> {
         let tensors = [Some(x), fusion.residual_of_moments(residual)?, None, None, None];
-        let problem =
-            self.synchronised(tensor, fusion, Op::LocalSums(Direction::Forward))?.with_forward_pitches(pitches)?;
+        let op = Op::LocalSums(Direction::Forward);
+        let problem = self.synchronised(tensor, fusion, op)?.with_forward_pitches(&pitches.of_inputs())?;
         let plan = self.plan(io::without_unused(problem, &tensors))?;
         io::check(&plan, &tensors, InPlace::Never)?;
         self.check_apart(&plan, &tensors)?;
@@ -96,7 +96,7 @@ impl Norm {
         commit: Commit,
     ) -> Result<Saved, Error> {
         let problem = self.synchronised(tensor, fusion, Op::ApplyMoments)?;
-        check_channels(moments, self.descriptor().affine_len())?;
+        check_channels(moments.channels() as usize, self.descriptor())?;
         let update = self.update(commit);
         self.forward(encoder, problem, io, InPlace::training(fusion), Some(&moments.buffer), update)
     }
@@ -112,7 +112,7 @@ impl Norm {
         saved: &Saved,
         io: &Backward,
     ) -> Result<DeviceSums<GradientSums>, Error> {
-        self.check_own(saved, true)?;
+        let io = &Backward { pitches: io.pitches.of_inputs(), ..io.clone() };
         let (plan, tensors) = self.backward_plan(Op::LocalSums(Direction::Backward), saved, io)?;
         self.check_affine(saved, io, &plan, &tensors)?;
         let sums = self.local_sums(encoder, &plan, &tensors, Some(saved))?;
@@ -121,7 +121,7 @@ impl Norm {
     }
 
     /// Last step, backward: dx (and dresidual) from the sums of the whole group, one a channel: [`Error::Length`] if they are
-    /// not. Other errors as [`Norm::local_gradient_sums`].
+    /// not. dweight and dbias of `io` are the first step's, and left alone. Other errors as [`Norm::local_gradient_sums`].
     pub fn backward_with(
         &self,
         encoder: &mut CommandEncoder,
@@ -129,9 +129,8 @@ impl Norm {
         io: &Backward,
         sums: &DeviceSums<GradientSums>,
     ) -> Result<(), Error> {
-        self.check_own(&saved, true)?;
-        check_channels(sums, self.descriptor().affine_len())?;
-        let wanted = Gradients { dx: io.dx.is_some(), dresidual: io.dresidual.is_some(), affine: false };
+        check_channels(sums.channels() as usize, self.descriptor())?;
+        let wanted = Gradients { affine: false, ..io.wanted() };
         let (plan, tensors) = self.backward_plan(Op::ApplyGradientSums(wanted), &saved, io)?;
         self.check_apart(&plan, &tensors)?;
         self.record(encoder, &plan, &tensors, &saved, Some(&sums.buffer), Update::Never)
@@ -153,7 +152,7 @@ impl Norm {
             return Err(Error::Empty { what: "the number of shards" });
         }
         for shard in shards {
-            check_channels(shard, channels)?;
+            check_channels(shard.channels() as usize, self.descriptor())?;
         }
         let values = check_count(shards.iter().map(|shard| shard.values))?;
         let op = Op::MergeSums(S::DIRECTION, count);
@@ -186,8 +185,4 @@ impl Norm {
         self.record_sums(encoder, plan, tensors, saved, &sums.buffer, |_, _| {})?;
         Ok(sums)
     }
-}
-
-fn check_channels<S: Sum>(sums: &DeviceSums<S>, channels: u64) -> Result<(), Error> {
-    check_len("the group's sums", Some(sums.channels() as usize), channels)
 }

@@ -1,6 +1,6 @@
 //! Backward passes on slices.
 
-use super::device::{Staging, commands, elements, poisoned, read, upload};
+use super::device::{Staging, commands, elements, poisoned, read, upload, upload_sums};
 use super::layer::{Kept, Layer, Norm, Saved};
 use crate::element::Element;
 use crate::error::{Error, check_len};
@@ -162,7 +162,7 @@ impl Norm {
                 match sums {
                     None => norm.backward(&mut encoder, saved, &io)?,
                     Some(sums) => {
-                        let sums = gpu::DeviceSums::from_slice(norm.context(), sums)?;
+                        let sums = upload_sums(norm, sums)?;
                         norm.backward_with(&mut encoder, saved, &io, &sums)?;
                     }
                 }

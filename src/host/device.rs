@@ -2,7 +2,9 @@
 
 use crate::element::Element;
 use crate::error::Error;
+use crate::gpu;
 use crate::gpu::buffer::{filled, whole_words, with_contents};
+use crate::sums::{Sum, check_channels};
 use futures_intrusive::channel::shared::oneshot_channel;
 use std::future::poll_fn;
 use std::task::Poll;
@@ -15,19 +17,17 @@ pub(super) fn commands(device: &Device) -> CommandEncoder {
 
 /// A buffer with a copy of a slice.
 pub(super) fn upload<T: bytemuck::Pod>(device: &Device, label: &str, data: &[T]) -> Result<wgpu::Buffer, Error> {
-    check_size(device, size_of_val(data) as u64)?;
     with_contents(device, label, BufferUsages::STORAGE, data)
 }
 
-/// wgpu panics on a buffer that is too large.
-fn check_size(device: &Device, required: u64) -> Result<(), Error> {
-    let limit = device.limits().max_buffer_size;
-    if required > limit { Err(Error::TooLarge { what: "bytes of a buffer", required, limit }) } else { Ok(()) }
+/// Sums of the group, one a channel.
+pub(super) fn upload_sums<S: Sum>(norm: &gpu::Norm, sums: &[S]) -> Result<gpu::DeviceSums<S>, Error> {
+    check_channels(sums.len(), norm.descriptor())?;
+    gpu::DeviceSums::from_slice(norm.context(), sums)
 }
 
 /// A buffer for results, full of NaNs: what no kernel writes must not look like a result.
 pub(super) fn poisoned(device: &Device, label: &str, bytes: u64) -> Result<wgpu::Buffer, Error> {
-    check_size(device, bytes)?;
     let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
     filled(device, label, whole_words(bytes), usage, |view| view.slice(..).fill(0xff))
 }

@@ -1,6 +1,6 @@
 //! Forward passes on slices.
 
-use super::device::{Staging, commands, elements, poisoned, read, upload};
+use super::device::{Staging, commands, elements, poisoned, read, upload, upload_sums};
 use super::layer::{Kept, Layer, Norm, Saved};
 use crate::element::Element;
 use crate::error::{Error, check_len};
@@ -94,7 +94,7 @@ impl Norm {
                 call.on_cpu(|io| norm.forward_train_with(tensor, fusion, io, moments, commit)).map(kept(Kept::Cpu))
             }
             Layer::Gpu { norm, queue } => {
-                let moments = gpu::DeviceSums::from_slice(norm.context(), moments)?;
+                let moments = upload_sums(norm, moments)?;
                 let run = call.on_gpu(norm, queue, |encoder, io| {
                     norm.forward_train_with(encoder, tensor, fusion, io, &moments, commit)
                 });

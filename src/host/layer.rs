@@ -71,7 +71,7 @@ impl Norm {
         Norm::with_state(backend, descriptor, state)
     }
 
-    /// A layer with a state of yours. [`Error::Length`] if a vector's length is not the descriptor's; others as [`Norm::new`].
+    /// A layer with a state of yours. Errors as [`Norm::new`] and [`State::check`].
     pub fn with_state(backend: &Backend, descriptor: impl Into<NormDescriptor>, state: State) -> Result<Norm, Error> {
         Ok(Norm(match backend {
             Backend::Cpu => Layer::Cpu(cpu::Norm::with_state(descriptor, state)?),
@@ -101,7 +101,7 @@ impl Norm {
         }
     }
 
-    /// Replaces weight, bias and running statistics. [`Error::Length`] if a length differs.
+    /// Replaces weight, bias and running statistics. Errors as [`State::check`].
     pub fn set_state(&mut self, state: State) -> Result<(), Error> {
         match &mut self.0 {
             Layer::Cpu(norm) => {
@@ -143,10 +143,11 @@ impl Norm {
     }
 
     /// Statistics that a training pass computed, one for each of [`gpu::Saved::len`]; none of a frozen pass, which computes
-    /// none. [`Error::Foreign`] for another backend's `saved`, [`Error::Readback`].
+    /// none. [`Error::Foreign`] for another layer's or backend's `saved`, [`Error::Readback`].
     pub async fn statistics(&self, saved: &Saved) -> Result<Vec<Statistic>, Error> {
         match (&self.0, &saved.0) {
-            (Layer::Cpu(_), Kept::Cpu(saved)) => {
+            (Layer::Cpu(norm), Kept::Cpu(saved)) => {
+                norm.check_own(saved)?;
                 if saved.is_frozen() {
                     return Ok(Vec::new());
                 }
@@ -156,6 +157,7 @@ impl Norm {
                 Ok(mean.into_iter().zip(var).zip(rstd).map(statistic).collect())
             }
             (Layer::Gpu { norm, queue }, Kept::Gpu(saved)) => {
+                norm.check_own(saved)?;
                 let device = norm.context().device();
                 let Some(binding) = saved.statistics() else { return Ok(Vec::new()) };
                 let bytes = read_buffer(device, queue, commands(device), binding.buffer, saved.len() * 16).await?;

@@ -17,7 +17,7 @@ use crate::tensor::TensorDescriptor;
 pub struct BatchNormDescriptor {
     /// Channels: C of the input.
     pub num_features: usize,
-    /// Added to the variance inside the root: more than 0; 1e-5 unless told.
+    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; 1e-5 unless told.
     pub eps: f32,
     /// Weight of a new batch in the running statistics; 0.1 unless told.
     pub momentum: Momentum,

@@ -12,7 +12,7 @@ use crate::tensor::TensorDescriptor;
 pub struct InstanceNormDescriptor {
     /// Channels: C of the input.
     pub num_features: usize,
-    /// Added to the variance inside the root: more than 0; 1e-5 unless told.
+    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; 1e-5 unless told.
     pub eps: f32,
     /// Weight of a new batch in the running statistics; 0.1 unless told. [`Momentum::Cumulative`] averages all batches,
     /// where PyTorch's `InstanceNorm` with `momentum=None` leaves its statistics as they are.

@@ -11,7 +11,7 @@ use crate::tensor::TensorDescriptor;
 pub struct LayerNormDescriptor {
     /// Sizes of the trailing axes that share a statistic.
     pub normalized_shape: Vec<usize>,
-    /// Added to the variance inside the root: more than 0; 1e-5 unless told.
+    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; 1e-5 unless told.
     pub eps: f32,
     /// Learnable weight; on unless told (PyTorch's `elementwise_affine`).
     pub weight: bool,

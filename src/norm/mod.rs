@@ -14,6 +14,7 @@ pub use rms::RmsNormDescriptor;
 
 use crate::error::Error;
 use crate::layout::{Layout, Nchw, product};
+use crate::op::Statistics;
 use crate::tensor::{Format, TensorDescriptor};
 
 /// All six vectors of a layer can be counted in 32 bits.
@@ -26,6 +27,19 @@ pub enum Momentum {
     Exponential(f32),
     /// The plain average of all batches so far: PyTorch's `momentum=None`.
     Cumulative,
+}
+
+impl Momentum {
+    /// Stands for the cumulative average.
+    pub(crate) const CUMULATIVE: f32 = -1.0;
+
+    /// As one number.
+    pub(crate) fn number(self) -> f32 {
+        match self {
+            Momentum::Exponential(momentum) => momentum,
+            Momentum::Cumulative => Momentum::CUMULATIVE,
+        }
+    }
 }
 
 impl Default for Momentum {
@@ -175,6 +189,11 @@ impl NormDescriptor {
             _ => return None,
         };
         track.then_some(RunningStats { momentum, non_finite })
+    }
+
+    /// What evaluation normalises with: the running statistics where there are any.
+    pub(crate) fn evaluation(&self) -> Statistics {
+        if self.running_stats().is_some() { Statistics::Running } else { Statistics::Batch }
     }
 
     /// Whether the mean is subtracted (all but RMSNorm).

@@ -12,7 +12,7 @@ use crate::tensor::TensorDescriptor;
 pub struct RmsNormDescriptor {
     /// Sizes of the trailing axes that share a statistic.
     pub normalized_shape: Vec<usize>,
-    /// Added to the mean square inside the root: more than 0.
+    /// Added to the mean square inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least.
     pub eps: f32,
     /// Learnable weight; on unless told (PyTorch's `elementwise_affine`).
     pub weight: bool,

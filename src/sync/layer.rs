@@ -13,8 +13,9 @@ use std::sync::Arc;
 /// Batch norm on one member of a group: as [`Norm`], with statistics of all members' shards.
 ///
 /// Every member calls the same methods in the same order. Shards may differ in size and may be empty (N = 0).
-/// All members end with identical running statistics, bit for bit; those whose eps, momentum, [`NonFinite`] or [`Commit`]
-/// differ get [`Error::Disagreement`], and nothing has changed. Equal shards of 2^k samples on devices of
+/// Members that begin with equal running statistics and counters end with equal ones, bit for bit (load a checkpoint on all
+/// of them); those whose eps, momentum, [`NonFinite`] or [`Commit`] differ get [`Error::Disagreement`], and nothing has
+/// changed. Equal shards of 2^k samples on devices of
 /// one kind give the bits that one device with the whole batch gives.
 ///
 /// Calls are futures that wait for the other members without blocking: each member may have a thread of its own,
@@ -89,15 +90,11 @@ impl SyncBatchNorm {
     pub(super) fn settings(&self, commit: Commit) -> [Word; 4] {
         let descriptor = self.norm.descriptor();
         let running = descriptor.running_stats();
-        let momentum = match running.map(|running| running.momentum) {
-            Some(Momentum::Exponential(momentum)) => momentum,
-            Some(Momentum::Cumulative) => CUMULATIVE,
-            None => 0.0,
-        };
+        let momentum = running.map_or(0.0, |running| running.momentum.number());
         let poisons = running.is_some_and(|running| running.non_finite == NonFinite::Poison);
         let commits = running.is_some() && commit == Commit::Update;
         let show_float = |bits| match f32::from_bits(bits) {
-            CUMULATIVE => "the cumulative average".into(),
+            Momentum::CUMULATIVE => "the cumulative average".into(),
             value => value.to_string(),
         };
         let show_flag = |flag| if flag == 1 { "yes".into() } else { "no".into() };
@@ -109,9 +106,6 @@ impl SyncBatchNorm {
         ]
     }
 }
-
-/// Stands for a momentum that there is not.
-const CUMULATIVE: f32 = -1.0;
 
 /// The result of a call with one layer.
 fn only<T>(results: Vec<T>) -> Result<T, Error> {

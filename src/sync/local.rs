@@ -183,8 +183,7 @@ impl Communicator for LocalMember {
 impl Drop for LocalMember {
     /// Who waits for a member that is gone need not wait for the time-out.
     fn drop(&mut self) {
-        let gone = Error::Timeout { missing: vec![self.rank], seconds: self.shared.timeout.as_secs_f64() };
-        self.shared.lock().break_off(gone);
+        self.shared.lock().break_off(Error::MemberGone { rank: self.rank });
     }
 }
 
@@ -211,7 +210,7 @@ impl Drop for Turn<'_> {
         let mut round = shared.lock();
         round.busy[*rank] = false;
         if !self.over {
-            round.break_off(Error::Timeout { missing: vec![*rank], seconds: shared.timeout.as_secs_f64() });
+            round.break_off(Error::MemberGone { rank: *rank });
         }
     }
 }

@@ -32,9 +32,9 @@ use std::time::{Duration, Instant};
 /// [`Error::Communication`] on another.
 ///
 /// **Time-outs.** The time runs from the first poll of an exchange. An exchange looks for messages each time it is
-/// polled and asks to be polled again, as MPI itself does while it waits. After a time-out, or when an exchange is
-/// dropped before its end, each later call is the same [`Error::Timeout`]. Messages that others never took stay
-/// in memory.
+/// polled and asks to be polled again, as MPI itself does while it waits. After a time-out each later call is the same
+/// [`Error::Timeout`]; when an exchange was dropped before its end, or failed, it is [`Error::MemberGone`], of this rank.
+/// Messages that others never took stay in memory.
 ///
 /// **Ending.** Keep the `Universe` until the last exchange is over; later ones are [`Error::Communication`]. MPI's
 /// finalisation waits for all ranks: after a time-out, end the job with MPI's `abort` if a rank may never come.
@@ -108,10 +108,6 @@ impl MpiGroup {
             _ => Ok(()),
         }
     }
-
-    fn timed_out(&self, missing: Vec<usize>) -> Error {
-        Error::Timeout { missing, seconds: self.timeout.as_secs_f64() }
-    }
 }
 
 impl Communicator for MpiGroup {
@@ -183,7 +179,7 @@ impl Round<'_> {
             return Poll::Ready(Ok(()));
         }
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            let error = self.group.timed_out(missing);
+            let error = Error::Timeout { missing, seconds: self.group.timeout.as_secs_f64() };
             self.group.state().broken = Some(error.clone());
             return Poll::Ready(Err(error));
         }
@@ -205,7 +201,7 @@ impl Drop for Round<'_> {
         let mut state = self.group.state();
         state.busy = false;
         if !self.over {
-            state.broken.get_or_insert_with(|| self.group.timed_out(vec![self.group.rank]));
+            state.broken.get_or_insert(Error::MemberGone { rank: self.group.rank });
         }
     }
 }

@@ -243,13 +243,17 @@ fn compare(implementation: Implementation, case: &Case, computed: &Computed) -> 
             }
         }
     }
+    // Evaluation leaves them alone.
+    let running = case.running_after.as_ref().or(case.running.as_ref());
+    if let (None, Some((mean, _))) = (&computed.running, running) {
+        checks.push(Check::new("running_mean_after", &[], mean, base));
+    }
     if let Some(after) = &computed.running {
         let scale = |expected: &[f64]| expected.iter().fold(1.0, |scale: f64, e| scale.max(e.abs()));
         let vector = |what, actual: &[f64], expected: &[f64]| {
             Check::new(what, actual, expected, base + after.drift / scale(expected))
         };
-        // Evaluation leaves them alone.
-        if let Some((mean, var)) = case.running_after.as_ref().or(case.running.as_ref()) {
+        if let Some((mean, var)) = running {
             checks.push(vector("running_mean_after", &after.mean, mean));
             checks.push(vector("running_var_after", &after.var, var));
         }

@@ -8,7 +8,7 @@ use wgpu::util::DeviceExt;
 use wgpu_norm::layout::Memory;
 use wgpu_norm::{BackwardPitches, Commit, DType, ForwardPitches, Pitch, Residual, Statistics, gpu, wgpu};
 
-/// What y lies over.
+/// What an output lies over.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Over {
     X,
@@ -24,12 +24,14 @@ pub struct Placement {
     pub shared: bool,
     /// Where the call allows it.
     pub over: Option<Over>,
+    /// What a sum lies over.
+    pub sum_over: Option<Over>,
     pub gaps: Gaps,
 }
 
 impl Placement {
     /// Each tensor in a buffer of its own, from its start, without gaps.
-    pub const PLAIN: Placement = Placement { shift: 0, shared: false, over: None, gaps: Gaps::None };
+    pub const PLAIN: Placement = Placement { shift: 0, shared: false, over: None, sum_over: None, gaps: Gaps::None };
 }
 
 /// What lies between the rows of a tensor.
@@ -66,13 +68,13 @@ fn train(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: Pla
     let mut arena = Arena::new(place, case);
     let x = arena.input(case.input, &data.x);
     let residual = data.residual.as_ref().map(|r| arena.input(case.input, r));
-    // Backward recomputes a ReLU's mask from x and the residual.
-    let over_residual = place.over == Some(Over::Residual) && !(after && case.fusion.relu);
-    let y = match residual {
-        Some(residual) if over_residual => arena.reuse(residual),
-        _ => arena.output(case.output),
-    };
-    let sum = case.has_sum().then(|| arena.output(case.input));
+    // Backward reads the sum; or x, and the residual to recompute a ReLU's mask.
+    let over = place.over.filter(|&over| match over {
+        Over::X => case.has_sum(),
+        Over::Residual => !(after && case.fusion.relu),
+    });
+    let y = arena.output_over(over, [Some(x), residual], case.output);
+    let sum = case.has_sum().then(|| arena.output_over(place.sum_over, [Some(x), residual], case.input));
     let dy = arena.input(case.output, &data.dy);
     let dsum = data.dsum.as_ref().map(|d| arena.input(case.input, d));
     let dx = arena.output(case.input);
@@ -133,12 +135,8 @@ fn evaluate(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: 
     let mut arena = Arena::new(place, case);
     let x = arena.input(case.input, &data.x);
     let residual = data.residual.as_ref().map(|r| arena.input(case.input, r));
-    let y = match (place.over, residual) {
-        (Some(Over::X), _) => arena.reuse(x),
-        (Some(Over::Residual), Some(residual)) => arena.reuse(residual),
-        _ => arena.output(case.output),
-    };
-    let sum = case.has_sum().then(|| arena.output(case.input));
+    let y = arena.output_over(place.over, [Some(x), residual], case.output);
+    let sum = case.has_sum().then(|| arena.output_over(place.sum_over, [Some(x), residual], case.input));
     let buffers = arena.upload(&gpu.device);
     let norm = gpu::Norm::with_state(context, case.descriptor.clone(), &data.state).unwrap();
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
@@ -210,6 +208,19 @@ impl Arena {
         let Memory { samples, rows, width, .. } = self.dense;
         let slot = self.put(dtype, &vec![UNWRITTEN; (samples * rows * width * dtype.size()) as usize]);
         self.reuse(slot)
+    }
+
+    /// Over x or the residual, if it is to be there and there is one.
+    fn output_over(&mut self, over: Option<Over>, [x, residual]: [Option<Slot>; 2], dtype: DType) -> Slot {
+        let input = match over {
+            Some(Over::X) => x,
+            Some(Over::Residual) => residual,
+            None => None,
+        };
+        match input {
+            Some(input) => self.reuse(input),
+            None => self.output(dtype),
+        }
     }
 
     fn vector(&mut self, len: usize) -> Slot {

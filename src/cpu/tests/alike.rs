@@ -70,6 +70,46 @@ fn in_place_gives_the_bits_of_tensors_apart() {
     }
 }
 
+/// The residual stream of a transformer: the sum over what it is the sum of.
+#[test]
+fn sums_in_place_have_the_bits_of_sums_apart() {
+    fn check<T: Element + PartialEq>(descriptor: impl Into<NormDescriptor>, shape: &[usize], format: Format) {
+        let len = shape.iter().product();
+        let tensor = TensorDescriptor { dtype: T::DTYPE, format, ..TensorDescriptor::new(shape) };
+        let [x, residual] = [1, 2].map(|seed| elements::<T>(noise(seed, len)));
+        let mut norm = Norm::new(descriptor).unwrap();
+        let case = format!("{:?} of {:?} {shape:?} {format:?}", norm.descriptor(), T::DTYPE);
+        let mut train = |x, residual, mut y: Vec<T>, mut sum: Vec<T>| {
+            let io = Forward { x, residual: Some(residual), sum: Some(&mut sum), ..Forward::new(&[], &mut y) };
+            let fusion = Fusion { residual: Residual::Before, relu: true };
+            drop(norm.forward_train::<T, T>(&tensor, fusion, io, Commit::Skip).unwrap());
+            [y, sum]
+        };
+        let poison = || vec![T::from_f32(f32::NAN); len];
+        let apart = train(Source::From(&x), Source::From(&residual), poison(), poison());
+        assert!(train(Source::From(&x), Source::InSum, poison(), residual.clone()) == apart, "residual, {case}");
+        assert!(train(Source::InSum, Source::From(&residual), poison(), x.clone()) == apart, "x, {case}");
+        assert!(train(Source::InPlace, Source::InSum, x.clone(), residual.clone()) == apart, "both, {case}");
+    }
+    use Format::{ChannelsFirst as First, ChannelsLast as Last};
+    // Blocks of channels, whose rows are long, short and very short; tensors that are read twice; rows; groups.
+    for (shape, format) in [
+        ([42, 64, 784], First),
+        ([66, 640, 49], First),
+        ([300, 4, 7], First),
+        ([9, 600, 2], Last),
+        ([40, 64, 784], Last),
+    ] {
+        check::<f32>(BatchNormDescriptor::new(shape[1]), &shape, format);
+        check::<bf16>(BatchNormDescriptor::new(shape[1]), &shape, format);
+    }
+    for rows in [[4120, 520], [3, 5000], [1001, 16]] {
+        check::<f32>(LayerNormDescriptor::new(&rows[1..]), &rows, First);
+        check::<f16>(RmsNormDescriptor::new(&rows[1..]), &rows, First);
+    }
+    check::<f32>(GroupNormDescriptor::new(2, 6), &[352, 6, 1028], First);
+}
+
 /// RMS norm of rows of one element: dx is nearly nothing, and what rounding leaves grows with 1/rms.
 #[test]
 fn rows_of_one_element() {
