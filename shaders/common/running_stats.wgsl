@@ -24,16 +24,16 @@ fn moving_average(before: Words, batch: Floats, m: Floats) -> Words {
 }
 
 // The weight of a new batch. Of a cumulative average it is the channel's own: no host is asked.
+// Not a branch: where one depends on a uniform alone, Mesa's software drivers make a shader for each of its values, and
+// lavapipe one for each dispatch.
 fn momentum_of(tracked: Words) -> Floats {
-    if (params.momentum >= 0.0) {
-        return Floats(params.momentum);
-    }
 //#if FOUR_TARGETS
     let count = vec4<f32>(tracked);
-    return vec4<f32>(divide(1.0, count.x), divide(1.0, count.y), divide(1.0, count.z), divide(1.0, count.w));
+    let cumulative = vec4<f32>(divide(1.0, count.x), divide(1.0, count.y), divide(1.0, count.z), divide(1.0, count.w));
 //#else
-    return divide(1.0, f32(tracked));
+    let cumulative = divide(1.0, f32(tracked));
 //#end
+    return select(cumulative, Floats(params.momentum), Flags(params.momentum >= 0.0));
 }
 
 // One more of those, if that can be counted.

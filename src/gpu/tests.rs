@@ -12,7 +12,9 @@ use crate::{
 };
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, Block, Function, Module, Scalar, ShaderStage, Statement, TypeInner, VectorSize};
+use naga::{
+    AddressSpace, Block, Expression, Function, Handle, Module, Scalar, ShaderStage, Statement, TypeInner, VectorSize,
+};
 use rayon::prelude::*;
 use std::collections::HashSet;
 use std::mem::offset_of;
@@ -20,7 +22,7 @@ use std::mem::offset_of;
 /// Norms with and without their vectors, on shapes that take one workgroup, a part of one, and several.
 fn layers() -> Vec<(NormDescriptor, Vec<usize>)> {
     let mut layers: Vec<(NormDescriptor, Vec<usize>)> = Vec::new();
-    for [n, c, s] in [[4, 6, 5], [3, 64, 8], [2, 8, 1024], [2, 2, 40000], [90, 6, 1], [5000, 8, 1]] {
+    for [n, c, s] in [[4, 6, 5], [2, 4, 7], [3, 64, 8], [2, 8, 1024], [2, 2, 40000], [90, 6, 1], [5000, 8, 1]] {
         for affine in [true, false] {
             let batch = BatchNormDescriptor::new(c);
             let instance =
@@ -167,6 +169,48 @@ fn loops(block: &Block) -> usize {
     block.iter().map(of).sum()
 }
 
+/// Whether a value comes from uniforms, and whether from anything else that changes.
+fn sources(module: &Module, function: &Function, value: Handle<Expression>) -> [bool; 2] {
+    use Expression::*;
+    let of = |value| sources(module, function, value);
+    let all = |values: &[Handle<Expression>]| {
+        values.iter().map(|&value| of(value)).fold([false; 2], |[a, b], [c, d]| [a | c, b | d])
+    };
+    match &function.expressions[value] {
+        Literal(_) | Constant(_) | ZeroValue(_) => [false, false],
+        &GlobalVariable(variable) => {
+            let is_uniform = module.global_variables[variable].space == AddressSpace::Uniform;
+            [is_uniform, !is_uniform]
+        }
+        &Load { pointer: value }
+        | &AccessIndex { base: value, .. }
+        | &Splat { value, .. }
+        | &Swizzle { vector: value, .. }
+        | &Unary { expr: value, .. }
+        | &As { expr: value, .. } => of(value),
+        &Binary { left, right, .. } => all(&[left, right]),
+        &Select { condition, accept, reject } => all(&[condition, accept, reject]),
+        Compose { components, .. } => all(components),
+        _ => [false, true],
+    }
+}
+
+/// Whether a branch depends on uniforms alone: Mesa's software drivers make a shader for each of their values.
+fn branches_on_uniforms(module: &Module, function: &Function, block: &Block) -> bool {
+    let within = |block: &Block| branches_on_uniforms(module, function, block);
+    block.iter().any(|statement| match statement {
+        Statement::If { condition, accept, reject } => {
+            sources(module, function, *condition) == [true, false] || within(accept) || within(reject)
+        }
+        Statement::Loop { body, continuing, .. } => within(body) || within(continuing),
+        Statement::Switch { selector, cases } => {
+            sources(module, function, *selector) == [true, false] || cases.iter().any(|case| within(&case.body))
+        }
+        Statement::Block(block) => within(block),
+        _ => false,
+    })
+}
+
 /// What a device with WebGPU's default limits must have, and what makes kernels fast.
 fn check_resources(module: &Module, key: &Key) -> Result<(), String> {
     let globals = || module.global_variables.iter().map(|(_, variable)| variable);
@@ -190,10 +234,17 @@ fn check_resources(module: &Module, key: &Key) -> Result<(), String> {
     if loops(&module.entry_points[0].function.body) > main {
         looping.push("main".into());
     }
+    let entry = &module.entry_points[0].function;
+    let functions = module.functions.iter().map(|(_, function)| function).chain([entry]);
+    let branching: Vec<&str> = functions
+        .filter(|function| branches_on_uniforms(module, function, &function.body))
+        .map(|function| function.name.as_deref().unwrap_or("main"))
+        .collect();
     match (buffers, bytes) {
         (9.., _) => Err(format!("{buffers} storage buffers")),
         (_, 16385..) => Err(format!("{bytes} bytes of workgroup memory")),
         _ if !looping.is_empty() => Err(format!("loops in {looping:?}")),
+        _ if !branching.is_empty() => Err(format!("branches on uniforms in {branching:?}")),
         _ => Ok(()),
     }
 }
@@ -230,6 +281,34 @@ fn every_shader_translates() {
     let failures = some.par_iter().filter_map(|key| check(key).err().map(|error| format!("{key:?}:\n{error}")));
     let failures: Vec<String> = failures.collect();
     assert!(failures.is_empty(), "{} of {}, the first: {}", failures.len(), some.len(), failures[0]);
+}
+
+#[test]
+fn branches_on_uniforms_are_found() {
+    let branches = |condition: &str| {
+        let source = format!(
+            "struct Params {{ a: f32, b: vec2<u32> }}
+            @group(0) @binding(0) var<uniform> params: Params;
+            @group(0) @binding(1) var<storage, read_write> data: array<u32>;
+            fn helper(n: u32) -> u32 {{
+                if ({condition}) {{ return 1u; }}
+                return 2u;
+            }}
+            @compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3<u32>) {{ data[0] = helper(id.x); }}"
+        );
+        let module = naga::front::wgsl::parse_str(&source).unwrap();
+        let (_, helper) = module.functions.iter().next().unwrap();
+        branches_on_uniforms(&module, helper, &helper.body)
+    };
+    for (condition, expected) in [
+        ("params.a >= 0.0", true),
+        ("select(params.b.x, 3u, params.a < 1.0) == 2u * params.b.y", true),
+        ("n < params.b.x", false),
+        ("data[n] == params.b.y", false),
+        ("1u < 2u", false),
+    ] {
+        assert_eq!(branches(condition), expected, "{condition}");
+    }
 }
 
 #[test]
