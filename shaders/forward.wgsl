@@ -142,8 +142,47 @@ fn givens(p: Place) -> Results {
     return stats_at(stat_indices(p));
 }
 
+// Mean (high, low), scale and bias of a unit's elements.
+struct Line {
+    hi: vec4<f32>,
+    lo: vec4<f32>,
+    scale: vec4<f32>,
+    bias: vec4<f32>,
+}
+
+//#if SAMPLES
+// Those of a channel.
+fn line_of(channel: u32) -> Line {
+    let i = Indices(channel);
+    let stat = stats_at(i)[0];
+    let scale = weights_at(i)[0] * stat.rstd;
+    return Line(vec4<f32>(stat.hi), vec4<f32>(stat.lo), vec4<f32>(scale), vec4<f32>(biases_at(i)[0]));
+}
+
+// A unit's elements belong to one channel, or its last ones to the next: channels have more than a unit has.
+fn line(p: Place, unit: u32, stat: Result, known: Known) -> Line {
+    let at = positions(p, unit);
+    let channel = at.x / params.map_position_div;
+    let is_next = at >= vec4<u32>((channel + 1u) * params.map_position_div);
+    let own = line_of(channel);
+    let next = line_of(channel + u32(is_next.w));
+    return Line(
+        select(own.hi, next.hi, is_next),
+        select(own.lo, next.lo, is_next),
+        select(own.scale, next.scale, is_next),
+        select(own.bias, next.bias, is_next),
+    );
+}
+//#else
+fn line(p: Place, unit: u32, stat: Result, known: Known) -> Line {
+    let scale = weights(p, unit, known.weight) * stat.rstd;
+    return Line(vec4<f32>(stat.hi), vec4<f32>(stat.lo), scale, biases(p, unit, known.bias));
+}
+//#end
+
 fn transform(p: Place, unit: u32, x: Unit, residual: vec4<f32>, stat: Result, known: Known) -> Written {
-    var y = fma((x - stat.hi) - stat.lo, weights(p, unit, known.weight) * stat.rstd, biases(p, unit, known.bias));
+    let made = line(p, unit, stat, known);
+    var y = fma((x - made.hi) - made.lo, made.scale, made.bias);
 //#if RESIDUAL_LATE
     y += residual;
 //#end

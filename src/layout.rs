@@ -90,6 +90,11 @@ impl IndexMap {
         IndexMap { target: size, segment: 1, ..IndexMap::OF_TARGET }
     }
 
+    /// Of samples' elements, of which so many neighbours belong to a channel.
+    pub(crate) const fn of_positions(len: u64) -> IndexMap {
+        IndexMap { target: 0, position_div: len, position: 1, ..IndexMap::OF_TARGET }
+    }
+
     /// The target's own number within its group.
     pub const OF_TARGET: IndexMap = IndexMap { target_div: 1, target: 1, segment: 0, position_div: 1, position: 0 };
 }
@@ -210,6 +215,13 @@ impl Layout {
     pub(crate) fn instances(&self) -> Walk {
         let Walk { segments, segment_stride, .. } = self.affine;
         Walk { outer: segments, outer_stride: segment_stride, segments: 1, segment_stride: 0, ..self.affine }
+    }
+
+    /// The walk over samples, of which each is one run of channels.
+    pub(crate) fn samples(&self) -> Walk {
+        let Walk { segments, segment_stride, inner, len, .. } = self.affine;
+        let samples = Walk { outer: segments, outer_stride: segment_stride, inner: 1, inner_stride: 0, ..self.affine };
+        Walk { segments: 1, segment_stride: 0, len: inner * len, stride: 1, singles: false, ..samples }
     }
 
     /// The layout of no samples: targets without elements.

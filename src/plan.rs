@@ -187,6 +187,7 @@ impl Problem {
             Over::Channels => self.layout.channels_of_stats(),
             Over::Instances => self.layout.instances(),
             Over::Affine => self.layout.affine,
+            Over::Samples => self.layout.samples(),
         }
     }
 }
@@ -240,6 +241,9 @@ pub enum Over {
     Instances,
     /// Affine parameters.
     Affine,
+    /// Samples of halves whose channels share words (7x7 images): what belongs to an element's channel is looked up where it
+    /// is written.
+    Samples,
 }
 
 /// One pass over the data, or over partial results.

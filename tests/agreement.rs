@@ -10,9 +10,10 @@ mod cases;
 mod golden;
 
 use cases::{Case, Data, compare, half, last, norms, run};
+use wgpu_norm::plan::{Over, Plan, Problem};
 use wgpu_norm::{
-    BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor,
-    Residual, RmsNormDescriptor, Statistics, TensorDescriptor, host,
+    BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor, Op,
+    Profile, Residual, RmsNormDescriptor, Statistics, TensorDescriptor, host,
 };
 
 /// Runs a list of cases on a backend and fails with all that is wrong.
@@ -86,6 +87,40 @@ fn running_statistics() -> Vec<Case> {
         .collect()
 }
 
+/// Halves of channels that share words, of samples that do not: units of one channel and of two, everywhere in one.
+fn halves_by_samples() -> Vec<Case> {
+    use DType::{BF16, F16, F32};
+    let types = [(F16, F16), (BF16, BF16), (F32, F16), (F16, F32), (BF16, F16)];
+    let shapes = [[3, 4, 5], [2, 8, 7], [5, 12, 9], [2, 2, 6], [3, 8, 49], [2, 4, 1023], [1, 4, 4097], [300, 4, 13]];
+    let residuals = [Residual::None, Residual::After, Residual::Before];
+    let fusions = residuals.into_iter().flat_map(|residual| [false, true].map(|relu| Fusion { residual, relu }));
+    let mut fusions = fusions.collect::<Vec<Fusion>>().into_iter().cycle();
+    let mut cases = Vec::new();
+    for shape in shapes {
+        for (input, output) in types {
+            let statistics = Statistics::Running;
+            let case = Case { input, output, statistics, ..Case::new(BatchNormDescriptor::new(shape[1]), &shape) };
+            cases.push(Case { fusion: fusions.next().unwrap_or_default(), ..case });
+        }
+    }
+    let instance = InstanceNormDescriptor { affine: true, track_running_stats: true, ..InstanceNormDescriptor::new(8) };
+    cases.push(Case { statistics: Statistics::Running, ..half(F16, Case::new(instance, &[3, 8, 7, 7])) });
+    cases
+}
+
+#[test]
+fn halves_by_samples_go_by_samples() {
+    for case in halves_by_samples() {
+        let (tensor, op) = (case.tensor(), Op::Forward);
+        let mut problem = Problem::new(&case.descriptor, &tensor, case.statistics, case.fusion, op).unwrap();
+        problem.output = case.output;
+        for profile in [Profile::GPU, Profile::SOFTWARE_GPU] {
+            let plan = Plan::new(problem, &profile).unwrap();
+            assert_eq!(plan.passes[0].over, Over::Samples, "{}", case.name());
+        }
+    }
+}
+
 fn channels_last() -> Vec<Case> {
     let fusion = Fusion { residual: Residual::After, relu: true };
     let norms = norms().into_iter().filter(|c| c.shape.len() > 2);
@@ -156,6 +191,8 @@ fn workgroups_of_a_gpu() -> Vec<Case> {
     let odd = [
         Case { fusion, ..images.clone() },
         Case { statistics: Statistics::Running, ..images },
+        // By samples, if there are halves.
+        Case { fusion, statistics: Statistics::Running, ..Case::new(BatchNormDescriptor::new(40), &[6, 40, 49]) },
         Case::new(GroupNormDescriptor::new(2, 6), &[2, 6, 4101]),
         Case::new(RmsNormDescriptor::new(&[701]), &[9, 701]),
     ]
@@ -243,6 +280,7 @@ backends::implementations!(
     small_variances,
     fusions,
     running_statistics,
+    halves_by_samples,
     channels_last,
     every_combination
 );

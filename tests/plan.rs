@@ -7,9 +7,9 @@ use plans::{ALL, PLAIN, RESNET50, batch, kernels, last, layer, plan, plan_for, t
 use std::collections::HashSet;
 use wgpu_norm::plan::{Geometry, Kernel, Over, Pass, Plan, Problem, Tensor, Tree};
 use wgpu_norm::{
-    BatchNormDescriptor, DType, Error, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
-    LayerNormDescriptor, Momentum, NormDescriptor, Op, Profile, Residual, RmsNormDescriptor, Statistics,
-    TensorDescriptor,
+    BatchNormDescriptor, DType, Error, Format, ForwardPitches, Fusion, Gradients, GroupNormDescriptor,
+    InstanceNormDescriptor, LayerNormDescriptor, Momentum, NormDescriptor, Op, Pitch, Profile, Residual,
+    RmsNormDescriptor, Statistics, TensorDescriptor,
 };
 
 /// (norm, shape, whether a statistic fits on chip)
@@ -77,6 +77,43 @@ fn element_types_count_as_they_are() {
     let backward = Plan::new(Problem { op: Op::Backward(ALL), ..problem }, &Profile::GPU).unwrap();
     // x and dx in the input's type, dy in the output's.
     assert_eq!(backward.bytes(), elements * (2 + 4 + 2));
+}
+
+/// Evaluation of halves goes over samples where channels share words and samples do not, and a unit is of two channels at
+/// most.
+#[test]
+fn halves_are_stored_by_words_of_samples() {
+    let over = |shape: &[usize], [input, output]: [DType; 2], format, pitch: Option<u64>| {
+        let tensor = TensorDescriptor { dtype: input, format, ..TensorDescriptor::new(shape) };
+        let norm = batch(shape[1]);
+        let mut problem = Problem::new(&norm, &tensor, Statistics::Running, PLAIN, Op::Forward).unwrap();
+        problem.output = output;
+        let y = Pitch { sample: pitch, row: None };
+        let problem = problem.with_forward_pitches(&ForwardPitches { y, ..Default::default() }).unwrap();
+        let plan = Plan::new(problem, &Profile::GPU).unwrap();
+        assert_eq!((kernels(&plan), traffic(&plan)), (vec![Kernel::Apply], (1, 1)), "{shape:?}");
+        plan.passes[0].over
+    };
+    use DType::{F16, F32};
+    use Format::{ChannelsFirst, ChannelsLast};
+    use Over::{Samples, Stats};
+    for (types, expected) in [([F16, F16], Samples), ([F32, F16], Samples), ([F16, F32], Samples), ([F32, F32], Stats)]
+    {
+        assert_eq!(over(&[8, 64, 7, 7], types, ChannelsFirst, None), expected, "{types:?}");
+    }
+    // Rows of whole units; samples of odd words; more than two channels a unit; columns.
+    for shape in [[8, 64, 6, 6], [8, 63, 7, 7], [8, 64, 1, 3], [8, 64, 1, 1]] {
+        assert_eq!(over(&shape, [F16, F16], ChannelsFirst, None), Stats, "{shape:?}");
+    }
+    assert_eq!(over(&[8, 64, 1, 5], [F16, F16], ChannelsFirst, None), Samples);
+    assert_eq!(over(&[8, 64, 7, 7], [F16, F16], ChannelsLast, None), Stats);
+    // Positions of a sample that 32 bits count, and those of one channel more.
+    for (channels, expected) in [(65532, Samples), (65536, Stats)] {
+        assert_eq!(over(&[1, channels, 1, 65537], [F16, F16], ChannelsFirst, None), expected, "{channels}");
+    }
+    for (pitch, expected) in [(64 * 49 + 4, Samples), (64 * 49 + 2, Stats)] {
+        assert_eq!(over(&[8, 64, 7, 7], [F16, F16], ChannelsFirst, Some(pitch)), expected, "{pitch}");
+    }
 }
 
 #[test]

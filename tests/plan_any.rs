@@ -73,8 +73,9 @@ fn op(rng: &mut Rng, is_batch: bool, residual: Residual) -> Op {
 fn pitch(rng: &mut Rng, problem: &Problem) -> Pitch {
     let memory = problem.layout.memory;
     let row = rng.random_bool(0.5).then(|| memory.width + rng.random_range(0..20));
-    if problem.layout.stat_of_affine.position != 0 {
-        return Pitch { row, sample: None };
+    // A sample that is one row has one distance, by either name.
+    if memory.rows == 1 {
+        return if rng.random_bool(0.5) { Pitch { row, sample: None } } else { Pitch { row: None, sample: row } };
     }
     let sample = memory.rows * row.unwrap_or(memory.width);
     Pitch { row, sample: rng.random_bool(0.5).then(|| sample + rng.random_range(0..500)) }

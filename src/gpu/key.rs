@@ -55,7 +55,7 @@ impl Constants {
             Over::Stats | Over::Channels => map != IndexMap::OF_TARGET,
             // Those of a channel are weighed as they are merged to those of its group.
             Over::Instances => pass.kernel == Kernel::Apply,
-            Over::Affine => false,
+            Over::Affine | Over::Samples => false,
         };
         let across = geometry.tree.side_by_side;
         Constants([
@@ -136,6 +136,7 @@ impl Key {
                 singles: pass.geometry.tree.singles && matches!(pass.kernel, Kernel::Rows | Kernel::Reduce),
                 columns: pass.sums_columns(),
                 channels: pass.weighs && pass.kernel == Kernel::Rows,
+                samples: pass.over == Over::Samples,
                 addressing: Addressing { vec4, ..addressing },
                 unit_weights: elements
                     && vec4

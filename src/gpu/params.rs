@@ -125,5 +125,6 @@ pub(crate) fn index_map(plan: &Plan, over: Over) -> IndexMap {
         Over::Channels => IndexMap::of_channels(plan.problem.layout.stat_of_affine.target_div),
         Over::Instances => IndexMap::OF_TARGET,
         Over::Affine => plan.problem.layout.stat_of_affine,
+        Over::Samples => IndexMap::of_positions(plan.problem.layout.affine.len),
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Variant {
     pub columns: bool,
     /// Whether sums of a group's channels are weighed on their way up its tree.
     pub channels: bool,
+    /// Whether an element's channel is looked up where it is written.
+    pub samples: bool,
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.
     pub unit_weights: bool,
@@ -127,6 +129,7 @@ pub(crate) fn compose(variant: &Variant) -> String {
         ("PARTS", variant.parts),
         ("COLUMNS", variant.columns),
         ("CHANNELS", variant.channels),
+        ("SAMPLES", variant.samples),
         ("EIGHTS", variant.kernel == Kernel::Merge && variant.units > 1),
         ("UNIT_WEIGHTS", variant.unit_weights),
         ("FOUR_TARGETS", four_targets),

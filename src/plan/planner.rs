@@ -1,9 +1,11 @@
 //! Which passes a call takes, and what each of them reads and writes.
 
-use super::{Geometry, Kernel, Over, Pass, Problem, Tensor, scratch, window};
+use super::{Geometry, Kernel, Over, Pass, Problem, Tensor, UNIT, scratch, window};
 use crate::error::Error;
+use crate::layout::Walk;
 use crate::op::{Direction, Fusion, Op, Residual, Statistics};
 use crate::profile::Profile;
+use crate::tensor::DType;
 
 /// Adds the passes of a call one by one.
 pub(super) struct Planner<'a> {
@@ -218,8 +220,26 @@ impl Planner<'_> {
     }
 
     pub(super) fn element_wise(&mut self, direction: Direction) -> Result<(), Error> {
-        let geometry = self.element_geometry(Over::Stats)?;
-        self.push(Kernel::Apply, direction, Over::Stats, geometry, |_| {})
+        let by_samples = direction == Direction::Forward && self.channels_share_words();
+        let over = if by_samples { Over::Samples } else { Over::Stats };
+        let geometry = self.element_geometry(over)?;
+        self.push(Kernel::Apply, direction, over, geometry, |_| {})
+    }
+
+    /// Whether channels share words of halves with their neighbours, and samples do not: an invocation that takes four
+    /// elements of a sample stores words that are nobody else's, without atomics. They belong to two channels at most, whose
+    /// numbers are looked up for each four, which costs more than it saves where elements are words.
+    fn channels_share_words(&self) -> bool {
+        let problem = self.problem;
+        let Walk { inner, len, stride, .. } = problem.layout.affine;
+        let has_halves = [problem.input, problem.output].iter().any(|&dtype| dtype != DType::F32);
+        let (sample, most) = (inner * len, u32::MAX.into());
+        let fits = stride == 1 && len > UNIT && !len.is_multiple_of(UNIT) && sample.is_multiple_of(UNIT);
+        // Positions are counted in 32 bits.
+        has_halves
+            && fits
+            && sample <= most
+            && problem.memories.iter().all(|memory| memory.sample_pitch.is_multiple_of(UNIT))
     }
 
     pub(super) fn push(

@@ -93,9 +93,10 @@ fn measure(chip: &str, driver: &str, pipeline: &Pipeline, compiled: &Compiled) -
         (_, false) if shader.neighbours => "-halves",
         (_, false) => "-scalar",
     };
-    let beside = match (shader.columns, shader.channels) {
-        (true, _) => "-columns",
-        (_, true) => "-channels",
+    let beside = match (shader.columns, shader.channels, shader.samples) {
+        (true, _, _) => "-columns",
+        (_, true, _) => "-channels",
+        (_, _, true) => "-samples",
         _ => "",
     };
     Ok(Measured {
