@@ -7,7 +7,8 @@ use crate::error::Error;
 pub enum Commit {
     /// Update the running statistics and count the batch.
     Update,
-    /// Leave them alone: for the second forward pass of gradient checkpointing, which must not count twice.
+    /// Leave them alone: for the second forward pass of gradient checkpointing, and for all micro-batches but one that share
+    /// the moments of their batch, which must not count twice.
     Skip,
 }
 

@@ -213,6 +213,45 @@ fn a_ninth_shape_is_kept_too() {
     }
 }
 
+/// A layer that makes many calls a step, each with buffers of its own, keeps them all if it is told to.
+#[test]
+fn as_many_calls_are_kept_as_it_is_told() {
+    const CALLS: usize = 24;
+    for gpu in adapters::all() {
+        let _turn = gpu.turn();
+        let device = &gpu.device;
+        let norm = gpu::Norm::new(&gpu::Context::new(device).unwrap(), LayerNormDescriptor::new(&[4])).unwrap();
+        let buffers = [(); CALLS].map(|()| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: 256,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            })
+        });
+        let step = || {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            allocations(|| {
+                for y in &buffers {
+                    let all = y.as_entire_buffer_binding();
+                    let io = gpu::Forward::new(all.clone(), all);
+                    norm.forward_eval(&mut encoder, &TensorDescriptor::new(&[2, 4]), Fusion::default(), &io).unwrap();
+                }
+            })
+        };
+        step();
+        let too_many = step();
+        norm.keep_calls(CALLS);
+        step();
+        let all_kept = step();
+        norm.keep_calls(0);
+        let none_kept = step();
+        let name = &gpu.name;
+        assert!(all_kept < too_many && all_kept < none_kept, "{name}: {all_kept} of {too_many} and {none_kept}");
+        assert!(all_kept <= CALLS * 8, "{name}: {all_kept} allocations for {CALLS} calls");
+    }
+}
+
 fn dispatches(norm: &gpu::Norm, shape: &[usize]) -> usize {
     use wgpu_norm::plan::{Plan, Problem};
     use wgpu_norm::{Op, Statistics};

@@ -84,8 +84,9 @@ pub fn summary(rows: &[Row]) -> String {
     let ratios = ratios.collect::<Vec<String>>().join(", ");
     // Of the largest tensor: smaller ones may be copied within a cache.
     let largest = rows.iter().max_by_key(|r| r.case.tensor_bytes()).map_or(f64::NAN, Row::copy_rate);
+    let build = if cfg!(debug_assertions) { ", built WITHOUT --release" } else { "" };
     format!(
-        "{description}: copy {} GB/s; ratio to it: {ratios} (medians of {} cases, {clock})",
+        "{description}: copy {} GB/s; ratio to it: {ratios} (medians of {} cases, {clock}{build})",
         short(largest),
         rows.len()
     )

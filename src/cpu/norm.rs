@@ -133,7 +133,7 @@ impl Norm {
     /// [`Error::Missing`] and [`Error::Unexpected`] if the slices are not what shape and fusion ask for,
     /// [`Error::DType`] if their element types are not those of the forward pass. Then nothing has been written.
     ///
-    /// A saved state is used up, so it cannot be used twice:
+    /// A saved state is used up, by an error, too, so it cannot be used twice:
     ///
     /// ```compile_fail
     /// # use wgpu_norm::{cpu::*, *};
@@ -162,7 +162,8 @@ impl Norm {
         self.any_local_moments(tensor, fusion, (bytemuck::cast_slice(x), residual), pitches, I::DTYPE)
     }
 
-    /// Last step, forward: as [`Norm::forward_train`], with the moments of the whole group.
+    /// Last step, forward: as [`Norm::forward_train`], with the moments of the whole group. Of several shards that one layer
+    /// takes, micro-batches of one batch, one alone has [`Commit::Update`].
     ///
     /// [`Error::TooFewValues`] is for the caller to raise, who knows the counts: running statistics are left
     /// alone for a count of 0, and `running_var` for a count of 1.

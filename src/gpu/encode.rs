@@ -10,9 +10,10 @@ use crate::error::Error;
 use crate::plan::{Dispatch, Kernel, Over, Pass, Plan, Tensor};
 use std::sync::Arc;
 
-/// The vectors that go with a call.
+/// The vectors that go with a call, and the name of the layer that they are of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Vectors<'a> {
+    pub label: &'a str,
     pub state: &'a wgpu::Buffer,
     pub saved: &'a wgpu::Buffer,
     pub partials: &'a wgpu::Buffer,
@@ -107,15 +108,15 @@ impl Step {
             binding: t.binding(),
             resource: wgpu::BindingResource::Buffer(b.binding),
         }));
-        let vectors = [vectors.state, vectors.saved, vectors.partials];
+        let buffers = [vectors.state, vectors.saved, vectors.partials];
         entries.extend(
             VECTOR_BINDINGS
                 .into_iter()
-                .zip(vectors)
+                .zip(buffers)
                 .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() }),
         );
         let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("wgpu-norm"),
+            label: Some(vectors.label),
             layout: &pipeline.bindings,
             entries: &entries,
         });

@@ -5,7 +5,7 @@ use super::encode::{Prepared, Vectors};
 use super::io::{self, Backward, Forward, InPlace, Tensors, check_binding};
 use super::key::Update;
 use super::params::Numbers;
-use super::recent::Recent;
+use super::recent::{KEPT, Recent};
 use super::saved::{Pool, Saved};
 use super::state::{state_buffer, stride};
 use crate::error::Error;
@@ -33,7 +33,7 @@ use wgpu::{BufferUsages, CommandEncoder};
 /// ```
 ///
 /// It keeps what its last eight calls were recorded with, the callers' buffers among it, until other calls take their
-/// place or it is dropped. A call with other buffers makes new bind groups, a shape that is new to the context may need
+/// place or it is dropped; [`Norm::keep_calls`] makes it more or fewer. A call with other buffers makes new bind groups, a shape that is new to the context may need
 /// new pipelines, which a driver compiles while the call is recorded: to have them beforehand, record the call into an
 /// encoder that is dropped. The [`Context`] keeps them all.
 #[derive(Debug)]
@@ -92,8 +92,8 @@ impl Norm {
         })
     }
 
-    /// The layer with a name for its compute passes, by which captures and profilers tell it from others: the name of the
-    /// norm unless told.
+    /// The layer with a name for its compute passes and bind groups, by which captures, profilers and wgpu's own errors tell
+    /// it from others: the name of the norm unless told.
     #[must_use]
     pub fn with_label(mut self, label: impl Into<String>) -> Norm {
         self.label = Some(label.into());
@@ -103,6 +103,16 @@ impl Norm {
     /// What its compute passes are called.
     pub fn label(&self) -> &str {
         self.label.as_deref().unwrap_or(self.descriptor.name())
+    }
+
+    /// Keeps what the last so many calls were recorded with, eight unless told: more where one layer makes many calls a step
+    /// (the heads of a query, each a slice), so that none makes its bind groups anew; none where each step has buffers of its
+    /// own, which are then freed when their user drops them. What is more than that is let go at once.
+    pub fn keep_calls(&self, calls: usize) {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        // Plans hold no buffers.
+        scratch.plans.keep_only(calls.max(KEPT));
+        scratch.prepared.keep_only(calls);
     }
 
     /// What the layer is.
@@ -191,7 +201,7 @@ impl Norm {
     /// Gradients of the pass that gave `saved`; those that `io` leaves out cost nothing. Weight and bias are read once more:
     /// they must be those of the forward pass still.
     ///
-    /// [`Error::Foreign`] if `saved` is another layer's.
+    /// [`Error::Foreign`] if `saved` is another layer's. An error, too, uses `saved` up: the forward pass has to run again.
     pub fn backward(&self, encoder: &mut CommandEncoder, saved: Saved, io: &Backward) -> Result<(), Error> {
         let (plan, tensors) = self.backward_plan(Op::Backward(io.wanted()), &saved, io)?;
         self.check_affine(&saved, io, &plan, &tensors)?;
@@ -297,7 +307,7 @@ impl Norm {
         let prepared = match sums {
             // New each time: no call would find what was made with them.
             Some(partials) => {
-                let vectors = Vectors { state: &self.state, saved: &saved.buffer, partials };
+                let vectors = Vectors { label: self.label(), state: &self.state, saved: &saved.buffer, partials };
                 Arc::new(self.prepare(plan, tensors, vectors, update)?)
             }
             None => self.prepared(plan, tensors, saved, update)?,
@@ -319,7 +329,7 @@ impl Norm {
             return Ok(prepared.clone());
         }
         let partials = scratch.partials(&self.context, plan)?;
-        let vectors = Vectors { state: &self.state, saved: &saved.buffer, partials: &partials };
+        let vectors = Vectors { label: self.label(), state: &self.state, saved: &saved.buffer, partials: &partials };
         let prepared = Arc::new(self.prepare(plan, tensors, vectors, update)?);
         scratch.prepared.keep((call, prepared.clone()));
         Ok(prepared)
@@ -338,7 +348,7 @@ impl Norm {
     ) -> Result<(), Error> {
         let partials = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).partials(&self.context, plan)?;
         let saved = saved.map(|s| &s.buffer).unwrap_or(self.context.unused());
-        let vectors = Vectors { state: &self.state, saved, partials: &partials };
+        let vectors = Vectors { label: self.label(), state: &self.state, saved, partials: &partials };
         let prepared = self.prepare(plan, tensors, vectors, Update::Never)?;
         fill(encoder, &partials);
         prepared.encode(encoder, self.label());

@@ -74,7 +74,8 @@ impl Norm {
         })
     }
 
-    /// Replaces the whole state through the queue, before the next submission. Errors as [`State::check`].
+    /// Replaces the whole state through the queue, before the next submission. Errors as [`State::check`]; as wgpu's own
+    /// writes, none for a lost device.
     pub fn write_state(&self, queue: &wgpu::Queue, state: &State) -> Result<(), Error> {
         state.check(&self.descriptor)?;
         queue.write_buffer(&self.state, 0, bytemuck::cast_slice(&state_words(&self.descriptor, state)));

@@ -82,7 +82,8 @@ impl Norm {
         self.local_sums(encoder, &plan, &tensors, None)
     }
 
-    /// Last step, forward: y from the moments of the whole group. Every member must be given the same.
+    /// Last step, forward: y from the moments of the whole group. Every member must be given the same. Of several shards that
+    /// one layer takes, micro-batches of one batch, one alone has [`Commit::Update`].
     ///
     /// [`Error::TooFewValues`] is for the caller to raise, who knows the counts: the device leaves running
     /// statistics alone for a count of 0, and `running_var` for a count of 1.

@@ -79,6 +79,7 @@ impl Norm {
     /// Gradients; see [`gpu::Norm::backward`]. Slices have the types and the length of the forward pass's ([`Error::DType`],
     /// [`Error::Length`]). [`Error::Foreign`] if `saved` is of another layer or backend; [`Error::Missing`] and
     /// [`Error::Unexpected`] if the slices are not what its fusion asks for; [`Error::Readback`] if the device is lost.
+    /// An error, too, uses `saved` up.
     pub async fn backward<I: Element, O: Element>(
         &self,
         saved: Saved,

@@ -264,8 +264,11 @@ fn trailing_rows(layer: &'static str, tensor: &TensorDescriptor, normalized_shap
 }
 
 fn check_normalized_shape(normalized_shape: &[usize]) -> Result<(), Error> {
-    if normalized_shape.is_empty() || normalized_shape.contains(&0) {
-        return Err(Error::Empty { what: "normalized_shape" });
+    if normalized_shape.is_empty() {
+        return Err(Error::Empty { what: "the number of axes of normalized_shape" });
+    }
+    if normalized_shape.contains(&0) {
+        return Err(Error::Empty { what: "an axis of normalized_shape" });
     }
     product("normalized_shape", normalized_shape).map(|_| ())
 }
