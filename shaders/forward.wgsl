@@ -31,6 +31,9 @@ struct Known {
 }
 
 fn knowns(p: Place) -> Knowns {
+//#if SAMPLES
+    return Knowns();
+//#else
     let i = affine_indices(p);
     let weight = weights_at(i);
     let bias = biases_at(i);
@@ -39,6 +42,7 @@ fn knowns(p: Place) -> Knowns {
         Known(weight[$t], bias[$t]),
 //#end
     );
+//#end
 }
 
 alias Unit = vec4<f32>;
@@ -139,7 +143,11 @@ fn write_results(p: Place, sums: Partials, stats: Results) {
 }
 
 fn givens(p: Place) -> Results {
+//#if SAMPLES
+    return Results();
+//#else
     return stats_at(stat_indices(p));
+//#end
 }
 
 // Mean (high, low), scale and bias of a unit's elements.

@@ -120,19 +120,13 @@ impl Memory {
         Memory { samples, rows, width, row_pitch: width, sample_pitch: rows * width }
     }
 
-    /// The same tensor with gaps; a row's pitch is a sample's where a sample is one row, [`Error::Unexpected`] if they are
-    /// two. [`Error::Pitch`] if rows or samples would overlap, [`Error::TooLarge`].
+    /// The same tensor with gaps; a row's pitch is a sample's where a sample is one row. [`Error::Pitch`] if rows or
+    /// samples would overlap, [`Error::TooLarge`].
     pub(crate) fn with_pitch(self, name: &'static str, pitch: Pitch) -> Result<Memory, Error> {
         let check = |what, actual, least| {
             if actual < least { Err(Error::Pitch { name, what, least, actual }) } else { Ok(actual) }
         };
         let one_row = self.rows == 1;
-        if one_row && pitch.row.zip(pitch.sample).is_some_and(|(row, sample)| row != sample) {
-            return Err(Error::Unexpected {
-                name: "a row's pitch other than a sample's",
-                reason: "each sample is one row here, which are equally far apart (layer and RMS norm take all leading axes as one)",
-            });
-        }
         let row_pitch = check("row", pitch.row.unwrap_or(self.width), self.width)?;
         let most = u64::MAX / 8;
         let too_large =

@@ -128,7 +128,17 @@ impl Problem {
 
     fn with_pitches(mut self, pitches: [Pitch; 5]) -> Result<Problem, Error> {
         self.memories = [self.layout.memory; 5];
+        // Of one position that is channels-last a row has no neighbour, and no distance from it.
+        let Walk { len, stride, .. } = self.layout.affine;
+        let rows_are_samples = self.layout.memory.rows == 1 && (stride != 1 || len > 1);
         for (tensor, pitch) in Tensor::ALL.into_iter().zip(pitches).filter(|(_, pitch)| *pitch != Pitch::default()) {
+            if rows_are_samples && pitch.row.zip(pitch.sample).is_some_and(|(row, sample)| row != sample) {
+                return Err(Error::Unexpected {
+                    name: "a row's pitch other than a sample's",
+                    reason: "each sample is one row here, and rows are equally far apart (layer and RMS norm take all \
+                             leading axes as one)",
+                });
+            }
             self.memories[tensor as usize] = self.layout.memory.with_pitch(self.name(tensor), pitch)?;
         }
         Ok(self)

@@ -25,6 +25,22 @@ fn fused(residual: Residual, relu: bool, case: Case) -> Case {
     Case { fusion: Fusion { residual, relu }, ..case }
 }
 
+/// Images of four channels that share words with each other and not with the next image.
+fn by_samples(samples: usize, positions: usize) -> Case {
+    let statistics = Statistics::Running;
+    Case { statistics, ..Case::new(BatchNormDescriptor::new(4), &[samples, 4, positions]) }
+}
+
+#[test]
+fn images_go_by_samples() {
+    for case in [by_samples(3, 35), by_samples(2, 7), by_samples(60, 131)] {
+        let problem =
+            Problem::new(&case.descriptor, &case.tensor(), case.statistics, case.fusion, Op::Forward).unwrap();
+        let plan = Plan::new(Problem { output: DType::F16, ..problem }, &Profile::SOFTWARE_GPU).unwrap();
+        assert_eq!(plan.passes[0].over, wgpu_norm::plan::Over::Samples, "{}", case.name());
+    }
+}
+
 /// What every kind of loop and kernel takes part in; large enough to be split, small enough for software drivers.
 fn table() -> Vec<Case> {
     // More than a workgroup takes of a software driver's long leaves.
@@ -47,6 +63,7 @@ fn table() -> Vec<Case> {
         // Rows that are not on chip with the sums of their columns.
         Case::new(LayerNormDescriptor::new(&[2200]), &[130, 2200]),
         half(DType::F16, images()),
+        half(DType::F16, by_samples(60, 131)),
         fused(Residual::After, true, images()),
         fused(Residual::Before, false, half(DType::BF16, Case::new(LayerNormDescriptor::new(&[701]), &[400, 701]))),
     ]
@@ -335,6 +352,10 @@ fn placed() -> Vec<Case> {
         // And what a frozen layer writes over its residual.
         frozen(images),
         half(DType::F16, frozen(odd)),
+        // By samples; see `by_samples`.
+        half(DType::F16, frozen(by_samples(3, 35))),
+        fused(Residual::Before, true, half(DType::BF16, frozen(by_samples(3, 35)))),
+        Case { input: DType::F32, output: DType::F16, ..frozen(by_samples(2, 7)) },
     ]
 }
 

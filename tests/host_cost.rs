@@ -221,7 +221,7 @@ fn as_many_calls_are_kept_as_it_is_told() {
         let _turn = gpu.turn();
         let device = &gpu.device;
         let norm = gpu::Norm::new(&gpu::Context::new(device).unwrap(), LayerNormDescriptor::new(&[4])).unwrap();
-        let buffers = [(); CALLS].map(|()| {
+        let buffers = [(); 3 + CALLS].map(|()| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
                 size: 256,
@@ -229,26 +229,34 @@ fn as_many_calls_are_kept_as_it_is_told() {
                 mapped_at_creation: false,
             })
         });
+        let [y, dy] = [&buffers[0], &buffers[1]].map(|buffer| buffer.as_entire_buffer_binding());
+        let (tensor, plain) = (TensorDescriptor::new(&[2, 4]), Fusion::default());
+        // Forward passes, and their backward passes in the other order.
         let step = || {
             let mut encoder = device.create_command_encoder(&Default::default());
+            let mut kept = Vec::with_capacity(CALLS);
             allocations(|| {
-                for y in &buffers {
-                    let all = y.as_entire_buffer_binding();
-                    let io = gpu::Forward::new(all.clone(), all);
-                    norm.forward_eval(&mut encoder, &TensorDescriptor::new(&[2, 4]), Fusion::default(), &io).unwrap();
+                for x in &buffers[2..2 + CALLS] {
+                    let io = gpu::Forward::new(x.as_entire_buffer_binding(), y.clone());
+                    kept.push(norm.forward_train(&mut encoder, &tensor, plain, &io, Commit::Skip).unwrap());
+                }
+                for (x, dx) in buffers[2..].iter().zip(&buffers[3..]).rev() {
+                    let io = gpu::Backward::new(x.as_entire_buffer_binding(), dy.clone());
+                    let io = gpu::Backward { dx: Some(dx.as_entire_buffer_binding()), ..io };
+                    norm.backward(&mut encoder, kept.pop().unwrap(), &io).unwrap();
                 }
             })
         };
         step();
         let too_many = step();
-        norm.keep_calls(CALLS);
+        norm.keep_calls(2 * CALLS);
         step();
         let all_kept = step();
         norm.keep_calls(0);
         let none_kept = step();
         let name = &gpu.name;
         assert!(all_kept < too_many && all_kept < none_kept, "{name}: {all_kept} of {too_many} and {none_kept}");
-        assert!(all_kept <= CALLS * 8, "{name}: {all_kept} allocations for {CALLS} calls");
+        assert!(all_kept <= 2 * CALLS * 8, "{name}: {all_kept} allocations for {CALLS} calls, forward and backward");
     }
 }
 

@@ -36,7 +36,7 @@ fn numbers_at(vector: u32, i: Indices) -> Numbers {
 //#end
 }
 
-// Running mean (0) or variance (1), as they are, or were when the forward pass was recorded.
+// Running mean (0) or variance (1), as they are, or were when the forward pass ran.
 fn running_at(which: u32, i: Indices) -> Numbers {
 //#if FORWARD
     return numbers_at(2u + which, i);

@@ -114,8 +114,8 @@ impl Norm {
 
     /// Evaluation that keeps what [`Norm::backward`] needs: a frozen layer inside a network that trains.
     ///
-    /// Errors as [`Norm::forward_eval`]; x must not be where y goes if backward needs it, and [`Error::Missing`] where the layer tracks no running
-    /// statistics.
+    /// Errors as [`Norm::forward_eval`], but that x may be where y goes only if backward does not need it; [`Error::Missing`]
+    /// where the layer tracks no running statistics.
     pub fn forward_frozen<I: Element, O: Element>(
         &self,
         tensor: &TensorDescriptor,
@@ -181,7 +181,7 @@ impl Norm {
     /// First step, backward: sums of this shard, which are also its own dbias and dweight.
     ///
     /// Those stay local, as in PyTorch: the optimiser of data-parallel training sums (or averages) them over the members
-    /// with all other gradients. dx and dresidual of `io` are left to the last step. Errors as [`Norm::backward`];
+    /// with all other gradients. dsum, dx and dresidual of `io` are left to the last step. Errors as [`Norm::backward`];
     /// [`Error::Foreign`] also if `saved` is not from [`Norm::forward_train_with`].
     pub fn local_gradient_sums<I: Element, O: Element>(
         &self,

@@ -88,8 +88,9 @@ impl Context {
         profile.check()?;
         let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
         if !profile.offset_alignment.is_multiple_of(alignment) {
-            let (name, required) = ("min_storage_buffer_offset_alignment", profile.offset_alignment);
-            return Err(Error::Limit { name, required, actual: alignment });
+            let expected = "a multiple of the device's min_storage_buffer_offset_alignment";
+            let value = profile.offset_alignment as f64;
+            return Err(Error::Parameter { name: "Profile::offset_alignment", value, expected });
         }
         let unused = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-norm unused"),

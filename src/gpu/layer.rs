@@ -33,9 +33,9 @@ use wgpu::{BufferUsages, CommandEncoder};
 /// ```
 ///
 /// It keeps what its last eight calls were recorded with, the callers' buffers among it, until other calls take their
-/// place or it is dropped; [`Norm::keep_calls`] makes it more or fewer. A call with other buffers makes new bind groups, a shape that is new to the context may need
-/// new pipelines, which a driver compiles while the call is recorded: to have them beforehand, record the call into an
-/// encoder that is dropped. The [`Context`] keeps them all.
+/// place or it is dropped; [`Norm::keep_calls`] makes it more or fewer. A call with other buffers makes new bind groups, a
+/// shape that is new to the context may need new pipelines, which a driver compiles while the call is recorded: to have them
+/// beforehand, record the call into an encoder that is dropped. The [`Context`] keeps them all.
 #[derive(Debug)]
 pub struct Norm {
     context: Context,
@@ -113,6 +113,8 @@ impl Norm {
         // Plans hold no buffers.
         scratch.plans.keep_only(calls.max(KEPT));
         scratch.prepared.keep_only(calls);
+        // A call's saved statistics are a part of what it was recorded with.
+        self.pool.keep_only(calls.max(KEPT));
     }
 
     /// What the layer is.

@@ -2,8 +2,8 @@
 //!
 //! Device and queue are borrowed. Nothing here submits, polls or maps, and nothing but [`Norm::write_state`] writes
 //! through the queue. What a call needs is made once for the last few kinds of calls, but for those of a synchronised step,
-//! whose [`DeviceSums`] are new each time. Command buffers must be submitted in the order in which they were recorded, as scratch memory is shared
-//! between calls.
+//! whose [`DeviceSums`] are new each time. Command buffers must be submitted in the order in which they were recorded, as
+//! scratch memory is shared between calls.
 
 pub(crate) mod buffer;
 mod context;

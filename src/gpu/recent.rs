@@ -1,6 +1,7 @@
 //! What was asked for last, of which a few are kept.
 
-/// Calls that are kept unless told: training forward and backward with three sets of buffers, evaluation, and one to spare.
+/// Items that are kept unless told. Calls: training forward and backward with three sets of buffers, evaluation, and one to
+/// spare.
 pub(super) const KEPT: usize = 8;
 
 /// The last few items, by when they were asked for: the one that was longest ago makes room for a new one.
@@ -22,6 +23,12 @@ impl<T> Recent<T> {
         let at = self.items.iter().position(is_wanted)?;
         self.items[at..].rotate_left(1);
         self.items.last()
+    }
+
+    /// Takes out one that is wanted, of several the last that was kept.
+    pub fn take(&mut self, is_wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let at = self.items.iter().rposition(is_wanted)?;
+        Some(self.items.remove(at))
     }
 
     pub fn keep(&mut self, item: T) {

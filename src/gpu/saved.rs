@@ -1,23 +1,26 @@
 //! What a training pass keeps for its backward pass.
 
+use super::recent::Recent;
 use crate::op::Statistics;
 use crate::plan::Problem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Buffers that wait for their next pass.
-const KEPT: usize = 8;
-
 /// Buffers that went through their backward pass and can serve again.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<Vec<wgpu::Buffer>>);
+pub(crate) struct Pool(Mutex<Recent<wgpu::Buffer>>);
 
 impl Pool {
+    /// No more than so many, from now on.
+    pub fn keep_only(&self, most: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keep_only(most);
+    }
+
     /// A buffer of `size` bytes: the one that came back last, as a layer that is used twice a step then gets the same two
     /// in the same order each time.
     pub fn take(&self, device: &wgpu::Device, size: u64) -> wgpu::Buffer {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(i) = free.iter().rposition(|b| b.size() == size) {
-            return free.remove(i);
+        if let Some(buffer) = free.take(|b| b.size() == size) {
+            return buffer;
         }
         device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-norm saved"),
@@ -28,16 +31,11 @@ impl Pool {
     }
 
     fn give_back(&self, buffer: wgpu::Buffer) {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A layer that is called with ever new shapes must not hoard.
-        if free.len() == KEPT {
-            free.remove(0);
-        }
-        free.push(buffer);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keep(buffer);
     }
 }
 
-/// Statistics of one training pass: consumed by the backward pass of the same layer.
+/// Statistics of one training pass, or of a frozen one: consumed by the backward pass of the same layer.
 ///
 /// It cannot be cloned, so a backward pass before forward or twice does not compile. Dropping it gives its
 /// memory back to the layer.
@@ -54,7 +52,7 @@ impl Saved {
     /// Device memory with four words a statistic: mean (high and low part), 1/sqrt(var + eps) and the biased
     /// variance, all `f32`. Usable as a copy's source until the backward pass.
     ///
-    /// None after [`Norm::forward_frozen`](super::Norm::forward_frozen), whose statistics are the layer's running ones.
+    /// None after [`Norm::forward_frozen`](super::Norm::forward_frozen), which has a copy of the running statistics.
     pub fn statistics(&self) -> Option<wgpu::BufferBinding<'_>> {
         (self.problem.statistics == Statistics::Batch).then(|| wgpu::BufferBinding {
             buffer: &self.buffer,

@@ -105,7 +105,7 @@ impl Norm {
     /// First step, backward: sums of this shard, which are also its own dweight and dbias.
     ///
     /// Those stay local, as in PyTorch: the optimiser of data-parallel training sums (or averages) them over
-    /// the members with all other gradients. dx and dresidual of `io` are left to the last step. Errors as
+    /// the members with all other gradients. dsum, dx and dresidual of `io` are left to the last step. Errors as
     /// [`Norm::backward`]; [`Error::Foreign`] also if `saved` is not from [`Norm::forward_train_with`].
     pub fn local_gradient_sums(
         &self,
@@ -113,7 +113,9 @@ impl Norm {
         saved: &Saved,
         io: &Backward,
     ) -> Result<DeviceSums<GradientSums>, Error> {
-        let io = &Backward { pitches: io.pitches.of_inputs(), ..io.clone() };
+        // The rest is the last step's.
+        let pitches = io.pitches.of_inputs();
+        let io = &Backward { dsum: None, dx: None, dresidual: None, pitches, ..io.clone() };
         let (plan, tensors) = self.backward_plan(Op::LocalSums(Direction::Backward), saved, io)?;
         self.check_affine(saved, io, &plan, &tensors)?;
         let sums = self.local_sums(encoder, &plan, &tensors, Some(saved))?;

@@ -169,7 +169,7 @@ fn loops(block: &Block) -> usize {
     block.iter().map(of).sum()
 }
 
-/// Whether a value comes from uniforms, and whether from anything else that changes.
+/// Whether a value comes from uniforms, and whether from anything else that changes. Functions' arguments and results may.
 fn sources(module: &Module, function: &Function, value: Handle<Expression>) -> [bool; 2] {
     use Expression::*;
     let of = |value| sources(module, function, value);
@@ -188,7 +188,11 @@ fn sources(module: &Module, function: &Function, value: Handle<Expression>) -> [
         | &Swizzle { vector: value, .. }
         | &Unary { expr: value, .. }
         | &As { expr: value, .. } => of(value),
-        &Binary { left, right, .. } => all(&[left, right]),
+        &Relational { argument: value, .. } => of(value),
+        &Binary { left, right, .. } | &Access { base: left, index: right } => all(&[left, right]),
+        &Math { arg, arg1, arg2, arg3, .. } => {
+            all(&[Some(arg), arg1, arg2, arg3].into_iter().flatten().collect::<Vec<_>>())
+        }
         &Select { condition, accept, reject } => all(&[condition, accept, reject]),
         Compose { components, .. } => all(components),
         _ => [false, true],
@@ -303,7 +307,10 @@ fn branches_on_uniforms_are_found() {
     for (condition, expected) in [
         ("params.a >= 0.0", true),
         ("select(params.b.x, 3u, params.a < 1.0) == 2u * params.b.y", true),
+        ("max(params.a, 0.0) == 0.0", true),
+        ("any(params.b > vec2<u32>(1u))", true),
         ("n < params.b.x", false),
+        ("min(n, params.b.x) == 3u", false),
         ("data[n] == params.b.y", false),
         ("1u < 2u", false),
     ] {
