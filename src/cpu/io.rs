@@ -56,14 +56,14 @@ impl<'a, T> Source<'a, T> {
 #[derive(Debug)]
 pub struct Forward<'a, I, O> {
     /// The input. In place only in evaluation, because a backward pass needs it again; with
-    /// [`Residual::Before`](crate::Residual::Before) it needs the sum alone.
+    /// [`Residual::Before`] it needs the sum alone.
     pub x: Source<'a, I>,
     /// The second input, if the call fuses one. In place in evaluation, and in training unless the backward pass
-    /// needs it again, which [`Residual::After`](crate::Residual::After) with a ReLU does.
+    /// needs it again, which [`Residual::After`] with a ReLU does.
     pub residual: Option<Source<'a, I>>,
     /// The output.
     pub y: &'a mut [O],
-    /// `x + residual`, for [`Residual::Before`](crate::Residual::Before) only.
+    /// `x + residual`, for [`Residual::Before`] only.
     pub sum: Option<&'a mut [I]>,
     /// Gaps within the tensors. A slice begins at its tensor's first element and reaches to the last, or further.
     pub pitches: ForwardPitches,
@@ -79,18 +79,18 @@ impl<'a, I, O> Forward<'a, I, O> {
 /// Inputs and outputs of a backward pass. Gradients that are not wanted are `None` and cost nothing.
 #[derive(Debug)]
 pub struct Backward<'a, I, O> {
-    /// The forward pass's input; with [`Residual::Before`](crate::Residual::Before) the `sum` that it wrote.
+    /// The forward pass's input; with [`Residual::Before`] the `sum` that it wrote.
     pub x: &'a [I],
-    /// The forward pass's residual. Needed for [`Residual::After`](crate::Residual::After) with a ReLU only.
+    /// The forward pass's residual. Needed for [`Residual::After`] with a ReLU only.
     pub residual: Option<&'a [I]>,
     /// Gradient of y.
     pub dy: &'a [O],
     /// Gradient of `sum` that came back another way, which is added to dx
-    /// ([`Residual::Before`](crate::Residual::Before) only).
+    /// ([`Residual::Before`] only).
     pub dsum: Option<&'a [I]>,
-    /// Gradient of x; with [`Residual::Before`](crate::Residual::Before) that of the sum, which is that of both inputs.
+    /// Gradient of x; with [`Residual::Before`] that of the sum, which is that of both inputs.
     pub dx: Option<&'a mut [I]>,
-    /// Gradient of the residual, [`Residual::After`](crate::Residual::After) only.
+    /// Gradient of the residual, [`Residual::After`] only.
     pub dresidual: Option<&'a mut [I]>,
     /// Gradient of the weight, as long as it.
     pub dweight: Option<&'a mut [f32]>,
