@@ -180,25 +180,31 @@ fn uneven(members: usize) -> Vec<usize> {
 
 fn unsynchronised() -> Result<(), Error> {
     let rows = BATCH / DEVICES;
-    println!("\nWithout synchronisation: {DEVICES} BatchNorms of {rows} rows each, compared with one of {BATCH}");
-    println!("                                 y in training   running  running variance, from that of one");
-    println!("                                   (std is 1)      mean   worst      naive    merge by");
-    println!("rows                    batches typical largest    worst  device    average   variances");
-    for (what, apart) in [("shuffled", 0.0), ("a source a device", STD)] {
+    println!(
+        "\nWithout synchronisation: {DEVICES} BatchNorms of {rows} rows each, and how far they are from one of {BATCH}."
+    );
+    println!(
+        "Rows are shuffled, or each device has a source of its own, whose mean is a standard deviation from the next."
+    );
+    println!("                        y in training    running mean   running variance");
+    println!("rows       batches  typical      largest    worst device    worst    naive     merged by");
+    println!("                                                            device   average   variances");
+    for (what, apart) in [("shuffled", 0.0), ("by source", STD)] {
         for (batches, momentum) in [(1, 1.0), (200, 0.1)] {
             let drift = drift(batches, momentum, apart)?;
-            print!("{what:<23} {batches:>7} {:>7.3} {:>7.3}", drift.y_typical, drift.y_largest);
+            let mean = drift.mean_worst / f64::from(STD);
+            print!("{what:<10} {batches:>7} {:>8.3} {:>12.3}", drift.y_typical, drift.y_largest);
             let [worst, naive, merged] = [drift.var_worst, drift.var_naive, drift.var_merged].map(percent);
-            println!(" {:>8.2} {worst:>+6.1}% {naive:>+9.2}% {merged:>+10.2}%", drift.mean_worst);
+            println!(" {mean:>15.3} {worst:>+7.1}% {naive:>+8.2}% {merged:>+10.2}%");
         }
     }
     println!(
         "
-Every value comes from a normal distribution of standard deviation {STD}; with a source a device, the means of
-the devices' distributions are {STD} apart. The last two columns are averages over the channels.
+y is in its own standard deviations, the mean in those of a source. The last two columns are averages over the
+channels.
 * y: each device normalises by its own rows, so even shuffled rows come out differently.
 * naive average (sync::average_running): forgets that the devices' means differ.
-* merge by variances (sync::merge_running): adds the variance between those means. Exact for one batch (momentum
+* merged by variances (sync::merge_running): adds the variance between those means. Exact for one batch (momentum
   1). Running means (momentum 0.1) have averaged away how much means of {rows} rows vary from batch to batch: that
   is {} / {} of the variance within a device. SyncBatchNorm has no such remainder.",
         DEVICES - 1,
