@@ -115,32 +115,18 @@ impl Shard<'_> {
 
 /// The whole batch in one call.
 fn whole(backend: &Backend, case: &Case, data: &Data) -> Results {
-    pollster::block_on(async {
-        let mut norm = host::Norm::with_state(backend, case.descriptor.clone(), data.state.clone())?;
-        let (x, dy) = (typed::<f32>(&data.x), typed::<f32>(&data.dy));
-        let residual = data.residual.as_deref().map(typed::<f32>);
-        let dsum = data.dsum.as_deref().map(typed::<f32>);
-        let (tensor, after) = (case.tensor(), case.fusion.residual == Residual::After);
-        let (output, saved) =
-            norm.forward_train::<f32, f32>(&tensor, case.fusion, &x, residual.as_deref(), Commit::Update).await?;
-        let io = host::Backward {
-            x: output.sum.as_deref().unwrap_or(&x),
-            residual: residual.as_deref().filter(|_| after && case.fusion.relu),
-            dy: &dy,
-            dsum: dsum.as_deref(),
-        };
-        let gradients = norm.backward(saved, io, Gradients { dx: true, dresidual: after, affine: true }).await?;
-        Ok::<Results, Error>(Results {
-            y: output.y,
-            sum: output.sum.unwrap_or_default(),
-            dx: gradients.dx.unwrap_or_default(),
-            dresidual: gradients.dresidual.unwrap_or_default(),
-            dweight: gradients.dweight.unwrap_or_default(),
-            dbias: gradients.dbias.unwrap_or_default(),
-            state: norm.state().await?,
-        })
-    })
-    .unwrap()
+    let cases::Results { y, sum, dx, dresidual, dweight, dbias, state, .. } = cases::run(backend, case, data).unwrap();
+    // They were `f32` before.
+    let narrow = |numbers: Option<Vec<f64>>| typed(&numbers.unwrap_or_default());
+    Results {
+        y: typed(&y),
+        sum: narrow(sum),
+        dx: typed(&dx),
+        dresidual: narrow(dresidual),
+        dweight: narrow(dweight),
+        dbias: narrow(dbias),
+        state,
+    }
 }
 
 /// Of a tensor that may be absent, shard k's.
