@@ -308,10 +308,7 @@ impl Norm {
     ) -> Result<(), Error> {
         let prepared = match sums {
             // New each time: no call would find what was made with them.
-            Some(partials) => {
-                let vectors = Vectors { label: self.label(), state: &self.state, saved: &saved.buffer, partials };
-                Arc::new(self.prepare(plan, tensors, vectors, update)?)
-            }
+            Some(partials) => Arc::new(self.prepare(plan, tensors, &saved.buffer, partials, update)?),
             None => self.prepared(plan, tensors, saved, update)?,
         };
         prepared.encode(encoder, self.label());
@@ -331,8 +328,7 @@ impl Norm {
             return Ok(prepared.clone());
         }
         let partials = scratch.partials(&self.context, plan)?;
-        let vectors = Vectors { label: self.label(), state: &self.state, saved: &saved.buffer, partials: &partials };
-        let prepared = Arc::new(self.prepare(plan, tensors, vectors, update)?);
+        let prepared = Arc::new(self.prepare(plan, tensors, &saved.buffer, &partials, update)?);
         scratch.prepared.keep((call, prepared.clone()));
         Ok(prepared)
     }
@@ -350,15 +346,22 @@ impl Norm {
     ) -> Result<(), Error> {
         let partials = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).partials(&self.context, plan)?;
         let saved = saved.map(|s| &s.buffer).unwrap_or(self.context.unused());
-        let vectors = Vectors { label: self.label(), state: &self.state, saved, partials: &partials };
-        let prepared = self.prepare(plan, tensors, vectors, Update::Never)?;
+        let prepared = self.prepare(plan, tensors, saved, &partials, Update::Never)?;
         fill(encoder, &partials);
         prepared.encode(encoder, self.label());
         encoder.copy_buffer_to_buffer(&partials, plan.result_at(), result, 0, result.size());
         Ok(())
     }
 
-    fn prepare(&self, plan: &Plan, tensors: &Tensors, vectors: Vectors, update: Update) -> Result<Prepared, Error> {
+    fn prepare(
+        &self,
+        plan: &Plan,
+        tensors: &Tensors,
+        saved: &wgpu::Buffer,
+        partials: &wgpu::Buffer,
+        update: Update,
+    ) -> Result<Prepared, Error> {
+        let vectors = Vectors { label: self.label(), state: &self.state, saved, partials };
         Prepared::new(&self.context, plan, tensors, vectors, &self.numbers(&plan.problem), update)
     }
 

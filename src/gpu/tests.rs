@@ -187,8 +187,8 @@ fn sources(module: &Module, function: &Function, value: Handle<Expression>) -> [
         | &Splat { value, .. }
         | &Swizzle { vector: value, .. }
         | &Unary { expr: value, .. }
-        | &As { expr: value, .. } => of(value),
-        &Relational { argument: value, .. } => of(value),
+        | &As { expr: value, .. }
+        | &Relational { argument: value, .. } => of(value),
         &Binary { left, right, .. } | &Access { base: left, index: right } => all(&[left, right]),
         &Math { arg, arg1, arg2, arg3, .. } => {
             all(&[Some(arg), arg1, arg2, arg3].into_iter().flatten().collect::<Vec<_>>())

@@ -12,8 +12,7 @@ pub type Exchange<'a> = Pin<Box<dyn Future<Output = Result<Vec<Vec<u8>>, Error>>
 /// Members of a group that exchange small messages: devices, threads, processes, machines.
 ///
 /// An implementation must not hang: a member that does not come is [`Error::Timeout`] for the others, one that is known
-/// never to come [`Error::MemberGone`]. Nor may
-/// its future block, so that one thread can drive several members.
+/// never to come [`Error::MemberGone`]. Nor may its future block, so that one thread can drive several members.
 pub trait Communicator: Send + Sync {
     /// This member's number, 0 up to `size`.
     fn rank(&self) -> usize;

@@ -15,8 +15,7 @@ use std::sync::Arc;
 /// Every member calls the same methods in the same order. Shards may differ in size and may be empty (N = 0).
 /// Members that begin with equal running statistics and counters end with equal ones, bit for bit (load a checkpoint on all
 /// of them); those whose eps, momentum, [`NonFinite`] or [`Commit`] differ get [`Error::Disagreement`], and nothing has
-/// changed. Equal shards of 2^k samples on devices of
-/// one kind give the bits that one device with the whole batch gives.
+/// changed. Equal shards of 2^k samples on devices of one kind give the bits that one device with the whole batch gives.
 ///
 /// Calls are futures that wait for the other members without blocking: each member may have a thread of its own,
 /// or one thread drives several with [`join_all`](super::join_all), whose devices then compute at the same time.
