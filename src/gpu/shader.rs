@@ -205,9 +205,38 @@ pub(crate) fn compose(variant: &Variant) -> String {
         },
         &flags,
     );
-    text.replace("INPUT_DTYPE", dtype_name(variant.input))
+    let text = text
+        .replace("INPUT_DTYPE", dtype_name(variant.input))
         .replace("UNITS", &variant.units.to_string())
-        .replace("ABREAST", &variant.abreast.to_string())
+        .replace("ABREAST", &variant.abreast.to_string());
+    without_aliases(&text)
+}
+
+/// Writes types out. To naga an alias is another type than the one that it stands for, which makes invalid SPIR-V, and
+/// HLSL that defines a constructor twice.
+fn without_aliases(text: &str) -> String {
+    let (aliases, rest): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with("alias "));
+    let aliases: Vec<(&str, &str)> =
+        aliases.iter().filter_map(|line| line["alias ".len()..].trim_end_matches(';').split_once(" = ")).collect();
+    let mut out = String::with_capacity(text.len() * 2);
+    for line in rest {
+        write_out(line, &aliases, &mut out);
+        out.push('\n');
+    }
+    out
+}
+
+fn write_out(text: &str, aliases: &[(&str, &str)], out: &mut String) {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let (word, after) = rest.split_at(rest.find(|c| is_word(c) != is_word(first)).unwrap_or(rest.len()));
+        match aliases.iter().find(|(name, _)| *name == word) {
+            Some((_, meaning)) => write_out(meaning, aliases, out),
+            None => out.push_str(word),
+        }
+        rest = after;
+    }
 }
 
 /// How often the lines of a `//#for` are written.
@@ -274,5 +303,12 @@ mod tests {
         assert_eq!(expand(source, counts(1, 3), &["Y"]), "a\nc\nd0\ne0u\nf\n");
         let nested = "//#for t\n//#for u\n$u$tu\n//#end\n//#end";
         assert_eq!(expand(nested, counts(2, 3), &[]), "00u\n10u\n01u\n11u\n02u\n12u\n");
+    }
+
+    #[test]
+    fn aliases() {
+        let source = "fn a(b: Units) -> Unit { Unit_(UnitS); }\nalias Units = array<Unit, 2>;\nalias Unit = vec4<f32>;";
+        let expected = "fn a(b: array<vec4<f32>, 2>) -> vec4<f32> { Unit_(UnitS); }\n";
+        assert_eq!(without_aliases(source), expected);
     }
 }

@@ -244,11 +244,15 @@ fn check_resources(module: &Module, key: &Key) -> Result<(), String> {
         .filter(|function| branches_on_uniforms(module, function, &function.body))
         .map(|function| function.name.as_deref().unwrap_or("main"))
         .collect();
+    // Backends take such types for different ones.
+    let types: Vec<_> = module.types.iter().map(|(_, ty)| &ty.inner).collect();
+    let twice: Vec<_> = types.iter().enumerate().filter(|(i, ty)| types[..*i].contains(ty)).collect();
     match (buffers, bytes) {
         (9.., _) => Err(format!("{buffers} storage buffers")),
         (_, 16385..) => Err(format!("{bytes} bytes of workgroup memory")),
         _ if !looping.is_empty() => Err(format!("loops in {looping:?}")),
         _ if !branching.is_empty() => Err(format!("branches on uniforms in {branching:?}")),
+        _ if !twice.is_empty() => Err(format!("types under two names: {twice:?}")),
         _ => Ok(()),
     }
 }
