@@ -41,10 +41,10 @@ macro_rules! dispatch {
 }
 pub(crate) use dispatch;
 
-/// Whether loops are compiled for the least that an x86-64 has, SSE2: there are fewer of them then, as little is to be won
-/// with copies for each form of a row, and each takes its time to build.
+/// Whether loops are compiled for the least that an x86-64 has, SSE2, or for a browser: there are fewer of them then, as
+/// little is to be won with copies for each form of a row, and each takes its time to build.
 pub(crate) const fn is_baseline<S: Simd>() -> bool {
-    cfg!(target_arch = "x86_64") && <S::f32s as SimdBase<S>>::LEN <= 4
+    cfg!(any(target_arch = "x86_64", target_family = "wasm")) && <S::f32s as SimdBase<S>>::LEN <= 4
 }
 
 /// Runs a block as a function of its own, compiled for a level's instruction set: functions that take a quarter of a

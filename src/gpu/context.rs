@@ -98,13 +98,16 @@ impl Context {
             usage: wgpu::BufferUsages::STORAGE,
             mapped_at_creation: false,
         });
-        Ok(Context(Arc::new(Inner {
+        // A browser's devices stay in their thread, and layers are the same everywhere.
+        #[cfg_attr(target_family = "wasm", expect(clippy::arc_with_non_send_sync))]
+        let inner = Arc::new(Inner {
             device: device.clone(),
             profile,
             cache: cache.cloned(),
             pipelines: Mutex::default(),
             unused,
-        })))
+        });
+        Ok(Context(inner))
     }
 
     /// The device.

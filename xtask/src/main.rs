@@ -1,8 +1,10 @@
-//! The project's own tools. `cargo xtask isa` shows what AMD's compiler makes of the shaders, without a GPU.
+//! The project's own tools. `cargo xtask isa` shows what AMD's compiler makes of the shaders, without a GPU; `cargo xtask
+//! translate` has them read by the compilers of other platforms.
 
 mod budget;
 mod calls;
 mod compile;
+mod compilers;
 mod isa;
 mod radv;
 mod report;
@@ -21,18 +23,37 @@ they cost, and fails if one exceeds xtask/isa-budget.toml.
   --chip NAME  a name that RADV_FORCE_FAMILY takes (default: navi21, gfx1100 and vega10)
   --all        also the pipelines of every other operation, and of outputs of another element type: slow
   --each       a line for each pipeline, not only for each kernel
-  --json FILE  all numbers of all pipelines";
+  --json FILE  all numbers of all pipelines
+
+cargo xtask translate [--all] [--out FOLDER]
+
+Writes the same pipelines' shaders as SPIR-V, HLSL and MSL, and has them read by spirv-val, dxc and xcrun metal, where
+they are on the PATH.
+
+  --all        as above
+  --out FOLDER where the files go (default: target/shaders)";
 
 const CHIPS: [&str; 3] = ["navi21", "gfx1100", "vega10"];
 const ICDS: &str = "/usr/share/vulkan/icd.d";
 
+/// What a command does.
+#[derive(Default)]
+enum Task {
+    #[default]
+    Isa,
+    Translate,
+    /// A chip's part of the first, in a process of its own.
+    Compile(String),
+}
+
 #[derive(Default)]
 struct Options {
+    task: Task,
     chips: Vec<String>,
     all: bool,
     each: bool,
     json: Option<String>,
-    child: Option<String>,
+    out: Option<String>,
 }
 
 fn options() -> Result<Options, lexopt::Error> {
@@ -40,19 +61,24 @@ fn options() -> Result<Options, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
     match parser.next()? {
         Some(Value(command)) if command == "isa" => {}
-        Some(Value(command)) if command == compile::CHILD => options.child = Some(parser.value()?.string()?),
+        Some(Value(command)) if command == "translate" => options.task = Task::Translate,
+        Some(Value(command)) if command == compile::CHILD => {
+            options.task = Task::Compile(parser.value()?.string()?);
+        }
         Some(Long("help") | Short('h')) => {
             println!("{USAGE}");
             std::process::exit(0);
         }
-        _ => return Err("the only task is isa".into()),
+        _ => return Err("the tasks are isa and translate".into()),
     }
+    let isa = matches!(options.task, Task::Isa);
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("chip") => options.chips.push(parser.value()?.string()?),
             Long("all") => options.all = true,
-            Long("each") => options.each = true,
-            Long("json") => options.json = Some(parser.value()?.string()?),
+            Long("chip") if isa => options.chips.push(parser.value()?.string()?),
+            Long("each") if isa => options.each = true,
+            Long("json") if isa => options.json = Some(parser.value()?.string()?),
+            Long("out") if !isa => options.out = Some(parser.value()?.string()?),
             Long("help") | Short('h') => {
                 println!("{USAGE}");
                 std::process::exit(0);
@@ -69,9 +95,10 @@ fn main() -> ExitCode {
             eprintln!("{error}\n\n{USAGE}");
             return ExitCode::from(2);
         }
-        Ok(options) => match &options.child {
-            Some(chip) => compile::child(chip, options.all),
-            None => isa(&options),
+        Ok(options) => match &options.task {
+            Task::Isa => isa(&options),
+            Task::Translate => compilers::check(options.all, options.out.as_deref().unwrap_or("target/shaders")),
+            Task::Compile(chip) => compile::child(chip, options.all),
         },
     };
     match result {
@@ -88,8 +115,7 @@ fn isa(options: &Options) -> Result<(), String> {
     let icd = icd()?;
     let chips = if options.chips.is_empty() { CHIPS.map(String::from).to_vec() } else { options.chips.clone() };
     let pipelines = calls::pipelines(options.all)?.len();
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta:>4}").map_err(|e| e.to_string())?;
-    let bar = ProgressBar::new((pipelines * chips.len()) as u64).with_style(style);
+    let bar = progress(pipelines * chips.len())?;
     let compile = |chip| compile::compile(chip, options.all, &icd, || bar.inc(1));
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = chips.iter().map(|chip| scope.spawn(|| compile(chip))).collect();
@@ -112,6 +138,11 @@ fn isa(options: &Options) -> Result<(), String> {
     let driver = measured.first().map_or("", |m| &m.driver);
     println!("{pipelines} pipelines on {} chips, {driver}", chips.len());
     judge(&budget, driver, &measured)
+}
+
+fn progress(steps: usize) -> Result<ProgressBar, String> {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta:>4}").map_err(|e| e.to_string())?;
+    Ok(ProgressBar::new(steps as u64).with_style(style))
 }
 
 fn judge(budget: &budget::Budget, driver: &str, measured: &[compile::Measured]) -> Result<(), String> {

@@ -2,22 +2,28 @@
 
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
-use naga::valid::{Capabilities, ValidationFlags, Validator};
-use naga::{AddressSpace, ShaderStage};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage};
 use wgpu_norm::gpu::inspect::Shader;
 
 use crate::radv::Binding;
 
-/// The words, and what the shader binds. `robust`: see `Radv::robust_buffer_access2`.
-pub fn translate(shader: &Shader, robust: bool) -> Result<(Vec<u32>, Vec<Binding>), String> {
+/// A shader as wgpu hands it to its backends: validated, with the pipeline's constants in place.
+pub fn module(shader: &Shader) -> Result<(Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(&shader.wgsl).map_err(|e| e.emit_to_string(&shader.wgsl))?;
     let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
         .validate(&module)
         .map_err(|e| e.emit_to_string(&shader.wgsl))?;
     let constants = shader.constants.iter().map(|&(name, value)| (name.to_string(), value)).collect();
     let entry = Some((ShaderStage::Compute, "main"));
-    let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
-        .map_err(|e| e.to_string())?;
+    naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+        .map(|(module, info)| (module.into_owned(), info.into_owned()))
+        .map_err(|e| e.to_string())
+}
+
+/// The words, and what the shader binds. `robust`: see `Radv::robust_buffer_access2`.
+pub fn translate(shader: &Shader, robust: bool) -> Result<(Vec<u32>, Vec<Binding>), String> {
+    let (module, info) = module(shader)?;
     let bindings = module.global_variables.iter().filter_map(|(_, variable)| {
         let binding = variable.binding.as_ref()?.binding;
         Some(Binding { binding, uniform: variable.space == AddressSpace::Uniform })
