@@ -33,7 +33,7 @@ fn segment_offset(goal: u32, segment: u32, strides: vec4<u32>) -> u32 {
     if (GROUPED) {
         group = goal / params.inner * strides.x;
     }
-    return group + in_group(goal) * strides.y + min(segment, params.segments - 1u) * strides.z;
+    return group + in_group(goal) * strides.y + segment * strides.z;
 }
 
 fn locate(workgroup: vec3<u32>, slot: u32) -> Place {
@@ -67,12 +67,14 @@ fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
     let goal = min(wanted, params.end_target - ABREASTu);
     let tile = params.first_tile + tile_of_dispatch;
     let leaf = tile * LEAVES + leaf_lane;
-    let segment = leaf >> params.leaves_log2;
+    let wanted_segment = leaf >> params.leaves_log2;
+    // Without work it looks at the last: behind that one's statistic others write gradients.
+    let segment = min(wanted_segment, params.segments - 1u);
     let in_segment = leaf & ((1u << params.leaves_log2) - 1u);
     let lane = in_segment % LANES * select(1u, 4u, SPACING == 1u);
     let first = in_segment / LANES * (4u * LANES * UNITSu * PARTS) + lane;
     // `&` and not `&&`, which is a branch.
-    let inside = exists & (segment < params.segments) & (first < params.len);
+    let inside = exists & (wanted_segment < params.segments) & (first < params.len);
     return Place(
         slot, leaf_lane, tile, goal, segment, leaf, select(0u, first, inside),
         segment_offset(goal, segment, params.strides), exists, inside,
