@@ -105,8 +105,12 @@ impl Profile {
     };
 
     /// The row for an adapter, with the limits that the device was opened with.
-    pub fn new(device_type: wgpu::DeviceType, limits: &wgpu::Limits) -> Profile {
-        let row = if device_type == wgpu::DeviceType::Cpu { Profile::SOFTWARE_GPU } else { Profile::GPU };
+    ///
+    /// DX12's software adapter (WARP) has the row of a GPU: FXC, which compiles for it unless there is DXC, takes up to two
+    /// minutes for one kernel of the other.
+    pub fn new(adapter: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Profile {
+        let is_software = adapter.device_type == wgpu::DeviceType::Cpu && adapter.backend != wgpu::Backend::Dx12;
+        let row = if is_software { Profile::SOFTWARE_GPU } else { Profile::GPU };
         let invocations = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
         let workgroup = row.workgroup.min(1 << invocations.max(1).ilog2());
         let profile = Profile {

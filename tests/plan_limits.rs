@@ -230,7 +230,8 @@ fn more_than_2_to_the_32_elements() {
 /// Devices with less than WebGPU's defaults: smaller workgroups, or one channel at a time where memory is short.
 #[test]
 fn small_devices_have_plans_of_their_own() {
-    let profile = |limits: wgpu::Limits| Profile::new(wgpu::DeviceType::DiscreteGpu, &limits);
+    let adapter = wgpu::AdapterInfo::new(wgpu::DeviceType::DiscreteGpu, wgpu::Backend::Vulkan);
+    let profile = |limits: wgpu::Limits| Profile::new(&adapter, &limits);
     let defaults = wgpu::Limits::default;
     assert_eq!(profile(defaults()), Profile::GPU);
     let short = |bytes| profile(wgpu::Limits { max_compute_workgroup_storage_size: bytes, ..defaults() });
@@ -251,5 +252,20 @@ fn small_devices_have_plans_of_their_own() {
                 check_windows(&plan, &profile, &format!("{shape:?} {op:?}, workgroup {workgroup}"));
             }
         }
+    }
+}
+
+#[test]
+fn software_drivers_have_a_row_of_their_own() {
+    use wgpu::{Backend, DeviceType};
+    for (device_type, backend, row) in [
+        (DeviceType::Cpu, Backend::Vulkan, Profile::SOFTWARE_GPU),
+        (DeviceType::Cpu, Backend::Gl, Profile::SOFTWARE_GPU),
+        (DeviceType::Cpu, Backend::Dx12, Profile::GPU),
+        (DeviceType::IntegratedGpu, Backend::Metal, Profile::GPU),
+        (DeviceType::Other, Backend::BrowserWebGpu, Profile::GPU),
+    ] {
+        let adapter = wgpu::AdapterInfo::new(device_type, backend);
+        assert_eq!(Profile::new(&adapter, &wgpu::Limits::default()), row, "{device_type:?} {backend:?}");
     }
 }

@@ -55,7 +55,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn profile(gpu: &Gpu, max_binding_size: u64) -> Profile {
-    let row = Profile::new(gpu.device.adapter_info().device_type, &gpu.device.limits());
+    let row = Profile::new(&gpu.device.adapter_info(), &gpu.device.limits());
     let max_units_in_parts = row.max_units_in_parts.min(20);
     Profile { max_binding_size, max_units: 4, max_units_in_parts, max_strided_units: 4, max_workgroups: 100, ..row }
 }

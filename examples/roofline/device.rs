@@ -88,7 +88,7 @@ impl Device {
     fn profile(&self) -> Profile {
         match self {
             Device::Cpu => Profile::CPU,
-            Device::Gpu(gpu) => Profile::new(gpu.info.device_type, &gpu.device.limits()),
+            Device::Gpu(gpu) => Profile::new(&gpu.info, &gpu.device.limits()),
         }
     }
 

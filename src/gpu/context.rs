@@ -38,13 +38,13 @@ impl Context {
     /// [`Error::Limit`] if it has less than the kernels need: 8 storage buffers a stage, 8 KiB of workgroup
     /// memory. wgpu's downlevel limits, with 4 storage buffers a stage, are not enough.
     pub fn new(device: &wgpu::Device) -> Result<Context, Error> {
-        let profile = Profile::new(device.adapter_info().device_type, &device.limits());
+        let profile = Profile::new(&device.adapter_info(), &device.limits());
         Context::with_profile(device, profile, None)
     }
 
     /// As [`Context::new`], with a pipeline cache of yours. [`Error::Limit`] as there.
     pub fn with_cache(device: &wgpu::Device, cache: &wgpu::PipelineCache) -> Result<Context, Error> {
-        let profile = Profile::new(device.adapter_info().device_type, &device.limits());
+        let profile = Profile::new(&device.adapter_info(), &device.limits());
         Context::with_profile(device, profile, Some(cache))
     }
 
@@ -98,7 +98,7 @@ impl Context {
             usage: wgpu::BufferUsages::STORAGE,
             mapped_at_creation: false,
         });
-        // A browser's devices stay in their thread, and layers are the same everywhere.
+        // A browser's device stays in its thread; elsewhere layers share it between threads.
         #[cfg_attr(target_family = "wasm", expect(clippy::arc_with_non_send_sync))]
         let inner = Arc::new(Inner {
             device: device.clone(),

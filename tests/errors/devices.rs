@@ -6,7 +6,7 @@ use wgpu_norm::plan::{Plan, Problem};
 use wgpu_norm::{BatchNormDescriptor, Commit, Error, Moments, Op, Profile, Statistics, TensorDescriptor, gpu, host};
 
 fn own_of(gpu: &Gpu) -> Profile {
-    Profile::new(gpu.info.device_type, &gpu.device.limits())
+    Profile::new(&gpu.info, &gpu.device.limits())
 }
 
 /// Sizes that make no sense are no endless loop and no division by 0, and limits that are too low are told first.
