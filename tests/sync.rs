@@ -129,16 +129,18 @@ fn converting_and_back_loses_nothing() {
     let group: Arc<dyn Communicator> = Arc::new(LocalGroup::members(1, WAIT).remove(0));
     for (gpu, backend) in backends::gpus().take(1) {
         let _turn = gpu.turn();
-        let norms = vec![Norm::with_state(backend, descriptor.clone(), state.clone()).unwrap()];
-        let back = revert(convert(norms, &group).unwrap());
+        let mut norms = vec![Norm::with_state(backend, descriptor.clone(), state.clone()).unwrap()];
+        let back = revert(convert(&mut norms, &group).unwrap());
         assert_eq!(pollster::block_on(back[0].state()).unwrap(), state);
     }
-    let norms = vec![Norm::with_state(&Backend::Cpu, descriptor.clone(), state.clone()).unwrap()];
-    let back = revert(convert(norms, &group).unwrap());
+    let mut norms = vec![Norm::with_state(&Backend::Cpu, descriptor.clone(), state.clone()).unwrap()];
+    let mut back = revert(convert(&mut norms, &group).unwrap());
+    assert!(norms.is_empty());
     assert_eq!(back[0].descriptor(), &descriptor.into());
+    back.push(Norm::new(&Backend::Cpu, GroupNormDescriptor::new(1, 2)).unwrap());
+    assert!(matches!(convert(&mut back, &group), Err(Error::Unexpected { .. })));
+    assert_eq!(back.len(), 2);
     assert_eq!(pollster::block_on(back[0].state()).unwrap(), state);
-    let other = vec![Norm::new(&Backend::Cpu, GroupNormDescriptor::new(1, 2)).unwrap()];
-    assert!(matches!(convert(other, &group), Err(Error::Unexpected { .. })));
 }
 
 /// Micro-batches on one device: merged by the shader as the host merges.

@@ -111,12 +111,13 @@ fn only<T>(results: Vec<T>) -> Result<T, Error> {
     results.into_iter().next().ok_or(Error::Empty { what: "the number of layers" })
 }
 
-/// Synchronises every batch norm of a collection. PyTorch's `convert_sync_batchnorm`.
+/// Synchronises the batch norms of a collection, which is empty afterwards. PyTorch's `convert_sync_batchnorm`.
 ///
-/// [`Error::Unexpected`] at the first other norm; the collection is dropped then. Check beforehand, or leave other norms
-/// out, as they need no synchronisation.
-pub fn convert(norms: Vec<Norm>, group: &Arc<dyn Communicator>) -> Result<Vec<SyncBatchNorm>, Error> {
-    norms.into_iter().map(|norm| SyncBatchNorm::new(norm, group.clone())).collect()
+/// [`Error::Unexpected`] if one is another norm: nothing has changed then. Leave others out, as they need no
+/// synchronisation.
+pub fn convert(norms: &mut Vec<Norm>, group: &Arc<dyn Communicator>) -> Result<Vec<SyncBatchNorm>, Error> {
+    norms.iter().try_for_each(|norm| norm.descriptor().check_batch())?;
+    Ok(norms.drain(..).map(|norm| SyncBatchNorm { norm, group: group.clone() }).collect())
 }
 
 /// Takes the group away again: nothing of the layers' state is lost.
