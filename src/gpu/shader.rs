@@ -215,17 +215,17 @@ pub(crate) fn compose(variant: &Variant) -> String {
 /// Writes types out. To naga an alias is another type than the one that it stands for, which makes invalid SPIR-V, and
 /// HLSL that defines a constructor twice.
 fn without_aliases(text: &str) -> String {
-    let (aliases, rest): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with("alias "));
-    let aliases: Vec<(&str, &str)> =
-        aliases.iter().filter_map(|line| line["alias ".len()..].trim_end_matches(';').split_once(" = ")).collect();
+    let alias = |line| str::strip_prefix(line, "alias ")?.trim_end_matches(';').split_once(" = ");
+    let aliases: Vec<(&str, &str)> = text.lines().filter_map(alias).collect();
     let mut out = String::with_capacity(text.len() * 2);
-    for line in rest {
+    for line in text.lines().filter(|line| alias(line).is_none()) {
         write_out(line, &aliases, &mut out);
         out.push('\n');
     }
     out
 }
 
+/// Puts for each word that is an alias what it stands for, which may hold other aliases.
 fn write_out(text: &str, aliases: &[(&str, &str)], out: &mut String) {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut rest = text;

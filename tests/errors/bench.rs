@@ -26,6 +26,7 @@ macro_rules! fails {
         }
     }};
 }
+
 /// A layer on a device, and poisoned buffers of its size.
 pub struct Bench<'a> {
     pub gpu: &'a Gpu,

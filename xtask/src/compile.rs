@@ -2,6 +2,7 @@
 
 use crate::calls::{Pipeline, pipelines};
 use crate::isa::Counts;
+use crate::module::module;
 use crate::radv::{Compiled, Radv};
 use crate::spirv::translate;
 use serde::{Deserialize, Serialize};
@@ -47,9 +48,10 @@ impl Measured {
 pub fn child(chip: &str, all: bool) -> Result<(), String> {
     let radv = Radv::open()?;
     for pipeline in pipelines(all)? {
-        let (words, bindings) =
-            translate(&pipeline.shader, radv.robust_buffer_access2).map_err(|e| format!("{}: {e}", pipeline.call))?;
-        let compiled = radv.compile(&words, &bindings).map_err(|e| format!("{}: {e}", pipeline.call))?;
+        let compiled = module(&pipeline.shader)
+            .and_then(|module| translate(&module, radv.robust_buffer_access2))
+            .and_then(|(words, bindings)| radv.compile(&words, &bindings))
+            .map_err(|e| format!("{}: {e}", pipeline.call))?;
         let measured = measure(chip, &radv.driver, &pipeline, &compiled)?;
         println!("{}", serde_json::to_string(&measured).map_err(|e| e.to_string())?);
     }

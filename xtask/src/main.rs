@@ -6,12 +6,14 @@ mod calls;
 mod compile;
 mod compilers;
 mod isa;
+mod module;
 mod radv;
 mod report;
 mod spirv;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lexopt::prelude::*;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -53,7 +55,7 @@ struct Options {
     all: bool,
     each: bool,
     json: Option<String>,
-    out: Option<String>,
+    out: Option<PathBuf>,
 }
 
 fn options() -> Result<Options, lexopt::Error> {
@@ -78,7 +80,7 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("chip") if isa => options.chips.push(parser.value()?.string()?),
             Long("each") if isa => options.each = true,
             Long("json") if isa => options.json = Some(parser.value()?.string()?),
-            Long("out") if !isa => options.out = Some(parser.value()?.string()?),
+            Long("out") if !isa => options.out = Some(parser.value()?.into()),
             Long("help") | Short('h') => {
                 println!("{USAGE}");
                 std::process::exit(0);
@@ -97,7 +99,7 @@ fn main() -> ExitCode {
         }
         Ok(options) => match &options.task {
             Task::Isa => isa(&options),
-            Task::Translate => compilers::check(options.all, options.out.as_deref().unwrap_or("target/shaders")),
+            Task::Translate => compilers::check(options.all, &options.out.clone().unwrap_or_else(shaders)),
             Task::Compile(chip) => compile::child(chip, options.all),
         },
     };
@@ -138,6 +140,12 @@ fn isa(options: &Options) -> Result<(), String> {
     let driver = measured.first().map_or("", |m| &m.driver);
     println!("{pipelines} pipelines on {} chips, {driver}", chips.len());
     judge(&budget, driver, &measured)
+}
+
+/// Where shaders go if nobody says where: beside what cargo builds.
+fn shaders() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")).join("shaders")
 }
 
 fn progress(steps: usize) -> Result<ProgressBar, String> {
