@@ -7,17 +7,20 @@ fn merge(x: Partial, y: Partial) -> Partial {
 // What is known of a leaf before its elements.
 struct Known {
     stat: Stat,
-    // What the mean's low part takes off every normalised input of a target: taken off the sums, not off each element,
-    // where it would be lost in the rounding, always to the same side.
+    // What the mean's low part takes off every normalised input of a target.
     shift: f32,
     weight: f32,
     bias: f32,
 }
 
 fn known_of(stat: Stat, weight: f32, bias: f32) -> Known {
-    // Where weights change with each position each element has it taken off: sums of columns need it so.
-    let shift = select(opaque(stat.lo * stat.rstd), 0.0, MAP == 1u);
-    return Known(stat, shift, weight, bias);
+    return Known(stat, opaque(stat.lo * stat.rstd), weight, bias);
+}
+
+// It is taken off the sums, not off each element, where it would be lost in the rounding, always to the same side. But
+// where weights change with each position each element has it taken off: sums of columns need it so.
+fn shift_of_sums(known: Known) -> f32 {
+    return select(known.shift, 0.0, MAP == 1u);
 }
 
 fn knowns(p: Place) -> Knowns {
@@ -37,7 +40,7 @@ struct Result {
     mean_g_xhat: f32,
 }
 
-// Gradient behind the ReLU, and the normalised input before `shift` is taken off.
+// Gradient behind the ReLU, and the normalised input before `shift_of_sums` is taken off.
 struct Unit {
     g: vec4<f32>,
     xhat: vec4<f32>,
@@ -47,7 +50,7 @@ struct Unit {
 fn masked(
     p: Place,
     unit: u32,
-    centred: vec4<f32>,
+    beyond: vec4<f32>,
     residual: vec4<f32>,
     dy: vec4<f32>,
     known: Known,
@@ -55,8 +58,8 @@ fn masked(
     if (!RELU) {
         return dy;
     }
-    let weight = weights(p, unit, known.weight);
-    var y = fma(centred, weight * known.stat.rstd, biases(p, unit, known.bias));
+    let scale = weights(p, unit, known.weight) * known.stat.rstd;
+    var y = fma(beyond, scale, shifted(biases(p, unit, known.bias), known.stat.lo, scale));
 //#if RESIDUAL_EARLY
     y += residual;
 //#end
@@ -66,12 +69,11 @@ fn masked(
 fn unit_of(p: Place, unit: u32, x: vec4<f32>, residual: vec4<f32>, dy: vec4<f32>, known: Known) -> Unit {
 //#if INPUT
     let beyond = x - known.stat.hi;
-    let centred = beyond - known.stat.lo;
-    var xhat = centred;
-    if (MAP != 1u) {
-        xhat = beyond;
+    var xhat = beyond * known.stat.rstd;
+    if (MAP == 1u) {
+        xhat = fma(beyond, vec4<f32>(known.stat.rstd), vec4<f32>(-known.shift));
     }
-    return Unit(masked(p, unit, centred, residual, dy, known), opaque4(xhat * known.stat.rstd));
+    return Unit(masked(p, unit, beyond, residual, dy, known), opaque4(xhat));
 //#else
     return Unit(dy, vec4<f32>(0.0));
 //#end
@@ -84,7 +86,7 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
 //#for u
     let g$u = only(p, $uu, tile[$u].g);
     let product$u = fma(g$u, only(p, $uu, tile[$u].xhat), vec4<f32>(0.0));
-    sum = merge(sum, tree_of_unit(p, $uu, g$u, fma(vec4<f32>(-known.shift), g$u, product$u)));
+    sum = merge(sum, tree_of_unit(p, $uu, g$u, fma(vec4<f32>(-shift_of_sums(known)), g$u, product$u)));
 //#end
     if (!p.inside) {
         return EMPTY;
@@ -109,7 +111,7 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     if (!p.inside) {
         return EMPTY;
     }
-    return Partial(count, sum, fma(-known.shift, sum, (products.x + products.y) + (products.z + products.w)), 0.0);
+    return Partial(count, sum, fma(-shift_of_sums(known), sum, (products.x + products.y) + (products.z + products.w)), 0.0);
 }
 //#end
 
@@ -149,7 +151,7 @@ fn transform(p: Place, unit: u32, values: Unit, residual: vec4<f32>, means: Resu
     // Rounded as in the sums: of a single value nothing is left.
     var dx = opaque4(values.g * weights(p, unit, known.weight));
     if (PROJECT) {
-        let xhat = values.xhat - known.shift;
+        let xhat = values.xhat - shift_of_sums(known);
         dx -= fma(xhat, vec4<f32>(means.mean_g_xhat), vec4<f32>(means.mean_g));
     }
 //#if RESIDUAL_LATE

@@ -150,21 +150,23 @@ fn givens(p: Place) -> Results {
 //#end
 }
 
-// Mean (high, low), scale and bias of a unit's elements.
+// Of a unit's elements: y = (x - hi) * scale + shift.
 struct Line {
     hi: vec4<f32>,
-    lo: vec4<f32>,
     scale: vec4<f32>,
-    bias: vec4<f32>,
+    shift: vec4<f32>,
+}
+
+fn line_from(stat: Stat, weight: vec4<f32>, bias: vec4<f32>) -> Line {
+    let scale = weight * stat.rstd;
+    return Line(vec4<f32>(stat.hi), scale, shifted(bias, stat.lo, scale));
 }
 
 //#if SAMPLES
 // Those of a channel.
 fn line_of(channel: u32) -> Line {
     let i = Indices(channel);
-    let stat = stats_at(i)[0];
-    let scale = weights_at(i)[0] * stat.rstd;
-    return Line(vec4<f32>(stat.hi), vec4<f32>(stat.lo), vec4<f32>(scale), vec4<f32>(biases_at(i)[0]));
+    return line_from(stats_at(i)[0], vec4<f32>(weights_at(i)[0]), vec4<f32>(biases_at(i)[0]));
 }
 
 // A unit's elements belong to one channel, or its last ones to the next: channels have more than a unit has.
@@ -176,21 +178,19 @@ fn line(p: Place, unit: u32, stat: Result, known: Known) -> Line {
     let next = line_of(channel + u32(is_next.w));
     return Line(
         select(own.hi, next.hi, is_next),
-        select(own.lo, next.lo, is_next),
         select(own.scale, next.scale, is_next),
-        select(own.bias, next.bias, is_next),
+        select(own.shift, next.shift, is_next),
     );
 }
 //#else
 fn line(p: Place, unit: u32, stat: Result, known: Known) -> Line {
-    let scale = weights(p, unit, known.weight) * stat.rstd;
-    return Line(vec4<f32>(stat.hi), vec4<f32>(stat.lo), scale, biases(p, unit, known.bias));
+    return line_from(stat, weights(p, unit, known.weight), biases(p, unit, known.bias));
 }
 //#end
 
 fn transform(p: Place, unit: u32, x: Unit, residual: vec4<f32>, stat: Result, known: Known) -> Written {
     let made = line(p, unit, stat, known);
-    var y = fma((x - made.hi) - made.lo, made.scale, made.bias);
+    var y = fma(x - made.hi, made.scale, made.shift);
 //#if RESIDUAL_LATE
     y += residual;
 //#end

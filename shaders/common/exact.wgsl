@@ -19,6 +19,12 @@ fn two_sum(a: f32, b: f32) -> vec2<f32> {
     return vec2<f32>(sum, opaque(a - opaque(sum - b_part)) + opaque(b - b_part));
 }
 
+// A bias less what the mean's low part takes off. Not off each element: (x - hi) - lo is x - (hi + lo) to a driver that
+// takes floats for real numbers, and hi + lo is hi.
+fn shifted(bias: vec4<f32>, lo: f32, scale: vec4<f32>) -> vec4<f32> {
+    return fma(vec4<f32>(-lo), scale, bias);
+}
+
 // Whether neither a number nor its neighbours are zero, subnormal, infinite or no number.
 fn is_ordinary(v: f32) -> bool {
     return ((bitcast<u32>(v) >> 23u) & 0xffu) - 2u < 252u;

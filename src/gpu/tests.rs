@@ -13,7 +13,8 @@ use crate::{
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{
-    AddressSpace, Block, Expression, Function, Handle, Module, Scalar, ShaderStage, Statement, TypeInner, VectorSize,
+    AddressSpace, BinaryOperator, Block, Expression, Function, Handle, Module, Scalar, ScalarKind, ShaderStage,
+    Statement, TypeInner, VectorSize,
 };
 use rayon::prelude::*;
 use std::collections::HashSet;
@@ -215,6 +216,23 @@ fn branches_on_uniforms(module: &Module, function: &Function, block: &Block) -> 
     })
 }
 
+/// Functions with a float (a - b) - c: to a compiler that takes floats for real numbers that is a - (b + c), and of a mean
+/// in two parts only the high one is left. `leaf` uses a - b twice, which keeps clang from it (docs/platforms.md).
+fn twice_subtracting(module: &Module, info: &ModuleInfo) -> Vec<String> {
+    let is_difference =
+        |of: &Function, value| matches!(of.expressions[value], Expression::Binary { op: BinaryOperator::Subtract, .. });
+    let has_one = |handle: Handle<Function>, function: &Function| {
+        function.expressions.iter().any(|(value, expression)| {
+            let scalar = info[handle][value].ty.inner_with(&module.types).scalar();
+            is_difference(function, value)
+                && matches!(*expression, Expression::Binary { left, .. } if is_difference(function, left))
+                && scalar.is_some_and(|scalar| scalar.kind == ScalarKind::Float)
+        })
+    };
+    let names = module.functions.iter().filter(|&(handle, function)| has_one(handle, function));
+    names.filter_map(|(_, function)| function.name.clone()).filter(|name| name != "leaf").collect()
+}
+
 /// What a device with WebGPU's default limits must have, and what makes kernels fast.
 fn check_resources(module: &Module, key: &Key) -> Result<(), String> {
     let globals = || module.global_variables.iter().map(|(_, variable)| variable);
@@ -264,6 +282,10 @@ fn check(key: &Key) -> Result<(), String> {
     let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
         .map_err(|e| e.to_string())?;
     check_resources(&module, key)?;
+    let regrouped = twice_subtracting(&module, &info);
+    if !regrouped.is_empty() {
+        return Err(format!("(a - b) - c in {regrouped:?}"));
+    }
     translate(&module, &info)
 }
 
