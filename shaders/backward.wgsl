@@ -1,7 +1,8 @@
 // Backward: leaves are sums of the gradient g and of g * xhat, elements become dx and dresidual.
 
+// Opaque, so that no merges that follow each other are regrouped.
 fn merge(x: Partial, y: Partial) -> Partial {
-    return Partial(x.count + y.count, x.a + y.a, x.b + y.b, 0.0);
+    return Partial(x.count + y.count, opaque(x.a + y.a), opaque(x.b + y.b), 0.0);
 }
 
 // What is known of a leaf before its elements.
