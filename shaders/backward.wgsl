@@ -112,7 +112,8 @@ fn leaf(p: Place, tile: array<Unit, UNITS>, known: Known) -> Partial {
     if (!p.inside) {
         return EMPTY;
     }
-    return Partial(count, sum, fma(-shift_of_sums(known), sum, (products.x + products.y) + (products.z + products.w)), 0.0);
+    let product = (products.x + products.y) + (products.z + products.w);
+    return Partial(count, sum, fma(-shift_of_sums(known), sum, product), 0.0);
 }
 //#end
 

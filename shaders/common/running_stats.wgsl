@@ -9,13 +9,17 @@ alias Words = u32;
 alias Flags = bool;
 //#end
 
+fn opaque_bits(v: Floats) -> Words {
+    return bitcast<Words>(v) ^ Words(params.zero);
+}
+
 // A driver may assume that there are no NaNs. The bits tell, but compilers know this test of them, too.
 fn is_finite(v: Floats) -> Flags {
-    return ((bitcast<Words>(v) ^ Words(params.zero)) & Words(0x7f800000u)) != Words(0x7f800000u);
+    return (opaque_bits(v) & Words(0x7f800000u)) != Words(0x7f800000u);
 }
 
 fn opaque_floats(v: Floats) -> Floats {
-    return bitcast<Floats>(bitcast<Words>(v) ^ Words(params.zero));
+    return bitcast<Floats>(opaque_bits(v));
 }
 
 // Not fused, so that devices of different vendors agree on running statistics.
