@@ -11,7 +11,7 @@ fn merge(x: Partial, y: Partial) -> Partial {
     let delta = opaque(y.a - x.a) + opaque(y.b - x.b);
     let moved = two_sum(x.a, opaque(delta * ratio));
     let mean = two_sum(moved.x, opaque(moved.y + x.b));
-    let m2 = opaque(x.c + y.c) + opaque(opaque(delta * delta) * opaque(f32(x.count) * ratio));
+    let m2 = opaque(opaque(x.c + y.c) + opaque(opaque(delta * delta) * opaque(f32(x.count) * ratio)));
     if (x.count == 0u) {
         return y;
     }
@@ -19,7 +19,7 @@ fn merge(x: Partial, y: Partial) -> Partial {
         return x;
     }
     if (!CENTRED) {
-        return Partial(count, 0.0, 0.0, x.c + y.c);
+        return Partial(count, 0.0, 0.0, opaque(x.c + y.c));
     }
     return Partial(count, mean.x, mean.y, m2);
 }
@@ -111,7 +111,8 @@ fn unbiased_variance_of(sum: Partial) -> f32 {
 
 fn result_of(sum: Partial, known: Known) -> Result {
     let variance = divide(sum.c, f32(max(sum.count, 1u)));
-    return Stat(sum.a, sum.b, inverse_std(variance), variance);
+    let rstd = inverse_sqrt(variance + params.eps, inverse_std(variance));
+    return Stat(sum.a, sum.b, rstd, variance);
 }
 
 fn write_results(p: Place, sums: Partials, stats: Results) {

@@ -399,3 +399,30 @@ fn nan_in_one_statistic(name: &str, backend: &host::Backend) {
 fn a_nan_stays_in_its_statistic() {
     backends::everywhere(nan_in_one_statistic);
 }
+
+/// 1/std is the nearest float or its neighbour, whatever a driver's roots and quotients are off by.
+fn inverse_std(name: &str, backend: &host::Backend) {
+    const ROWS: usize = 2000;
+    let descriptor = LayerNormDescriptor { eps: 1e-3, ..LayerNormDescriptor::new(&[8]) };
+    let noise = narrow(noise(9, ROWS * 8, 0.0, 1.0));
+    // Standard deviations from 2e-3 to 2e4.
+    let x: Vec<f32> = noise.iter().enumerate().map(|(i, v)| v * ((i / 8) as f32 / 125.0 - 6.0).exp()).collect();
+    let mut norm = host::Norm::new(backend, descriptor).unwrap();
+    let tensor = TensorDescriptor::new(&[ROWS, 8]);
+    let statistics = pollster::block_on(async {
+        let pass = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), &x, None, Commit::Skip);
+        let (_, saved) = pass.await.unwrap();
+        norm.statistics(&saved).await.unwrap()
+    });
+    assert_eq!(statistics.len(), ROWS);
+    for host::Statistic { var, rstd, .. } in statistics {
+        let nearest = (1.0 / f64::from(var as f32 + 1e-3).sqrt()) as f32;
+        let off = (rstd as f32).to_bits().abs_diff(nearest.to_bits());
+        assert!(off <= 1, "{name}: {rstd} of variance {var} is {off} units off");
+    }
+}
+
+#[test]
+fn inverse_standard_deviations() {
+    backends::everywhere(inverse_std);
+}

@@ -48,3 +48,11 @@ fn divide(a: f32, b: f32) -> f32 {
     let exact = (bitcast<u32>(f32(nearest)) + (exponent << 23u)) | (bitcast<u32>(a) & 0x80000000u);
     return select(quotient, bitcast<f32>(exact), is_ordinary(a) & is_ordinary(quotient));
 }
+
+// 1 / sqrt(v) to the nearest, or next to it where `fma` rounds twice. Of what the driver's, `near`, is off by, a few units in
+// the last place, one step of Newton's leaves nothing; v * near has its rounding error taken into account.
+fn inverse_sqrt(v: f32, near: f32) -> f32 {
+    let root = opaque(v * near);
+    let left = fma(-near, fma(v, near, -root), fma(-root, near, 1.0));
+    return select(near, opaque(fma(0.5 * near, left, near)), is_ordinary(v));
+}

@@ -122,7 +122,7 @@ fn hlsl((module, info): &(Module, ModuleInfo)) -> Result<Vec<u8>, String> {
 }
 
 /// Buffers have the numbers of their bindings, and their sizes the one behind.
-fn metal((module, info): &(Module, ModuleInfo)) -> Result<Vec<u8>, String> {
+pub fn metal((module, info): &(Module, ModuleInfo)) -> Result<Vec<u8>, String> {
     let resources: msl::BindingMap = module
         .global_variables
         .iter()

@@ -6,10 +6,12 @@ mod calls;
 mod compile;
 mod compilers;
 mod isa;
+mod metal;
 mod module;
 mod radv;
 mod report;
 mod spirv;
+mod table;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lexopt::prelude::*;
@@ -33,7 +35,15 @@ Writes the same pipelines' shaders as SPIR-V, HLSL and MSL, and has them read by
 they are on the PATH.
 
   --all        as above
-  --out FOLDER where the files go (default: target/shaders)";
+  --out FOLDER where the files go (default: target/shaders)
+
+cargo xtask metal [--all] [--out FOLDER]
+
+Runs calls of the tests' table on a stand-in for Metal: the MSL compiled by clang as C++ with fast math, an invocation a
+thread, watched by ThreadSanitizer. Compares with the reference.
+
+  --all        every case of the table: slow
+  --out FOLDER where kernels are compiled (default: target/metal)";
 
 const CHIPS: [&str; 3] = ["navi21", "gfx1100", "vega10"];
 const ICDS: &str = "/usr/share/vulkan/icd.d";
@@ -44,6 +54,7 @@ enum Task {
     #[default]
     Isa,
     Translate,
+    Metal,
     /// A chip's part of the first, in a process of its own.
     Compile(String),
 }
@@ -64,6 +75,7 @@ fn options() -> Result<Options, lexopt::Error> {
     match parser.next()? {
         Some(Value(command)) if command == "isa" => {}
         Some(Value(command)) if command == "translate" => options.task = Task::Translate,
+        Some(Value(command)) if command == "metal" => options.task = Task::Metal,
         Some(Value(command)) if command == compile::CHILD => {
             options.task = Task::Compile(parser.value()?.string()?);
         }
@@ -71,7 +83,7 @@ fn options() -> Result<Options, lexopt::Error> {
             println!("{USAGE}");
             std::process::exit(0);
         }
-        _ => return Err("the tasks are isa and translate".into()),
+        _ => return Err("the tasks are isa, translate and metal".into()),
     }
     let isa = matches!(options.task, Task::Isa);
     while let Some(argument) = parser.next()? {
@@ -99,7 +111,8 @@ fn main() -> ExitCode {
         }
         Ok(options) => match &options.task {
             Task::Isa => isa(&options),
-            Task::Translate => compilers::check(options.all, &options.out.clone().unwrap_or_else(shaders)),
+            Task::Translate => compilers::check(options.all, &options.out.clone().unwrap_or_else(|| beside("shaders"))),
+            Task::Metal => metal::check(options.all, &options.out.clone().unwrap_or_else(|| beside("metal"))),
             Task::Compile(chip) => compile::child(chip, options.all),
         },
     };
@@ -142,10 +155,10 @@ fn isa(options: &Options) -> Result<(), String> {
     judge(&budget, driver, &measured)
 }
 
-/// Where shaders go if nobody says where: beside what cargo builds.
-fn shaders() -> PathBuf {
+/// Where files go if nobody says where: beside what cargo builds.
+fn beside(name: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")).join("shaders")
+    target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")).join(name)
 }
 
 fn progress(steps: usize) -> Result<ProgressBar, String> {

@@ -14,13 +14,18 @@ pub const BOUNDS: BoundsCheckPolicies = BoundsCheckPolicies {
     binding_array: BoundsCheckPolicy::Unchecked,
 };
 
-/// A shader as wgpu hands it to its backends: validated, with the pipeline's constants in place.
+/// A shader as wgpu hands it to its backends.
 pub fn module(shader: &Shader) -> Result<(Module, ModuleInfo), String> {
-    let module = naga::front::wgsl::parse_str(&shader.wgsl).map_err(|e| e.emit_to_string(&shader.wgsl))?;
+    with_constants(&shader.wgsl, &shader.constants)
+}
+
+/// A text: validated, with the pipeline's constants in place.
+pub fn with_constants(wgsl: &str, constants: &[(&str, f64)]) -> Result<(Module, ModuleInfo), String> {
+    let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| e.emit_to_string(wgsl))?;
     let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
         .validate(&module)
-        .map_err(|e| e.emit_to_string(&shader.wgsl))?;
-    let constants = shader.constants.iter().map(|&(name, value)| (name.to_string(), value)).collect();
+        .map_err(|e| e.emit_to_string(wgsl))?;
+    let constants = constants.iter().map(|&(name, value)| (name.to_string(), value)).collect();
     let entry = Some((ShaderStage::Compute, "main"));
     process_overrides(&module, &info, entry, &constants)
         .map(|(module, info)| (module.into_owned(), info.into_owned()))

@@ -1,0 +1,139 @@
+//! A wgpu device that runs on this machine what Metal would be given.
+
+use super::buffer::Memory;
+use super::commands::{BindGroup, Commands, Pipeline, memory};
+use super::program::Program;
+use super::unsupported;
+use crate::module::with_constants;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use wgpu::custom::*;
+
+/// A device and its queue, which are one.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Where kernels are compiled.
+    folder: PathBuf,
+    failures: Arc<Mutex<Vec<String>>>,
+}
+
+#[derive(Debug)]
+struct Text(String);
+
+/// What has a name in wgpu, and nothing else here.
+#[derive(Debug)]
+struct Named;
+
+impl Device {
+    pub fn new(folder: &Path) -> Device {
+        Device { folder: folder.to_path_buf(), failures: Arc::default() }
+    }
+
+    /// What went wrong since the last time.
+    pub fn failures(&self) -> Vec<String> {
+        std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ShaderModuleInterface for Text {
+    fn get_compilation_info(&self) -> Pin<Box<dyn ShaderCompilationInfoFuture>> {
+        unimplemented!()
+    }
+}
+
+impl BindGroupLayoutInterface for Named {}
+impl PipelineLayoutInterface for Named {}
+impl BindGroupInterface for BindGroup {}
+
+impl ComputePipelineInterface for Pipeline {
+    fn get_bind_group_layout(&self, _: u32) -> DispatchBindGroupLayout {
+        DispatchBindGroupLayout::custom(Named)
+    }
+}
+
+impl DeviceInterface for Device {
+    fn features(&self) -> wgpu::Features {
+        wgpu::Features::empty()
+    }
+
+    fn limits(&self) -> wgpu::Limits {
+        wgpu::Limits::default()
+    }
+
+    fn adapter_info(&self) -> wgpu::AdapterInfo {
+        let info = wgpu::AdapterInfo::new(wgpu::DeviceType::Other, wgpu::Backend::Metal);
+        wgpu::AdapterInfo { name: "stand-in for Metal".into(), ..info }
+    }
+
+    fn create_shader_module(
+        &self,
+        desc: wgpu::ShaderModuleDescriptor<'_>,
+        _: wgpu::ShaderRuntimeChecks,
+    ) -> DispatchShaderModule {
+        let wgpu::ShaderSource::Wgsl(text) = desc.source else { unimplemented!("wgpu-norm's shaders are in WGSL") };
+        DispatchShaderModule::custom(Text(text.into_owned()))
+    }
+
+    fn create_bind_group_layout(&self, _: &wgpu::BindGroupLayoutDescriptor<'_>) -> DispatchBindGroupLayout {
+        DispatchBindGroupLayout::custom(Named)
+    }
+
+    fn create_pipeline_layout(&self, _: &wgpu::PipelineLayoutDescriptor<'_>) -> DispatchPipelineLayout {
+        DispatchPipelineLayout::custom(Named)
+    }
+
+    fn create_bind_group(&self, desc: &wgpu::BindGroupDescriptor<'_>) -> DispatchBindGroup {
+        let entry = |entry: &wgpu::BindGroupEntry| {
+            let wgpu::BindingResource::Buffer(at) = &entry.resource else { unimplemented!("only buffers are bound") };
+            let memory = at.buffer.as_custom::<Memory>().expect("a buffer of this device").clone();
+            let size = at.size.map_or(at.buffer.size() - at.offset, u64::from);
+            (entry.binding, memory, at.offset, size)
+        };
+        DispatchBindGroup::custom(BindGroup(desc.entries.iter().map(entry).collect()))
+    }
+
+    fn create_compute_pipeline(&self, desc: &wgpu::ComputePipelineDescriptor<'_>) -> DispatchComputePipeline {
+        let Text(text) = desc.module.as_custom::<Text>().expect("a module of this device");
+        let label = desc.label.unwrap_or_default();
+        let program = with_constants(text, desc.compilation_options.constants)
+            .and_then(|module| Program::new(&self.folder, label, &module));
+        DispatchComputePipeline::custom(Pipeline(program))
+    }
+
+    fn create_buffer(&self, desc: &wgpu::BufferDescriptor<'_>) -> DispatchBuffer {
+        DispatchBuffer::custom(Memory::new(desc.size))
+    }
+
+    fn create_command_encoder(&self, _: &wgpu::CommandEncoderDescriptor<'_>) -> DispatchCommandEncoder {
+        DispatchCommandEncoder::custom(Commands::default())
+    }
+
+    fn poll(&self, _: wgpu::wgt::PollType<u64>) -> Result<wgpu::PollStatus, wgpu::PollError> {
+        Ok(wgpu::PollStatus::QueueEmpty)
+    }
+
+    fn destroy(&self) {}
+
+    unsupported::device!();
+}
+
+impl QueueInterface for Device {
+    fn write_buffer(&self, buffer: &DispatchBuffer, offset: u64, data: &[u8]) {
+        memory(buffer).write(offset, data);
+    }
+
+    fn submit(&self, command_buffers: &mut dyn Iterator<Item = DispatchCommandBuffer>) -> u64 {
+        for buffer in command_buffers {
+            let failures = buffer.as_custom::<Commands>().expect("commands of this device").run();
+            self.failures.lock().unwrap_or_else(PoisonError::into_inner).extend(failures);
+        }
+        0
+    }
+
+    fn on_submitted_work_done(&self, callback: BoxSubmittedWorkDoneCallback) {
+        callback();
+    }
+
+    unsupported::queue!();
+}
