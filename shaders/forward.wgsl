@@ -111,8 +111,7 @@ fn unbiased_variance_of(sum: Partial) -> f32 {
 
 fn result_of(sum: Partial, known: Known) -> Result {
     let variance = divide(sum.c, f32(max(sum.count, 1u)));
-    let rstd = inverse_sqrt(variance + params.eps, inverse_std(variance));
-    return Stat(sum.a, sum.b, rstd, variance);
+    return Stat(sum.a, sum.b, inverse_sqrt(variance + params.eps), variance);
 }
 
 fn write_results(p: Place, sums: Partials, stats: Results) {

@@ -400,7 +400,7 @@ fn a_nan_stays_in_its_statistic() {
     backends::everywhere(nan_in_one_statistic);
 }
 
-/// 1/std is the nearest float or its neighbour, whatever a driver's roots and quotients are off by.
+/// 1/std is the nearest float or its neighbour.
 fn inverse_std(name: &str, backend: &host::Backend) {
     const ROWS: usize = 2000;
     let descriptor = LayerNormDescriptor { eps: 1e-3, ..LayerNormDescriptor::new(&[8]) };

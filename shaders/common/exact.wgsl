@@ -49,9 +49,10 @@ fn divide(a: f32, b: f32) -> f32 {
     return select(quotient, bitcast<f32>(exact), is_ordinary(a) & is_ordinary(quotient));
 }
 
-// 1 / sqrt(v) to the nearest, or next to it where `fma` rounds twice. Of what the driver's, `near`, is off by, a few units in
-// the last place, one step of Newton's leaves nothing; v * near has its rounding error taken into account.
-fn inverse_sqrt(v: f32, near: f32) -> f32 {
+// One step of Newton's on the driver's 1 / sqrt(v), which may be off by a few units in the last place: the nearest float, or
+// its neighbour where `fma` rounds twice.
+fn inverse_sqrt(v: f32) -> f32 {
+    let near = opaque(1.0 / sqrt(v));
     let root = opaque(v * near);
     let left = fma(-near, fma(v, near, -root), fma(-root, near, 1.0));
     return select(near, opaque(fma(0.5 * near, left, near)), is_ordinary(v));

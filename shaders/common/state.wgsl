@@ -69,7 +69,7 @@ fn biases_at(i: Indices) -> Numbers {
     return Numbers();
 }
 
-// As exact as the driver's: each invocation makes those of running statistics anew.
+// Of running statistics. Not `inverse_sqrt`: each invocation makes them anew.
 fn inverse_std(variance: f32) -> f32 {
     return opaque(1.0 / sqrt(variance + params.eps));
 }

@@ -213,11 +213,11 @@ mod tests {
     /// Two samples of two rows of five, with gaps everywhere.
     const ROWS: Rows = Rows { per_sample: 2, row: 7, sample: 20, step: 1 };
 
-    fn written(dtype: DType, rows: Rows, way: Way) -> Vec<u8> {
-        let mut bytes = vec![0xa5; 40 * dtype.size() as usize];
-        let bytes_of = bytemuck::cast_slice_mut::<u8, u8>(&mut bytes);
+    /// In whole words, as callers' elements are aligned.
+    fn written(dtype: DType, rows: Rows, way: Way) -> Vec<u32> {
+        let mut words = vec![0xa5a5_a5a5u32; 10 * dtype.size() as usize];
         // SAFETY: each thread has rows of its own.
-        let output = unsafe { Output::new(dtype, bytes_of, rows, way) };
+        let output = unsafe { Output::new(dtype, bytemuck::cast_slice_mut(&mut words), rows, way) };
         let values: Vec<f32> = (0..20).map(|i| i as f32).collect();
         let run = |first: usize, values: &[f32]| {
             dispatch!(Level::new(), simd => output.write_area(simd, Area { first, rows: 2, at: 0, len: 5 }, values, Ahead::default()));
@@ -227,7 +227,7 @@ mod tests {
             scope.spawn(|| run(0, &values[..10]));
             scope.spawn(|| run(2, &values[10..]));
         });
-        bytes
+        words
     }
 
     #[test]
@@ -235,8 +235,9 @@ mod tests {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             for (step, way) in [(1, Way::Cached), (1, Way::Around), (2, Way::Cached)] {
                 let rows = if step == 1 { ROWS } else { Rows { per_sample: 1, row: 0, sample: 10, step } };
-                let bytes = written(dtype, rows, way);
-                let input = Input { dtype, bytes: &bytes, rows };
+                let words = written(dtype, rows, way);
+                let bytes: &[u8] = bytemuck::cast_slice(&words);
+                let input = Input { dtype, bytes, rows };
                 let mut scratch = Scratch::new();
                 let mut read = Vec::new();
                 for first in [0, 2] {

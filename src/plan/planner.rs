@@ -274,9 +274,10 @@ impl Planner<'_> {
         if pass.reversed {
             pass.dispatches.reverse();
         }
-        // Before the ones that come in, if there is room.
+        // Before the ones that come in, if there is room. Where there are none (a shard without samples) the first one is loaded
+        // all the same, and nobody may write it meanwhile.
         if pass.partials_in_at < self.kept + pass.all_partials_out(self.problem) {
-            pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.all_partials_in(self.problem));
+            pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.all_partials_in(self.problem).max(1));
         }
         self.passes.push(pass);
         Ok(())

@@ -59,9 +59,8 @@ impl Compiler {
         if status.success() {
             return Ok(());
         }
-        let said = [stderr, stdout].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
-        let said: Vec<&str> = said.lines().take(8).collect();
-        Err(format!("refused by {}: {}\n{}", self.program.join(" "), file.display(), said.join("\n")))
+        let said = first_lines(8, &[stderr, stdout].concat());
+        Err(format!("refused by {}: {}\n{said}", self.program.join(" "), file.display()))
     }
 }
 
@@ -106,14 +105,14 @@ fn each(pipelines: &[Pipeline], run: impl Fn(usize, &Pipeline) -> Result<(), Str
 fn write(folder: &Path, i: usize, module: &(Module, ModuleInfo)) -> Result<(), String> {
     let (words, _) = spirv::translate(module, false)?;
     let words = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    for (extension, text) in [("spv", words), ("hlsl", hlsl(module)?), ("metal", metal(module)?)] {
+    for (extension, text) in [("spv", words), ("hlsl", hlsl_text(module)?), ("metal", msl_text(module)?)] {
         let file = file(folder, i, extension);
         fs::write(&file, text).map_err(|e| cannot_write(&file, e))?;
     }
     Ok(())
 }
 
-fn hlsl((module, info): &(Module, ModuleInfo)) -> Result<Vec<u8>, String> {
+fn hlsl_text((module, info): &(Module, ModuleInfo)) -> Result<Vec<u8>, String> {
     let options = hlsl::Options { zero_initialize_workgroup_memory: false, ..hlsl::Options::default() };
     let mut text = String::new();
     let written = hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default()).write(module, info, None);
@@ -122,7 +121,7 @@ fn hlsl((module, info): &(Module, ModuleInfo)) -> Result<Vec<u8>, String> {
 }
 
 /// Buffers have the numbers of their bindings, and their sizes the one behind.
-pub fn metal((module, info): &(Module, ModuleInfo)) -> Result<Vec<u8>, String> {
+pub fn msl_text((module, info): &(Module, ModuleInfo)) -> Result<Vec<u8>, String> {
     let resources: msl::BindingMap = module
         .global_variables
         .iter()
@@ -152,6 +151,11 @@ pub fn metal((module, info): &(Module, ModuleInfo)) -> Result<Vec<u8>, String> {
 /// An entry point that naga could not write is missing in its text.
 fn names<E: std::fmt::Display>(names: Vec<Result<String, E>>) -> Result<(), String> {
     names.into_iter().try_for_each(|name| name.map(drop).map_err(|e| e.to_string()))
+}
+
+/// Of what a program said.
+pub fn first_lines(lines: usize, said: &[u8]) -> String {
+    String::from_utf8_lossy(said).lines().take(lines).collect::<Vec<_>>().join("\n")
 }
 
 fn file(folder: &Path, i: usize, extension: &str) -> PathBuf {

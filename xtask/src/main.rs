@@ -1,5 +1,5 @@
 //! The project's own tools. `cargo xtask isa` shows what AMD's compiler makes of the shaders, without a GPU; `cargo xtask
-//! translate` has them read by the compilers of other platforms.
+//! translate` has them read by the compilers of other platforms; `cargo xtask metal` runs them on a stand-in for Metal.
 
 mod budget;
 mod calls;
@@ -37,13 +37,13 @@ they are on the PATH.
   --all        as above
   --out FOLDER where the files go (default: target/shaders)
 
-cargo xtask metal [--all] [--out FOLDER]
+cargo xtask metal [--all] [--case NAME]
 
-Runs calls of the tests' table on a stand-in for Metal: the MSL compiled by clang as C++ with fast math, an invocation a
-thread, watched by ThreadSanitizer. Compares with the reference.
+Runs calls of the tests' table, and PyTorch's of groups, on a stand-in for Metal: the MSL compiled by clang as C++ with
+fast math, an invocation a thread, watched by ThreadSanitizer. Needs Linux; on a Mac the tests run on Metal itself.
 
-  --all        every case of the table: slow
-  --out FOLDER where kernels are compiled (default: target/metal)";
+  --all        every case of both: slow
+  --case NAME  only those whose names, which failures tell, contain this";
 
 const CHIPS: [&str; 3] = ["navi21", "gfx1100", "vega10"];
 const ICDS: &str = "/usr/share/vulkan/icd.d";
@@ -67,6 +67,7 @@ struct Options {
     each: bool,
     json: Option<String>,
     out: Option<PathBuf>,
+    case: String,
 }
 
 fn options() -> Result<Options, lexopt::Error> {
@@ -92,7 +93,8 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("chip") if isa => options.chips.push(parser.value()?.string()?),
             Long("each") if isa => options.each = true,
             Long("json") if isa => options.json = Some(parser.value()?.string()?),
-            Long("out") if !isa => options.out = Some(parser.value()?.into()),
+            Long("out") if matches!(options.task, Task::Translate) => options.out = Some(parser.value()?.into()),
+            Long("case") if matches!(options.task, Task::Metal) => options.case = parser.value()?.string()?,
             Long("help") | Short('h') => {
                 println!("{USAGE}");
                 std::process::exit(0);
@@ -112,7 +114,7 @@ fn main() -> ExitCode {
         Ok(options) => match &options.task {
             Task::Isa => isa(&options),
             Task::Translate => compilers::check(options.all, &options.out.clone().unwrap_or_else(|| beside("shaders"))),
-            Task::Metal => metal::check(options.all, &options.out.clone().unwrap_or_else(|| beside("metal"))),
+            Task::Metal => metal::check(options.all, &options.case, &beside("metal")),
             Task::Compile(chip) => compile::child(chip, options.all),
         },
     };

@@ -16,11 +16,11 @@ pub const BOUNDS: BoundsCheckPolicies = BoundsCheckPolicies {
 
 /// A shader as wgpu hands it to its backends.
 pub fn module(shader: &Shader) -> Result<(Module, ModuleInfo), String> {
-    with_constants(&shader.wgsl, &shader.constants)
+    parse(&shader.wgsl, &shader.constants)
 }
 
 /// A text: validated, with the pipeline's constants in place.
-pub fn with_constants(wgsl: &str, constants: &[(&str, f64)]) -> Result<(Module, ModuleInfo), String> {
+pub fn parse(wgsl: &str, constants: &[(&str, f64)]) -> Result<(Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| e.emit_to_string(wgsl))?;
     let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
         .validate(&module)

@@ -1,25 +1,30 @@
-//! Memory of the device.
+//! Buffers of the device.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use wgpu::custom::{BufferInterface, BufferMapCallback, BufferMappedRangeInterface, DispatchBufferMappedRange};
+use wgpu::custom::*;
 use wgpu::{BufferAddress, MapMode, MapRangeError, WriteOnly};
 
 /// A buffer.
 #[derive(Clone, Debug)]
-pub struct Memory(Arc<Mutex<Vec<u8>>>);
+pub struct Buffer(Arc<Mutex<Vec<u8>>>);
 
-impl Memory {
-    pub fn new(size: u64) -> Memory {
-        Memory(Arc::new(Mutex::new(vec![0; size as usize])))
+impl Buffer {
+    /// wgpu's, of this device.
+    pub fn of(buffer: &DispatchBuffer) -> Buffer {
+        buffer.as_custom::<Buffer>().expect("a buffer of this device").clone()
+    }
+
+    pub fn new(size: u64) -> Buffer {
+        Buffer(Arc::new(Mutex::new(vec![0; size as usize])))
     }
 
     pub fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Whether both are one buffer.
-    pub fn is(&self, other: &Memory) -> bool {
+    pub fn is(&self, other: &Buffer) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -28,7 +33,7 @@ impl Memory {
     }
 }
 
-impl BufferInterface for Memory {
+impl BufferInterface for Buffer {
     fn map_async(&self, _: MapMode, _: Range<BufferAddress>, callback: BufferMapCallback) {
         // Whatever was submitted has run.
         callback(Ok(()));
@@ -37,7 +42,7 @@ impl BufferInterface for Memory {
     fn get_mapped_range(&self, range: Range<BufferAddress>) -> Result<DispatchBufferMappedRange, MapRangeError> {
         let copy = self.bytes()[range.start as usize..range.end as usize].to_vec();
         Ok(DispatchBufferMappedRange::custom(Mapped {
-            memory: self.clone(),
+            buffer: self.clone(),
             offset: range.start,
             copy,
             written: false,
@@ -49,10 +54,15 @@ impl BufferInterface for Memory {
     fn destroy(&self) {}
 }
 
+/// What a mutex has, also if a thread panicked with it.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A part of a buffer that is mapped.
 #[derive(Debug)]
 struct Mapped {
-    memory: Memory,
+    buffer: Buffer,
     offset: u64,
     copy: Vec<u8>,
     written: bool,
@@ -76,7 +86,7 @@ impl BufferMappedRangeInterface for Mapped {
 impl Drop for Mapped {
     fn drop(&mut self) {
         if self.written {
-            self.memory.write(self.offset, &self.copy);
+            self.buffer.write(self.offset, &self.copy);
         }
     }
 }

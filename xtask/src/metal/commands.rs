@@ -1,23 +1,23 @@
 //! What is recorded, and what runs it.
 
-use super::buffer::Memory;
+use super::buffer::{Buffer, lock};
 use super::program::{Bound, Program};
 use super::unsupported;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 use wgpu::custom::*;
 
 /// A pipeline, or why there is none.
 #[derive(Clone, Debug)]
 pub struct Pipeline(pub Result<Program, String>);
 
-/// Buffers by their bindings: memory, offset, size.
 #[derive(Clone, Debug)]
-pub struct BindGroup(pub Vec<(u32, Memory, u64, u64)>);
+pub struct BindGroup(pub Vec<Bound<Buffer>>);
 
 #[derive(Clone, Debug)]
 enum Command {
-    Copy { from: (Memory, u64), to: (Memory, u64), size: Option<u64> },
-    Clear { at: (Memory, u64), size: Option<u64> },
+    Copy { from: (Buffer, u64), to: (Buffer, u64), size: Option<u64> },
+    Clear { at: (Buffer, u64), size: Option<u64> },
     Dispatch { pipeline: Pipeline, bound: BindGroup, grid: [u32; 3] },
 }
 
@@ -27,12 +27,12 @@ pub struct Commands(Arc<Mutex<Vec<Command>>>);
 
 impl Commands {
     fn push(&self, command: Command) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        lock(&self.0).push(command);
     }
 
     /// Runs everything; what failed.
     pub fn run(&self) -> Vec<String> {
-        let commands = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let commands = std::mem::take(&mut *lock(&self.0));
         commands.into_iter().filter_map(|command| command.run().err()).collect()
     }
 }
@@ -41,44 +41,47 @@ impl Command {
     fn run(self) -> Result<(), String> {
         match self {
             Command::Copy { from: (from, at), to: (to, to_at), size } => {
-                let part = from.bytes()[at as usize..].to_vec();
-                let size = size.map_or(part.len(), |size| size as usize);
-                to.write(to_at, &part[..size]);
+                let part = {
+                    let bytes = from.bytes();
+                    bytes[range(bytes.len(), at, size)].to_vec()
+                };
+                to.write(to_at, &part);
                 Ok(())
             }
-            Command::Clear { at: (memory, at), size } => {
-                let mut bytes = memory.bytes();
-                let part = &mut bytes[at as usize..];
-                let size = size.map_or(part.len(), |size| size as usize);
-                part[..size].fill(0);
+            Command::Clear { at: (buffer, at), size } => {
+                let mut bytes = buffer.bytes();
+                let range = range(bytes.len(), at, size);
+                bytes[range].fill(0);
                 Ok(())
             }
-            Command::Dispatch { pipeline, bound, grid } => dispatch(&pipeline.0?, &bound, grid),
+            Command::Dispatch { pipeline, bound, grid } => dispatch(&pipeline.0?, bound, grid),
         }
     }
 }
 
-fn dispatch(program: &Program, BindGroup(entries): &BindGroup, grid: [u32; 3]) -> Result<(), String> {
-    let mut memories: Vec<&Memory> = Vec::new();
-    let mut bound = Vec::new();
-    for (binding, memory, offset, size) in entries {
-        let known = memories.iter().position(|known| known.is(memory));
-        let buffer = known.unwrap_or_else(|| {
-            memories.push(memory);
-            memories.len() - 1
-        });
-        bound.push(Bound { binding: *binding, buffer, offset: *offset, size: *size });
-    }
-    let mut buffers: Vec<Vec<u8>> = memories.iter().map(|memory| memory.bytes().clone()).collect();
-    program.run(grid, &mut buffers, &bound)?;
-    for (memory, bytes) in memories.iter().zip(buffers) {
-        *memory.bytes() = bytes;
-    }
-    Ok(())
+/// So many bytes from `at` on, or all.
+fn range(len: usize, at: u64, size: Option<u64>) -> Range<usize> {
+    at as usize..size.map_or(len, |size| (at + size) as usize)
 }
 
-pub fn memory(buffer: &DispatchBuffer) -> Memory {
-    buffer.as_custom::<Memory>().expect("a buffer of this device").clone()
+fn dispatch(program: &Program, BindGroup(entries): BindGroup, grid: [u32; 3]) -> Result<(), String> {
+    // Each once: bindings may be parts of one.
+    let mut buffers: Vec<Buffer> = Vec::new();
+    let mut bound = Vec::new();
+    for Bound { binding, buffer, offset, size } in entries {
+        let known = buffers.iter().position(|known| known.is(&buffer));
+        let buffer = known.unwrap_or_else(|| {
+            buffers.push(buffer);
+            buffers.len() - 1
+        });
+        bound.push(Bound { binding, buffer, offset, size });
+    }
+    let mut contents: Vec<Vec<u8>> = buffers.iter().map(|buffer| buffer.bytes().clone()).collect();
+    let result = program.run(grid, &mut contents, &bound);
+    for (buffer, bytes) in buffers.iter().zip(contents) {
+        *buffer.bytes() = bytes;
+    }
+    result
 }
 
 impl CommandBufferInterface for Commands {}
@@ -92,12 +95,12 @@ impl CommandEncoderInterface for Commands {
         destination_offset: u64,
         copy_size: Option<u64>,
     ) {
-        let (from, to) = ((memory(source), source_offset), (memory(destination), destination_offset));
+        let (from, to) = ((Buffer::of(source), source_offset), (Buffer::of(destination), destination_offset));
         self.push(Command::Copy { from, to, size: copy_size });
     }
 
     fn clear_buffer(&self, buffer: &DispatchBuffer, offset: u64, size: Option<u64>) {
-        self.push(Command::Clear { at: (memory(buffer), offset), size });
+        self.push(Command::Clear { at: (Buffer::of(buffer), offset), size });
     }
 
     fn begin_compute_pass(&self, _: &wgpu::ComputePassDescriptor<'_>) -> DispatchComputePass {
@@ -123,6 +126,7 @@ struct Pass {
     bound: Option<BindGroup>,
 }
 
+// wgpu asks for one.
 impl Drop for Pass {
     fn drop(&mut self) {}
 }

@@ -1,13 +1,13 @@
 //! A wgpu device that runs on this machine what Metal would be given.
 
-use super::buffer::Memory;
-use super::commands::{BindGroup, Commands, Pipeline, memory};
-use super::program::Program;
+use super::buffer::{Buffer, lock};
+use super::commands::{BindGroup, Commands, Pipeline};
+use super::program::{Bound, Program};
 use super::unsupported;
-use crate::module::with_constants;
+use crate::module::parse;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use wgpu::custom::*;
 
 /// A device and its queue, which are one.
@@ -19,11 +19,11 @@ pub struct Device {
 }
 
 #[derive(Debug)]
-struct Text(String);
+struct Wgsl(String);
 
-/// What has a name in wgpu, and nothing else here.
+/// What wgpu has and this device does not ask for.
 #[derive(Debug)]
-struct Named;
+struct Unused;
 
 impl Device {
     pub fn new(folder: &Path) -> Device {
@@ -32,23 +32,23 @@ impl Device {
 
     /// What went wrong since the last time.
     pub fn failures(&self) -> Vec<String> {
-        std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.failures))
     }
 }
 
-impl ShaderModuleInterface for Text {
+impl ShaderModuleInterface for Wgsl {
     fn get_compilation_info(&self) -> Pin<Box<dyn ShaderCompilationInfoFuture>> {
         unimplemented!()
     }
 }
 
-impl BindGroupLayoutInterface for Named {}
-impl PipelineLayoutInterface for Named {}
+impl BindGroupLayoutInterface for Unused {}
+impl PipelineLayoutInterface for Unused {}
 impl BindGroupInterface for BindGroup {}
 
 impl ComputePipelineInterface for Pipeline {
     fn get_bind_group_layout(&self, _: u32) -> DispatchBindGroupLayout {
-        DispatchBindGroupLayout::custom(Named)
+        DispatchBindGroupLayout::custom(Unused)
     }
 }
 
@@ -72,37 +72,37 @@ impl DeviceInterface for Device {
         _: wgpu::ShaderRuntimeChecks,
     ) -> DispatchShaderModule {
         let wgpu::ShaderSource::Wgsl(text) = desc.source else { unimplemented!("wgpu-norm's shaders are in WGSL") };
-        DispatchShaderModule::custom(Text(text.into_owned()))
+        DispatchShaderModule::custom(Wgsl(text.into_owned()))
     }
 
     fn create_bind_group_layout(&self, _: &wgpu::BindGroupLayoutDescriptor<'_>) -> DispatchBindGroupLayout {
-        DispatchBindGroupLayout::custom(Named)
+        DispatchBindGroupLayout::custom(Unused)
     }
 
     fn create_pipeline_layout(&self, _: &wgpu::PipelineLayoutDescriptor<'_>) -> DispatchPipelineLayout {
-        DispatchPipelineLayout::custom(Named)
+        DispatchPipelineLayout::custom(Unused)
     }
 
     fn create_bind_group(&self, desc: &wgpu::BindGroupDescriptor<'_>) -> DispatchBindGroup {
         let entry = |entry: &wgpu::BindGroupEntry| {
             let wgpu::BindingResource::Buffer(at) = &entry.resource else { unimplemented!("only buffers are bound") };
-            let memory = at.buffer.as_custom::<Memory>().expect("a buffer of this device").clone();
+            let buffer = at.buffer.as_custom::<Buffer>().expect("a buffer of this device").clone();
             let size = at.size.map_or(at.buffer.size() - at.offset, u64::from);
-            (entry.binding, memory, at.offset, size)
+            Bound { binding: entry.binding, buffer, offset: at.offset, size }
         };
         DispatchBindGroup::custom(BindGroup(desc.entries.iter().map(entry).collect()))
     }
 
     fn create_compute_pipeline(&self, desc: &wgpu::ComputePipelineDescriptor<'_>) -> DispatchComputePipeline {
-        let Text(text) = desc.module.as_custom::<Text>().expect("a module of this device");
+        let Wgsl(text) = desc.module.as_custom::<Wgsl>().expect("a module of this device");
         let label = desc.label.unwrap_or_default();
-        let program = with_constants(text, desc.compilation_options.constants)
+        let program = parse(text, desc.compilation_options.constants)
             .and_then(|module| Program::new(&self.folder, label, &module));
         DispatchComputePipeline::custom(Pipeline(program))
     }
 
     fn create_buffer(&self, desc: &wgpu::BufferDescriptor<'_>) -> DispatchBuffer {
-        DispatchBuffer::custom(Memory::new(desc.size))
+        DispatchBuffer::custom(Buffer::new(desc.size))
     }
 
     fn create_command_encoder(&self, _: &wgpu::CommandEncoderDescriptor<'_>) -> DispatchCommandEncoder {
@@ -120,13 +120,13 @@ impl DeviceInterface for Device {
 
 impl QueueInterface for Device {
     fn write_buffer(&self, buffer: &DispatchBuffer, offset: u64, data: &[u8]) {
-        memory(buffer).write(offset, data);
+        Buffer::of(buffer).write(offset, data);
     }
 
     fn submit(&self, command_buffers: &mut dyn Iterator<Item = DispatchCommandBuffer>) -> u64 {
         for buffer in command_buffers {
             let failures = buffer.as_custom::<Commands>().expect("commands of this device").run();
-            self.failures.lock().unwrap_or_else(PoisonError::into_inner).extend(failures);
+            lock(&self.failures).extend(failures);
         }
         0
     }

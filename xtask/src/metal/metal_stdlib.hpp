@@ -33,7 +33,7 @@ template <class T> struct alignas(2 * sizeof(T)) vec<T, 2> {
     T operator[](int i) const { return (&x)[i]; }
 };
 
-template <class T> struct vec<T, 3> {
+template <class T> struct alignas(4 * sizeof(T)) vec<T, 3> {
     T x, y, z;
     vec() = default;
     vec(T a) : x(a), y(a), z(a) {}
@@ -130,7 +130,7 @@ template <class T> T select(T a, as<T> b, bool c) { return c ? b : a; }
 inline float fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline float rint(float v) { return std::rint(v); }
 inline float abs(float v) { return std::fabs(v); }
-// Off by two units in the last place, as Metal's may be.
+// Off by two to four units in the last place, as a GPU's may be.
 inline float sqrt(float v) { return std::sqrt(v) * (1.0f + 0x1p-22f); }
 
 template <class T, int N> vec<T, N> min(vec<T, N> a, as<vec<T, N>> b) {

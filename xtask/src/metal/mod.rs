@@ -8,40 +8,93 @@ mod program;
 mod unsupported;
 
 use crate::progress;
-use crate::table::cases::{Case, Data, compare, half, last, norms, run};
+use crate::table::cases::{Case, Data, compare, half, last, noise, norms, run};
+use crate::table::conformance::{self, Implementation};
+use crate::table::golden;
 use device::Device;
 use rayon::prelude::*;
 use std::path::Path;
-use wgpu_norm::{DType, Fusion, Profile, Residual, gpu, host};
+use wgpu_norm::{DType, Error, Fusion, Profile, Residual, Statistics, gpu, host};
 
 /// What results may be off by: as on a GPU.
 const TOLERANCE: f64 = 1e-6;
 
-/// Runs calls of the table that the tests share, and compares them with the reference. `all`: every case.
-pub fn check(all: bool, folder: &Path) -> Result<(), String> {
-    let folder = &folder.join("kernels");
-    program::prepare(folder)?;
-    let cases = cases(if all { 1 } else { 7 });
-    let bar = progress(cases.len())?;
-    let wrong: Vec<String> = cases
-        .par_iter()
-        .flat_map_iter(|(profile, case)| {
-            let wrong = check_case(profile, case, folder);
-            bar.inc(1);
-            wrong
-        })
-        .collect();
-    bar.finish_and_clear();
-    if !wrong.is_empty() {
-        return Err(format!("{}\n{} things are wrong in {} calls", wrong.join("\n"), wrong.len(), cases.len()));
-    }
-    println!("{} calls on a stand-in for Metal: all results are right, and no invocations race", cases.len());
-    Ok(())
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/pytorch_golden.safetensors");
+
+/// What is run.
+enum Job {
+    /// Of the tests' table, against the reference.
+    Case(Profile, Box<Case>),
+    /// Of the golden file, against PyTorch.
+    Golden(Box<golden::Case>),
 }
 
-/// Every so many norms of the table, with a GPU's profile and a software driver's. Fusions, element types, means and formats
-/// take turns.
+/// Runs calls of the table that the tests share, and PyTorch's of groups. `all`: every one of both. `named`: only
+/// those whose names have this. Kernels are compiled in the folder, which is emptied.
+pub fn check(all: bool, named: &str, folder: &Path) -> Result<(), String> {
+    program::prepare(folder)?;
+    let golden = golden::load(Path::new(GOLDEN))?.into_iter().filter(|case| all || !case.shard_sizes.is_empty());
+    let cases = cases(if all { 1 } else { 7 }).into_iter().map(|(profile, case)| Job::Case(profile, Box::new(case)));
+    let jobs = cases.chain(golden.map(|case| Job::Golden(Box::new(case))));
+    let jobs: Vec<Job> = jobs.filter(|job| job.name().contains(named)).collect();
+    let bar = progress(jobs.len())?;
+    let of = |job: &Job| {
+        let wrong = job.wrong(folder);
+        bar.inc(1);
+        wrong
+    };
+    let wrong: Vec<String> = jobs.par_iter().filter_map(of).collect();
+    bar.finish_and_clear();
+    if !wrong.is_empty() {
+        return Err(format!("{}\n{} of {} cases failed", wrong.join("\n"), wrong.len(), jobs.len()));
+    }
+    println!("{} cases on a stand-in for Metal: all results are right, and no invocations race", jobs.len());
+    std::fs::remove_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))
+}
+
+impl Job {
+    fn name(&self) -> String {
+        match self {
+            Job::Case(_, case) => case.name(),
+            Job::Golden(case) => case.name.clone(),
+        }
+    }
+
+    /// What is wrong with its results, and what failed.
+    fn wrong(&self, folder: &Path) -> Option<String> {
+        let device = Device::new(folder);
+        let checks = match self {
+            Job::Case(profile, case) => {
+                let data = Data::new(case);
+                let results = backend(&device, profile).and_then(|backend| run(&backend, case, &data));
+                results.map(|results| compare(case, &data, &results, TOLERANCE))
+            }
+            Job::Golden(case) => {
+                let backend = backend(&device, &Profile::GPU);
+                let checks = backend.and_then(|b| conformance::run(Implementation::Backends(&[b]), case));
+                checks.map(|checks| checks.into_iter().filter(|check| !check.passes()).collect())
+            }
+        };
+        let mut wrong = device.failures();
+        match checks {
+            Ok(checks) => wrong.extend(checks.iter().map(|check| check.to_string())),
+            Err(error) => wrong.push(error.to_string()),
+        }
+        (!wrong.is_empty()).then(|| format!("{}:\n{}", self.name(), wrong.join("\n")))
+    }
+}
+
+fn backend(device: &Device, profile: &Profile) -> Result<host::Backend, Error> {
+    let queue = wgpu::Queue::from_custom(device.clone());
+    let context = gpu::Context::with_profile(&wgpu::Device::from_custom(device.clone()), *profile, None)?;
+    Ok(host::Backend::Gpu { context, queue, name: "stand-in for Metal".into() })
+}
+
+/// Every so many norms of the table, with a GPU's profile and a software driver's. What else differs between cases is drawn,
+/// the same each time.
 fn cases(step: usize) -> Vec<(Profile, Case)> {
+    let mut drawn = noise(1, 10_000, 0.5, 12f64.sqrt().recip()).into_iter();
+    let mut draw = |n: usize| (drawn.next().expect("numbers enough") * n as f64) as usize;
     let fusion = |residual, relu| Fusion { residual, relu };
     let fusions = [
         Fusion::default(),
@@ -51,37 +104,27 @@ fn cases(step: usize) -> Vec<(Profile, Case)> {
         fusion(Residual::After, false),
     ];
     let dtypes = [DType::F32, DType::F16, DType::F32, DType::BF16];
-    let means = [0.5, 1e6, -3e4];
-    let profiles = [Profile::GPU, Profile::SOFTWARE_GPU];
     let mut cases = Vec::new();
-    for (i, case) in norms().into_iter().step_by(step).enumerate() {
-        for (k, profile) in profiles.into_iter().enumerate() {
-            // Periods without a common factor, so that everything meets everything.
-            let turn = i + k;
-            let case = half(dtypes[turn % 4], Case { fusion: fusions[turn % 5], ..case.clone() });
-            let far = Case { mean: means[turn % 3], std: 1.0, ..case.clone() };
-            let case = if case.input == DType::F32 { far } else { case };
+    for case in norms().into_iter().step_by(step) {
+        for profile in [Profile::GPU, Profile::SOFTWARE_GPU] {
+            let mut case = half(dtypes[draw(4)], Case { fusion: fusions[draw(5)], ..case.clone() });
+            if draw(4) == 0 {
+                case.output = dtypes[draw(4)];
+            }
+            if draw(3) == 0 && case.descriptor.running_stats().is_some() {
+                case.statistics = Statistics::Running;
+            }
+            // Of few values dx is a small difference of large ones.
+            let has_values = case.descriptor.layout(&case.tensor()).is_ok_and(|layout| layout.stats.count() > 2);
+            if case.input == DType::F32 && case.output == DType::F32 && has_values {
+                (case.mean, case.std) = ([0.5, 1e6, -3e4][draw(3)], 1.0);
+            }
             let channels_last = last(case.clone());
-            let has_formats = case.descriptor.layout(&channels_last.tensor()).is_ok();
-            cases.push((profile, if has_formats && turn % 7 % 2 == 1 { channels_last } else { case }));
+            if draw(3) == 0 && case.descriptor.layout(&channels_last.tensor()).is_ok() {
+                case = channels_last;
+            }
+            cases.push((profile, case));
         }
     }
     cases
-}
-
-fn check_case(profile: &Profile, case: &Case, folder: &Path) -> Vec<String> {
-    let device = Device::new(folder);
-    let queue = wgpu::Queue::from_custom(device.clone());
-    let context = gpu::Context::with_profile(&wgpu::Device::from_custom(device.clone()), *profile, None);
-    let results = context.and_then(|context| {
-        let backend = host::Backend::Gpu { context, queue, name: "Metal".into() };
-        let data = Data::new(case);
-        run(&backend, case, &data).map(|results| compare(case, &data, &results, TOLERANCE))
-    });
-    let mut wrong = device.failures();
-    match results {
-        Ok(checks) => wrong.extend(checks.iter().map(|check| check.to_string())),
-        Err(error) => wrong.push(error.to_string()),
-    }
-    wrong.into_iter().map(|what| format!("{}: {what}", case.name())).collect()
 }
