@@ -274,10 +274,11 @@ impl Planner<'_> {
         if pass.reversed {
             pass.dispatches.reverse();
         }
-        // Before the ones that come in, if there is room. Where there are none (a shard without samples) the first one is loaded
-        // all the same, and nobody may write it meanwhile.
+        // Before the ones that come in, if there is room. A merge of none (of a shard without samples) loads the first one all
+        // the same, so nobody may write it meanwhile.
         if pass.partials_in_at < self.kept + pass.all_partials_out(self.problem) {
-            pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.all_partials_in(self.problem).max(1));
+            let least = u64::from(kernel == Kernel::Merge);
+            pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.all_partials_in(self.problem).max(least));
         }
         self.passes.push(pass);
         Ok(())
