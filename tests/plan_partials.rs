@@ -185,6 +185,15 @@ fn sums_of_columns_are_few() {
     assert_eq!([128, 2048, 1 << 14].map(|rows| workgroups(rows, 8192)), [(1, 32), (4, 8), (4, 8)]);
 }
 
+#[test]
+fn a_shard_without_samples_loads_what_nobody_writes() {
+    for direction in [Direction::Forward, Direction::Backward] {
+        let plan = plan(&batch(6), &TensorDescriptor::new(&[0, 6, 5, 5]), PLAIN, Op::LocalSums(direction));
+        assert_eq!((kernels(&plan), plan.passes[0].partials_in), (vec![Kernel::Merge], 0));
+        check_partials(&plan, "no samples");
+    }
+}
+
 /// Where there is no room for sums of columns behind those of rows, they come after them; and rows may be far apart.
 #[test]
 fn sums_of_columns_find_room() {
