@@ -37,6 +37,9 @@ pub fn check(all: bool, named: &str, folder: &Path) -> Result<(), String> {
     let cases = cases(if all { 1 } else { 7 }).into_iter().map(|(profile, case)| Job::Case(profile, Box::new(case)));
     let jobs = cases.chain(golden.map(|case| Job::Golden(Box::new(case))));
     let jobs: Vec<Job> = jobs.filter(|job| job.name().contains(named)).collect();
+    if jobs.is_empty() {
+        return Err(format!("no case's name contains {named:?}; --all has more"));
+    }
     let bar = progress(jobs.len())?;
     let of = |job: &Job| {
         let wrong = job.wrong(folder);
