@@ -19,7 +19,7 @@ use wgpu_norm::{
 /// Runs a list of cases on a backend and fails with all that is wrong.
 fn check(name: &str, backend: &host::Backend, cases: &[Case]) {
     assert!(!cases.is_empty());
-    let base = backends::tolerance(backend);
+    let base = cases::base(backend);
     let mut wrong = Vec::new();
     for case in cases {
         let data = Data::new(case);

@@ -35,11 +35,6 @@ pub fn of_a_gpu(own: Profile) -> Profile {
     Profile { max_binding_size, offset_alignment, max_workgroups, ..Profile::GPU }
 }
 
-/// What `compare` allows a backend.
-pub fn tolerance(backend: &Backend) -> f64 {
-    if matches!(backend, Backend::Cpu) { 5e-7 } else { 1e-6 }
-}
-
 /// One test a table and implementation, by the program's `check`; an adapter that is not here is printed as skipped by
 /// `adapters`.
 macro_rules! implementations {

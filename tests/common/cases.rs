@@ -297,7 +297,12 @@ pub fn tolerance(base: f64, dtype: DType) -> f64 {
     base + if dtype == DType::F32 || base == 0.0 { 0.0 } else { dtype.epsilon() / 2.0 }
 }
 
-/// Compares with the reference and returns what is too far off. `base` is 5e-7 on the CPU and 1e-6 on a GPU.
+/// What [`compare`] allows a backend.
+pub fn base(backend: &host::Backend) -> f64 {
+    if matches!(backend, host::Backend::Cpu) { 5e-7 } else { 1e-6 }
+}
+
+/// Compares with the reference and returns what is too far off.
 pub fn compare(case: &Case, data: &Data, results: &Results, base: f64) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut check = |what, actual: &[f64], expected: &[f64], tolerance: f64| {

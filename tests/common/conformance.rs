@@ -3,7 +3,7 @@
 //! Tests and the conformance example share this file through `#[path]`.
 #![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
 
-use super::cases::{Check, tolerance, typed, untyped, wide};
+use super::cases::{self, Check, tolerance, typed, untyped, wide};
 use super::golden::Case;
 use super::member::{Layer, join};
 use std::ops::Range;
@@ -25,8 +25,7 @@ impl Implementation<'_> {
     fn base(self) -> f64 {
         match self {
             Implementation::Reference => 1e-9,
-            Implementation::Backends(all) if all.iter().all(|b| matches!(b, host::Backend::Cpu)) => 5e-7,
-            Implementation::Backends(_) => 1e-6,
+            Implementation::Backends(all) => all.iter().map(cases::base).fold(0.0, f64::max),
         }
     }
 }

@@ -62,14 +62,14 @@ fn all_gradients(op: Op, fusion: Fusion) -> bool {
     !matches!(op, Op::Backward(wanted) if wanted.dresidual != (fusion.residual == Residual::After))
 }
 
-fn fusions() -> [Fusion; 5] {
+pub fn fusions() -> [Fusion; 5] {
     let fusion = |residual, relu| Fusion { residual, relu };
     [
         fusion(Residual::None, false),
-        fusion(Residual::None, true),
-        fusion(Residual::After, false),
         fusion(Residual::After, true),
+        fusion(Residual::None, true),
         fusion(Residual::Before, false),
+        fusion(Residual::After, false),
     ]
 }
 

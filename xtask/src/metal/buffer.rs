@@ -10,9 +10,9 @@ use wgpu::{BufferAddress, MapMode, MapRangeError, WriteOnly};
 pub struct Buffer(Arc<Mutex<Vec<u8>>>);
 
 impl Buffer {
-    /// wgpu's, of this device.
-    pub fn of(buffer: &DispatchBuffer) -> Buffer {
-        buffer.as_custom::<Buffer>().expect("a buffer of this device").clone()
+    /// What wgpu's buffer gives as its own kind.
+    pub fn of(custom: Option<&Buffer>) -> Buffer {
+        custom.expect("a buffer of this device").clone()
     }
 
     pub fn new(size: u64) -> Buffer {

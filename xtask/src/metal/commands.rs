@@ -3,7 +3,6 @@
 use super::buffer::{Buffer, lock};
 use super::program::{Bound, Program};
 use super::unsupported;
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use wgpu::custom::*;
 
@@ -17,7 +16,6 @@ pub struct BindGroup(pub Vec<Bound<Buffer>>);
 #[derive(Clone, Debug)]
 enum Command {
     Copy { from: (Buffer, u64), to: (Buffer, u64), size: Option<u64> },
-    Clear { at: (Buffer, u64), size: Option<u64> },
     Dispatch { pipeline: Pipeline, bound: BindGroup, grid: [u32; 3] },
 }
 
@@ -41,27 +39,14 @@ impl Command {
     fn run(self) -> Result<(), String> {
         match self {
             Command::Copy { from: (from, at), to: (to, to_at), size } => {
-                let part = {
-                    let bytes = from.bytes();
-                    bytes[range(bytes.len(), at, size)].to_vec()
-                };
+                let mut part = from.bytes()[at as usize..].to_vec();
+                part.truncate(size.map_or(part.len(), |size| size as usize));
                 to.write(to_at, &part);
-                Ok(())
-            }
-            Command::Clear { at: (buffer, at), size } => {
-                let mut bytes = buffer.bytes();
-                let range = range(bytes.len(), at, size);
-                bytes[range].fill(0);
                 Ok(())
             }
             Command::Dispatch { pipeline, bound, grid } => dispatch(&pipeline.0?, bound, grid),
         }
     }
-}
-
-/// So many bytes from `at` on, or all.
-fn range(len: usize, at: u64, size: Option<u64>) -> Range<usize> {
-    at as usize..size.map_or(len, |size| (at + size) as usize)
 }
 
 fn dispatch(program: &Program, BindGroup(entries): BindGroup, grid: [u32; 3]) -> Result<(), String> {
@@ -95,12 +80,8 @@ impl CommandEncoderInterface for Commands {
         destination_offset: u64,
         copy_size: Option<u64>,
     ) {
-        let (from, to) = ((Buffer::of(source), source_offset), (Buffer::of(destination), destination_offset));
-        self.push(Command::Copy { from, to, size: copy_size });
-    }
-
-    fn clear_buffer(&self, buffer: &DispatchBuffer, offset: u64, size: Option<u64>) {
-        self.push(Command::Clear { at: (Buffer::of(buffer), offset), size });
+        let (from, to) = (Buffer::of(source.as_custom()), Buffer::of(destination.as_custom()));
+        self.push(Command::Copy { from: (from, source_offset), to: (to, destination_offset), size: copy_size });
     }
 
     fn begin_compute_pass(&self, _: &wgpu::ComputePassDescriptor<'_>) -> DispatchComputePass {
@@ -110,10 +91,6 @@ impl CommandEncoderInterface for Commands {
     fn finish(&mut self) -> DispatchCommandBuffer {
         DispatchCommandBuffer::custom(self.clone())
     }
-
-    fn insert_debug_marker(&self, _: &str) {}
-    fn push_debug_group(&self, _: &str) {}
-    fn pop_debug_group(&self) {}
 
     unsupported::encoder!();
 }
@@ -146,10 +123,6 @@ impl ComputePassInterface for Pass {
         };
         self.commands.push(Command::Dispatch { pipeline, bound, grid: [x, y, z] });
     }
-
-    fn insert_debug_marker(&mut self, _: &str) {}
-    fn push_debug_group(&mut self, _: &str) {}
-    fn pop_debug_group(&mut self) {}
 
     unsupported::pass!();
 }

@@ -86,9 +86,8 @@ impl DeviceInterface for Device {
     fn create_bind_group(&self, desc: &wgpu::BindGroupDescriptor<'_>) -> DispatchBindGroup {
         let entry = |entry: &wgpu::BindGroupEntry| {
             let wgpu::BindingResource::Buffer(at) = &entry.resource else { unimplemented!("only buffers are bound") };
-            let buffer = at.buffer.as_custom::<Buffer>().expect("a buffer of this device").clone();
             let size = at.size.map_or(at.buffer.size() - at.offset, u64::from);
-            Bound { binding: entry.binding, buffer, offset: at.offset, size }
+            Bound { binding: entry.binding, buffer: Buffer::of(at.buffer.as_custom()), offset: at.offset, size }
         };
         DispatchBindGroup::custom(BindGroup(desc.entries.iter().map(entry).collect()))
     }
@@ -113,14 +112,12 @@ impl DeviceInterface for Device {
         Ok(wgpu::PollStatus::QueueEmpty)
     }
 
-    fn destroy(&self) {}
-
     unsupported::device!();
 }
 
 impl QueueInterface for Device {
     fn write_buffer(&self, buffer: &DispatchBuffer, offset: u64, data: &[u8]) {
-        Buffer::of(buffer).write(offset, data);
+        Buffer::of(buffer.as_custom()).write(offset, data);
     }
 
     fn submit(&self, command_buffers: &mut dyn Iterator<Item = DispatchCommandBuffer>) -> u64 {
@@ -129,10 +126,6 @@ impl QueueInterface for Device {
             lock(&self.failures).extend(failures);
         }
         0
-    }
-
-    fn on_submitted_work_done(&self, callback: BoxSubmittedWorkDoneCallback) {
-        callback();
     }
 
     unsupported::queue!();

@@ -7,17 +7,15 @@ mod device;
 mod program;
 mod unsupported;
 
+use crate::calls::fusions;
 use crate::progress;
-use crate::table::cases::{Case, Data, compare, half, last, noise, norms, run};
+use crate::table::cases::{Case, Data, base, compare, half, last, noise, norms, run};
 use crate::table::conformance::{self, Implementation};
 use crate::table::golden;
 use device::Device;
 use rayon::prelude::*;
 use std::path::Path;
-use wgpu_norm::{DType, Error, Fusion, Profile, Residual, Statistics, gpu, host};
-
-/// What results may be off by: as on a GPU.
-const TOLERANCE: f64 = 1e-6;
+use wgpu_norm::{DType, Error, Profile, Statistics, gpu, host};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/pytorch_golden.safetensors");
 
@@ -69,8 +67,8 @@ impl Job {
         let checks = match self {
             Job::Case(profile, case) => {
                 let data = Data::new(case);
-                let results = backend(&device, profile).and_then(|backend| run(&backend, case, &data));
-                results.map(|results| compare(case, &data, &results, TOLERANCE))
+                backend(&device, profile)
+                    .and_then(|b| run(&b, case, &data).map(|results| compare(case, &data, &results, base(&b))))
             }
             Job::Golden(case) => {
                 let backend = backend(&device, &Profile::GPU);
@@ -98,19 +96,11 @@ fn backend(device: &Device, profile: &Profile) -> Result<host::Backend, Error> {
 fn cases(step: usize) -> Vec<(Profile, Case)> {
     let mut drawn = noise(1, 10_000, 0.5, 12f64.sqrt().recip()).into_iter();
     let mut draw = |n: usize| (drawn.next().expect("numbers enough") * n as f64) as usize;
-    let fusion = |residual, relu| Fusion { residual, relu };
-    let fusions = [
-        Fusion::default(),
-        fusion(Residual::After, true),
-        fusion(Residual::None, true),
-        fusion(Residual::Before, false),
-        fusion(Residual::After, false),
-    ];
     let dtypes = [DType::F32, DType::F16, DType::F32, DType::BF16];
     let mut cases = Vec::new();
     for case in norms().into_iter().step_by(step) {
         for profile in [Profile::GPU, Profile::SOFTWARE_GPU] {
-            let mut case = half(dtypes[draw(4)], Case { fusion: fusions[draw(5)], ..case.clone() });
+            let mut case = half(dtypes[draw(4)], Case { fusion: fusions()[draw(5)], ..case.clone() });
             if draw(4) == 0 {
                 case.output = dtypes[draw(4)];
             }

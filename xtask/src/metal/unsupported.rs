@@ -1,20 +1,10 @@
 //! What a wgpu device has and wgpu-norm has no use for. A call of it is a bug here.
 
-/// Methods that do nothing but say so.
+/// Methods, by their signatures, that do nothing but say so.
 macro_rules! refused {
-    ($($name:ident($($argument:ty),*) $(-> $result:ty)?;)*) => {
-        $(fn $name(&self $(, _: $argument)*) $(-> $result)? {
-            unimplemented!(concat!("the stand-in for Metal has no ", stringify!($name)))
-        })*
-    };
-    (mut $($name:ident($($argument:ty),*);)*) => {
-        $(fn $name(&mut self $(, _: $argument)*) {
-            unimplemented!(concat!("the stand-in for Metal has no ", stringify!($name)))
-        })*
-    };
-    (unsafe $($name:ident($($argument:ty),*) $(-> $result:ty)?;)*) => {
-        $(unsafe fn $name(&self $(, _: $argument)*) $(-> $result)? {
-            unimplemented!(concat!("the stand-in for Metal has no ", stringify!($name)))
+    ($({$($signature:tt)*})*) => {
+        $($($signature)* {
+            unimplemented!(concat!("no call of the stand-in for Metal: ", stringify!($($signature)*)))
         })*
     };
 }
@@ -23,34 +13,47 @@ pub(super) use refused;
 macro_rules! encoder {
     () => {
         $crate::metal::unsupported::refused! {
-            copy_buffer_to_texture(wgpu::TexelCopyBufferInfo<'_>, wgpu::TexelCopyTextureInfo<'_>, wgpu::Extent3d);
-            copy_texture_to_buffer(wgpu::TexelCopyTextureInfo<'_>, wgpu::TexelCopyBufferInfo<'_>, wgpu::Extent3d);
-            copy_texture_to_texture(wgpu::TexelCopyTextureInfo<'_>, wgpu::TexelCopyTextureInfo<'_>, wgpu::Extent3d);
-            begin_render_pass(&wgpu::RenderPassDescriptor<'_>) -> DispatchRenderPass;
-            clear_texture(&DispatchTexture, &wgpu::ImageSubresourceRange);
-            write_timestamp(&DispatchQuerySet, u32);
-            resolve_query_set(&DispatchQuerySet, u32, u32, &DispatchBuffer, u64);
-        }
-        fn mark_acceleration_structures_built<'a>(
-            &self,
-            _: &mut dyn Iterator<Item = &'a wgpu::Blas>,
-            _: &mut dyn Iterator<Item = &'a wgpu::Tlas>,
-        ) {
-            unimplemented!()
-        }
-        fn build_acceleration_structures<'a>(
-            &self,
-            _: &mut dyn Iterator<Item = &'a wgpu::BlasBuildEntry<'a>>,
-            _: &mut dyn Iterator<Item = &'a wgpu::Tlas>,
-        ) {
-            unimplemented!()
-        }
-        fn transition_resources<'a>(
-            &mut self,
-            _: &mut dyn Iterator<Item = wgpu::wgt::BufferTransition<&'a DispatchBuffer>>,
-            _: &mut dyn Iterator<Item = wgpu::wgt::TextureTransition<&'a DispatchTexture>>,
-        ) {
-            unimplemented!()
+            { fn copy_buffer_to_texture(
+                &self,
+                _: wgpu::TexelCopyBufferInfo<'_>,
+                _: wgpu::TexelCopyTextureInfo<'_>,
+                _: wgpu::Extent3d,
+            ) }
+            { fn copy_texture_to_buffer(
+                &self,
+                _: wgpu::TexelCopyTextureInfo<'_>,
+                _: wgpu::TexelCopyBufferInfo<'_>,
+                _: wgpu::Extent3d,
+            ) }
+            { fn copy_texture_to_texture(
+                &self,
+                _: wgpu::TexelCopyTextureInfo<'_>,
+                _: wgpu::TexelCopyTextureInfo<'_>,
+                _: wgpu::Extent3d,
+            ) }
+            { fn begin_render_pass(&self, _: &wgpu::RenderPassDescriptor<'_>) -> DispatchRenderPass }
+            { fn clear_texture(&self, _: &DispatchTexture, _: &wgpu::ImageSubresourceRange) }
+            { fn write_timestamp(&self, _: &DispatchQuerySet, _: u32) }
+            { fn resolve_query_set(&self, _: &DispatchQuerySet, _: u32, _: u32, _: &DispatchBuffer, _: u64) }
+            { fn mark_acceleration_structures_built<'a>(
+                &self,
+                _: &mut dyn Iterator<Item = &'a wgpu::Blas>,
+                _: &mut dyn Iterator<Item = &'a wgpu::Tlas>,
+            ) }
+            { fn build_acceleration_structures<'a>(
+                &self,
+                _: &mut dyn Iterator<Item = &'a wgpu::BlasBuildEntry<'a>>,
+                _: &mut dyn Iterator<Item = &'a wgpu::Tlas>,
+            ) }
+            { fn transition_resources<'a>(
+                &mut self,
+                _: &mut dyn Iterator<Item = wgpu::wgt::BufferTransition<&'a DispatchBuffer>>,
+                _: &mut dyn Iterator<Item = wgpu::wgt::TextureTransition<&'a DispatchTexture>>,
+            ) }
+            { fn clear_buffer(&self, _: &DispatchBuffer, _: u64, _: Option<u64>) }
+            { fn insert_debug_marker(&self, _: &str) }
+            { fn push_debug_group(&self, _: &str) }
+            { fn pop_debug_group(&self) }
         }
     };
 }
@@ -58,19 +61,20 @@ pub(super) use encoder;
 
 macro_rules! pass {
     () => {
-        $crate::metal::unsupported::refused! { mut
-            set_immediates(u32, &[u8]);
-            write_timestamp(&DispatchQuerySet, u32);
-            begin_pipeline_statistics_query(&DispatchQuerySet, u32);
-            end_pipeline_statistics_query();
-            dispatch_workgroups_indirect(&DispatchBuffer, u64);
-        }
-        fn transition_resources<'a>(
-            &mut self,
-            _: &mut dyn Iterator<Item = wgpu::wgt::BufferTransition<&'a DispatchBuffer>>,
-            _: &mut dyn Iterator<Item = wgpu::wgt::TextureTransition<&'a DispatchTextureView>>,
-        ) {
-            unimplemented!()
+        $crate::metal::unsupported::refused! {
+            { fn set_immediates(&mut self, _: u32, _: &[u8]) }
+            { fn write_timestamp(&mut self, _: &DispatchQuerySet, _: u32) }
+            { fn begin_pipeline_statistics_query(&mut self, _: &DispatchQuerySet, _: u32) }
+            { fn end_pipeline_statistics_query(&mut self) }
+            { fn dispatch_workgroups_indirect(&mut self, _: &DispatchBuffer, _: u64) }
+            { fn transition_resources<'a>(
+                &mut self,
+                _: &mut dyn Iterator<Item = wgpu::wgt::BufferTransition<&'a DispatchBuffer>>,
+                _: &mut dyn Iterator<Item = wgpu::wgt::TextureTransition<&'a DispatchTextureView>>,
+            ) }
+            { fn insert_debug_marker(&mut self, _: &str) }
+            { fn push_debug_group(&mut self, _: &str) }
+            { fn pop_debug_group(&mut self) }
         }
     };
 }
@@ -79,33 +83,40 @@ pub(super) use pass;
 macro_rules! device {
     () => {
         $crate::metal::unsupported::refused! {
-            create_render_pipeline(&wgpu::RenderPipelineDescriptor<'_>) -> DispatchRenderPipeline;
-            create_mesh_pipeline(&wgpu::MeshPipelineDescriptor<'_>) -> DispatchRenderPipeline;
-            create_texture(&wgpu::TextureDescriptor<'_>) -> DispatchTexture;
-            create_external_texture(
-                &wgpu::ExternalTextureDescriptor<'_>,
-                &[&wgpu::TextureView]
-            ) -> DispatchExternalTexture;
-            create_blas(
-                &wgpu::CreateBlasDescriptor<'_>,
-                wgpu::BlasGeometrySizeDescriptors
-            ) -> (Option<u64>, DispatchBlas);
-            create_tlas(&wgpu::CreateTlasDescriptor<'_>) -> DispatchTlas;
-            create_sampler(&wgpu::SamplerDescriptor<'_>) -> DispatchSampler;
-            create_query_set(&wgpu::QuerySetDescriptor<'_>) -> DispatchQuerySet;
-            create_render_bundle_encoder(&wgpu::RenderBundleEncoderDescriptor<'_>) -> DispatchRenderBundleEncoder;
-            set_device_lost_callback(BoxDeviceLostCallback);
-            on_uncaptured_error(std::sync::Arc<dyn wgpu::UncapturedErrorHandler>);
-            push_error_scope(wgpu::ErrorFilter) -> u32;
-            pop_error_scope(u32) -> std::pin::Pin<Box<dyn PopErrorScopeFuture>>;
-            get_internal_counters() -> wgpu::InternalCounters;
-            generate_allocator_report() -> Option<wgpu::AllocatorReport>;
-        }
-        $crate::metal::unsupported::refused! { unsafe
-            create_shader_module_passthrough(&wgpu::ShaderModuleDescriptorPassthrough<'_>) -> DispatchShaderModule;
-            create_pipeline_cache(&wgpu::PipelineCacheDescriptor<'_>) -> DispatchPipelineCache;
-            start_graphics_debugger_capture();
-            stop_graphics_debugger_capture();
+            { fn create_render_pipeline(&self, _: &wgpu::RenderPipelineDescriptor<'_>) -> DispatchRenderPipeline }
+            { fn create_mesh_pipeline(&self, _: &wgpu::MeshPipelineDescriptor<'_>) -> DispatchRenderPipeline }
+            { fn create_texture(&self, _: &wgpu::TextureDescriptor<'_>) -> DispatchTexture }
+            { fn create_external_texture(
+                &self,
+                _: &wgpu::ExternalTextureDescriptor<'_>,
+                _: &[&wgpu::TextureView],
+            ) -> DispatchExternalTexture }
+            { fn create_blas(
+                &self,
+                _: &wgpu::CreateBlasDescriptor<'_>,
+                _: wgpu::BlasGeometrySizeDescriptors,
+            ) -> (Option<u64>, DispatchBlas) }
+            { fn create_tlas(&self, _: &wgpu::CreateTlasDescriptor<'_>) -> DispatchTlas }
+            { fn create_sampler(&self, _: &wgpu::SamplerDescriptor<'_>) -> DispatchSampler }
+            { fn create_query_set(&self, _: &wgpu::QuerySetDescriptor<'_>) -> DispatchQuerySet }
+            { fn create_render_bundle_encoder(
+                &self,
+                _: &wgpu::RenderBundleEncoderDescriptor<'_>,
+            ) -> DispatchRenderBundleEncoder }
+            { fn set_device_lost_callback(&self, _: BoxDeviceLostCallback) }
+            { fn on_uncaptured_error(&self, _: std::sync::Arc<dyn wgpu::UncapturedErrorHandler>) }
+            { fn push_error_scope(&self, _: wgpu::ErrorFilter) -> u32 }
+            { fn pop_error_scope(&self, _: u32) -> std::pin::Pin<Box<dyn PopErrorScopeFuture>> }
+            { fn get_internal_counters(&self) -> wgpu::InternalCounters }
+            { fn generate_allocator_report(&self) -> Option<wgpu::AllocatorReport> }
+            { unsafe fn create_shader_module_passthrough(
+                &self,
+                _: &wgpu::ShaderModuleDescriptorPassthrough<'_>,
+            ) -> DispatchShaderModule }
+            { unsafe fn create_pipeline_cache(&self, _: &wgpu::PipelineCacheDescriptor<'_>) -> DispatchPipelineCache }
+            { unsafe fn start_graphics_debugger_capture(&self) }
+            { unsafe fn stop_graphics_debugger_capture(&self) }
+            { fn destroy(&self) }
         }
     };
 }
@@ -114,13 +125,20 @@ pub(super) use device;
 macro_rules! queue {
     () => {
         $crate::metal::unsupported::refused! {
-            create_staging_buffer(wgpu::BufferSize) -> Option<DispatchQueueWriteBuffer>;
-            validate_write_buffer(&DispatchBuffer, u64, wgpu::BufferSize) -> Option<()>;
-            write_staging_buffer(&DispatchBuffer, u64, &DispatchQueueWriteBuffer);
-            write_texture(wgpu::TexelCopyTextureInfo<'_>, &[u8], wgpu::TexelCopyBufferLayout, wgpu::Extent3d);
-            get_timestamp_period() -> f32;
-            compact_blas(&DispatchBlas) -> (Option<u64>, DispatchBlas);
-            present(&DispatchSurfaceOutputDetail);
+            { fn create_staging_buffer(&self, _: wgpu::BufferSize) -> Option<DispatchQueueWriteBuffer> }
+            { fn validate_write_buffer(&self, _: &DispatchBuffer, _: u64, _: wgpu::BufferSize) -> Option<()> }
+            { fn write_staging_buffer(&self, _: &DispatchBuffer, _: u64, _: &DispatchQueueWriteBuffer) }
+            { fn write_texture(
+                &self,
+                _: wgpu::TexelCopyTextureInfo<'_>,
+                _: &[u8],
+                _: wgpu::TexelCopyBufferLayout,
+                _: wgpu::Extent3d,
+            ) }
+            { fn get_timestamp_period(&self) -> f32 }
+            { fn compact_blas(&self, _: &DispatchBlas) -> (Option<u64>, DispatchBlas) }
+            { fn present(&self, _: &DispatchSurfaceOutputDetail) }
+            { fn on_submitted_work_done(&self, _: BoxSubmittedWorkDoneCallback) }
         }
     };
 }
