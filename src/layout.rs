@@ -176,6 +176,9 @@ impl Memory {
     }
 }
 
+/// Elements of rows that are taken as one: what a GPU's subgroups load at once.
+const WIDE: u64 = 128;
+
 /// How a norm lies over its tensor: which elements share a statistic and which share a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
@@ -216,6 +219,25 @@ impl Layout {
         let Walk { segments, segment_stride, inner, len, .. } = self.affine;
         let samples = Walk { outer: segments, outer_stride: segment_stride, inner: 1, inner_stride: 0, ..self.affine };
         Walk { segments: 1, segment_stride: 0, len: inner * len, stride: 1, singles: false, ..samples }
+    }
+
+    /// The walk over channels that lie side by side, of so many rows at once that these are `WIDE` or four, or as many as
+    /// divide their number: powers of two.
+    pub(crate) fn wide_rows(&self) -> Walk {
+        let Walk { inner, segments, len, .. } = self.affine;
+        let rows = segments * len;
+        let wanted = (WIDE / inner).max(4).ilog2();
+        let together = 1 << wanted.min(rows.trailing_zeros());
+        let width = together * inner;
+        Walk {
+            inner: width,
+            segments: 1,
+            segment_stride: 0,
+            len: rows / together,
+            stride: width,
+            singles: false,
+            ..self.affine
+        }
     }
 
     /// The layout of no samples: targets without elements.

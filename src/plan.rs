@@ -3,6 +3,7 @@
 mod backward;
 mod channels;
 mod columns;
+mod elements;
 mod geometry;
 mod planner;
 mod window;
@@ -198,6 +199,7 @@ impl Problem {
             Over::Instances => self.layout.instances(),
             Over::Affine => self.layout.affine,
             Over::Samples => self.layout.samples(),
+            Over::WideRows => self.layout.wide_rows(),
         }
     }
 }
@@ -254,6 +256,9 @@ pub enum Over {
     /// Samples of halves whose channels share words (7x7 images): what belongs to an element's channel is looked up where it
     /// is written.
     Samples,
+    /// Channels that lie side by side, once for each of several rows that are taken as one: three channels of sixteen pixels
+    /// are 48 columns.
+    WideRows,
 }
 
 /// One pass over the data, or over partial results.
@@ -319,7 +324,11 @@ impl Pass {
 
     /// What partial results that come in belong to.
     pub fn partials_of(&self) -> Over {
-        if self.over == Over::Instances && self.kernel == Kernel::Apply { Over::Stats } else { self.over }
+        match self.over {
+            Over::Instances if self.kernel == Kernel::Apply => Over::Stats,
+            Over::WideRows => Over::Stats,
+            over => over,
+        }
     }
 
     /// Whether the pass reads or writes a tensor.

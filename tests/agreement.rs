@@ -12,8 +12,8 @@ mod golden;
 use cases::{Case, Data, compare, half, last, norms, run};
 use wgpu_norm::plan::{Over, Plan, Problem};
 use wgpu_norm::{
-    BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor, Op,
-    Profile, Residual, RmsNormDescriptor, Statistics, TensorDescriptor, host,
+    BatchNormDescriptor, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
+    LayerNormDescriptor, Op, Profile, Residual, RmsNormDescriptor, Statistics, TensorDescriptor, host,
 };
 
 /// Runs a list of cases on a backend and fails with all that is wrong.
@@ -117,6 +117,41 @@ fn halves_by_samples_go_by_samples() {
         for profile in [Profile::GPU, Profile::SOFTWARE_GPU] {
             let plan = Plan::new(problem, &profile).unwrap();
             assert_eq!(plan.passes[0].over, Over::Samples, "{}", case.name());
+        }
+    }
+}
+
+/// Channels of several rows abreast: one channel in all four places and up to four, rows that are all taken at once and that
+/// are not.
+fn wide_rows() -> Vec<Case> {
+    use DType::{BF16, F16, F32};
+    let mut types = [(F32, F32), (F16, F16), (BF16, F32), (F32, F16)].into_iter().cycle();
+    let shapes: [&[usize]; 7] =
+        [&[20, 2, 70], &[9, 3, 16, 9], &[5, 5, 100], &[5, 6, 94], &[900, 7], &[3, 33, 12, 10], &[5, 129, 36]];
+    let residuals = [Residual::None, Residual::After, Residual::Before];
+    let fusions = residuals.into_iter().flat_map(|residual| [false, true].map(|relu| Fusion { residual, relu }));
+    let mut fusions = fusions.collect::<Vec<Fusion>>().into_iter().cycle();
+    let mut cases = Vec::new();
+    for shape in shapes {
+        for statistics in [Statistics::Batch, Statistics::Batch, Statistics::Running] {
+            let case = last(Case::new(BatchNormDescriptor::new(shape[1]), shape));
+            let (input, output) = types.next().unwrap_or((F32, F32));
+            cases.push(Case { input, output, statistics, fusion: fusions.next().unwrap_or_default(), ..case });
+        }
+    }
+    cases
+}
+
+#[test]
+fn wide_rows_are_wide() {
+    for case in wide_rows() {
+        for (op, profile) in [Op::Forward, Op::Backward(Gradients { dx: true, dresidual: false, affine: true })]
+            .into_iter()
+            .flat_map(|op| [Profile::GPU, Profile::SOFTWARE_GPU].map(|profile| (op, profile)))
+        {
+            let problem = Problem::new(&case.descriptor, &case.tensor(), case.statistics, case.fusion, op).unwrap();
+            let plan = Plan::new(Problem { output: case.output, ..problem }, &profile).unwrap();
+            assert_eq!(plan.passes.last().map(|p| p.over), Some(Over::WideRows), "{} {op:?}", case.name());
         }
     }
 }
@@ -281,6 +316,7 @@ backends::implementations!(
     fusions,
     running_statistics,
     halves_by_samples,
+    wide_rows,
     channels_last,
     every_combination
 );

@@ -55,6 +55,8 @@ fn table() -> Vec<Case> {
         Case::new(GroupNormDescriptor::new(2, 6), &[28, 6, 1701]),
         last(Case::new(BatchNormDescriptor::new(36), &[5, 36, 7, 9])),
         half(DType::F16, last(Case::new(BatchNormDescriptor::new(40), &[6, 40, 53]))),
+        // Rows that are taken four at once.
+        half(DType::F16, last(Case::new(BatchNormDescriptor::new(33), &[7, 33, 12, 5]))),
         last(Case::new(GroupNormDescriptor::new(2, 8), &[6, 8, 5, 5])),
         last(Case::new(GroupNormDescriptor::new(4, 12), &[6, 12, 7, 11])),
         Case::new(tracking, &[22, 3, 131]),

@@ -116,6 +116,65 @@ fn halves_are_stored_by_words_of_samples() {
     }
 }
 
+/// Rows of channels that are no multiple of four are taken several at once, where that makes them one.
+#[test]
+fn elements_of_several_rows_are_stored_by_fours() {
+    use Kernel::{Apply, Merge, Reduce};
+    use Over::{Stats, WideRows};
+    let last_of = |plan: &Plan| plan.passes.last().map(|p| (p.kernel, p.over, p.geometry.abreast)).unwrap();
+    let training = |shape: &[usize], op| plan(&batch(shape[1]), &last(shape), PLAIN, op);
+    // With their columns: as many as a subgroup loads, or as divide the rows; of wide ones four.
+    let cases: [(&[usize], Option<u64>); 10] = [
+        (&[8, 3, 64, 64], Some(96)),
+        (&[5, 3, 20, 30], Some(24)),
+        (&[1, 18, 2, 901], Some(36)),
+        (&[4, 254, 20, 21], Some(1016)),
+        (&[4096, 10], Some(80)),
+        (&[2, 33, 45, 23], None),
+        (&[2, 34, 45, 23], Some(68)),
+        (&[1, 34, 45, 23], None),
+        (&[8, 36, 20, 20], None),
+        (&[4096, 1], None),
+    ];
+    for (shape, width) in cases {
+        let evaluation =
+            plan_for(&batch(shape[1]), &last(shape), Statistics::Running, PLAIN, Op::Forward, &Profile::GPU).unwrap();
+        let (forward, backward) = (training(shape, Op::Forward), training(shape, Op::Backward(ALL)));
+        for plan in [&evaluation, &forward, &backward] {
+            let (kernel, over, abreast) = last_of(plan);
+            assert_eq!((kernel, over == WideRows), (Apply, width.is_some()), "{shape:?}");
+            if let Some(width) = width {
+                let walk = plan.walk(over);
+                assert_eq!((abreast, walk.inner, walk.stride), (4, width, width), "{shape:?}");
+                assert_eq!(walk.inner * walk.len, plan.problem.layout.elements, "{shape:?}");
+            }
+        }
+        if width.is_some() {
+            // A channel, which several targets of the last pass are, has its results written once.
+            for plan in [&forward, &backward] {
+                let [.., merge, apply] = &plan.passes[..] else { unreachable!() };
+                assert_eq!((plan.passes[0].kernel, plan.passes[0].over), (Reduce, Stats), "{shape:?}");
+                assert_eq!((merge.kernel, merge.finishes, apply.finishes), (Merge, true, false), "{shape:?}");
+            }
+            assert_eq!((traffic(&forward), traffic(&backward)), ((2, 1), (4, 1)), "{shape:?}");
+        }
+    }
+    // In the second half of a synchronised step, too.
+    for (op, expected) in
+        [(Op::ApplyMoments, &[(Merge, true), (Apply, false)] as &[_]), (Op::ApplyGradientSums(ALL), &[(Apply, false)])]
+    {
+        let plan = training(&[8, 3, 64, 64], op);
+        assert_eq!(plan.passes.iter().map(|p| (p.kernel, p.finishes)).collect::<Vec<_>>(), expected);
+        assert_eq!(last_of(&plan).1, WideRows);
+    }
+    // Not with gaps, nor where no four targets are abreast.
+    let problem = Problem::new(&batch(3), &last(&[8, 3, 64, 64]), Statistics::Running, PLAIN, Op::Forward).unwrap();
+    let y = Pitch { row: Some(4), sample: None };
+    let with_gaps = problem.with_forward_pitches(&ForwardPitches { y, ..Default::default() }).unwrap();
+    assert_eq!(last_of(&Plan::new(with_gaps, &Profile::GPU).unwrap()).1, Stats);
+    assert_eq!(last_of(&Plan::new(problem, &Profile { abreast: 1, ..Profile::GPU }).unwrap()).1, Stats);
+}
+
 #[test]
 fn a_residual_costs_one_read() {
     let tensor = TensorDescriptor::new(&[32, 256, 56, 56]);

@@ -95,6 +95,7 @@ fn equal_shards_give_the_bits_of_one_device() {
         Case::new(BatchNormDescriptor::new(3), &[8, 3, 7, 7]),
         Case::new(BatchNormDescriptor::new(2), &[8, 2, 700]),
         Case { format: Format::ChannelsLast, ..Case::new(BatchNormDescriptor::new(12), &[8, 12, 5, 5]) },
+        Case { format: Format::ChannelsLast, ..Case::new(BatchNormDescriptor::new(7), &[8, 7, 6, 6]) },
         Case { mean: 1e6, std: 1.0, ..Case::new(BatchNormDescriptor::new(4), &[4, 4, 130]) },
     ];
     let gpus: Vec<_> = backends::gpus().collect();

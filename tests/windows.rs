@@ -51,6 +51,10 @@ fn cases() -> Vec<Case> {
         let mixed = Case { format, fusion, input: DType::BF16, output: DType::F32, ..odd };
         cases.extend([running, half, mixed]);
     }
+    for statistics in [Statistics::Batch, Statistics::Running] {
+        let odd = Case::new(BatchNormDescriptor::new(5), &[8, 5, 751]);
+        cases.push(Case { format: Format::ChannelsLast, statistics, input: DType::F16, output: DType::F16, ..odd });
+    }
     cases
 }
 

@@ -21,18 +21,30 @@ fn state_at(vector: u32, i: u32) -> f32 {
 //#end
 }
 
+fn saved_at(i: u32) -> f32 {
+//#if SAVED_FOURS
+    return bitcast<f32>(saved[i >> 2u][i & 3u]);
+//#else
+    return bitcast<f32>(saved[i]);
+//#end
+}
+
 // What targets abreast have: an index, a number, a statistic each.
 alias Indices = array<u32, ABREAST>;
 alias Numbers = array<f32, ABREAST>;
 alias Stats = array<Stat, ABREAST>;
 
 fn numbers_at(vector: u32, i: Indices) -> Numbers {
-//#if FOUR_TARGETS
-    // Neighbours, of which the first is a multiple of four.
+//#if FOUR_NEIGHBOURS
+    // The first is a multiple of four.
     let four = bitcast<vec4<f32>>(state[(vector * params.state_stride + i[0]) >> 2u]);
     return Numbers(four.x, four.y, four.z, four.w);
 //#else
-    return Numbers(state_at(vector, i[0]));
+    return Numbers(
+//#for t
+        state_at(vector, i[$t]),
+//#end
+    );
 //#end
 }
 
@@ -41,12 +53,16 @@ fn running_at(which: u32, i: Indices) -> Numbers {
 //#if FORWARD
     return numbers_at(2u + which, i);
 //#else
-    let at = which * params.state_stride + i[0];
-//#if FOUR_TARGETS
-    let four = bitcast<vec4<f32>>(saved[at >> 2u]);
+    let at = which * params.state_stride;
+//#if FOUR_NEIGHBOURS
+    let four = bitcast<vec4<f32>>(saved[(at + i[0]) >> 2u]);
     return Numbers(four.x, four.y, four.z, four.w);
 //#else
-    return Numbers(bitcast<f32>(saved[at]));
+    return Numbers(
+//#for t
+        saved_at(at + i[$t]),
+//#end
+    );
 //#end
 //#end
 }

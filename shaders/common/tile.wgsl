@@ -17,6 +17,26 @@ fn beside(p: Place, t: u32) -> Place {
     return q;
 }
 
+//#if WIDE_ROWS
+// The targets' channels, without a division for each.
+fn channels(p: Place) -> Indices {
+    var channel = p.goal % params.inner;
+    var all = Indices();
+//#for t
+    all[$t] = channel;
+    channel = select(channel + 1u, 0u, channel + 1u == params.inner);
+//#end
+    return all;
+}
+
+fn affine_indices(p: Place) -> Indices {
+    return channels(p);
+}
+
+fn stat_indices(p: Place) -> Indices {
+    return channels(p);
+}
+//#else
 // Where the targets' weights are.
 fn affine_indices(p: Place) -> Indices {
     return Indices(
@@ -44,6 +64,7 @@ fn stat_indices(p: Place) -> Indices {
 //#end
     );
 }
+//#end
 
 fn load_units(p: Place, unit: u32, known: Knowns) -> Units {
     var x = Abreast();

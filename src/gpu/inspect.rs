@@ -24,6 +24,8 @@ pub struct Shader {
     pub channels: bool,
     /// Whether an element's channel is looked up where it is written.
     pub samples: bool,
+    /// Whether targets are channels of several rows.
+    pub wide_rows: bool,
     /// Whether one load takes a unit.
     pub vec4: bool,
     /// Whether a unit's elements, of which some are halves, are neighbours though no one load takes all four.
@@ -51,6 +53,7 @@ pub fn shaders(plan: &Plan, update: Update) -> Vec<Shader> {
             columns: key.variant.columns,
             channels: key.variant.channels,
             samples: key.variant.samples,
+            wide_rows: key.variant.wide_rows,
             vec4: key.variant.addressing.vec4,
             neighbours: key.variant.neighbours,
             tensors: key.variant.tensors.iter().map(|t| (t.dtype, t.written)).collect(),

@@ -55,7 +55,7 @@ impl Constants {
             Over::Stats | Over::Channels => map != IndexMap::OF_TARGET,
             // Those of a channel are weighed as they are merged to those of its group.
             Over::Instances => pass.kernel == Kernel::Apply,
-            Over::Affine | Over::Samples => false,
+            Over::Affine | Over::Samples | Over::WideRows => false,
         };
         let across = geometry.tree.side_by_side;
         Constants([
@@ -137,6 +137,7 @@ impl Key {
                 columns: pass.sums_columns(),
                 channels: pass.weighs && pass.kernel == Kernel::Rows,
                 samples: pass.over == Over::Samples,
+                wide_rows: pass.over == Over::WideRows,
                 addressing: Addressing { vec4, ..addressing },
                 unit_weights: elements
                     && vec4

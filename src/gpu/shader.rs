@@ -71,6 +71,8 @@ pub(crate) struct Variant {
     pub channels: bool,
     /// Whether an element's channel is looked up where it is written.
     pub samples: bool,
+    /// Whether targets are channels of several rows.
+    pub wide_rows: bool,
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.
     pub unit_weights: bool,
@@ -130,9 +132,11 @@ pub(crate) fn compose(variant: &Variant) -> String {
         ("COLUMNS", variant.columns),
         ("CHANNELS", variant.channels),
         ("SAMPLES", variant.samples),
+        ("WIDE_ROWS", variant.wide_rows),
         ("EIGHTS", variant.kernel == Kernel::Merge && variant.units > 1),
         ("UNIT_WEIGHTS", variant.unit_weights),
         ("FOUR_TARGETS", four_targets),
+        ("FOUR_NEIGHBOURS", four_targets && !variant.wide_rows),
         // Weights of four targets, and their statistics if these are the running ones, are four aligned neighbours.
         ("STATE_FOURS", variant.unit_weights || four_targets),
         // Gradients of one target are one word each.

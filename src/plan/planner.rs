@@ -1,11 +1,9 @@
 //! Which passes a call takes, and what each of them reads and writes.
 
-use super::{Geometry, Kernel, Over, Pass, Problem, Tensor, UNIT, scratch, window};
+use super::{Geometry, Kernel, Over, Pass, Problem, Tensor, scratch, window};
 use crate::error::Error;
-use crate::layout::Walk;
 use crate::op::{Direction, Fusion, Op, Residual, Statistics};
 use crate::profile::Profile;
-use crate::tensor::DType;
 
 /// Adds the passes of a call one by one.
 pub(super) struct Planner<'a> {
@@ -64,10 +62,14 @@ impl Planner<'_> {
         if self.tensors_written(Kernel::Apply, direction).is_empty() {
             return Ok(());
         }
-        let geometry = self.element_geometry(Over::Stats)?;
-        self.push(Kernel::Apply, direction, Over::Stats, geometry, |p| {
-            p.reduces = true;
-            p.finishes = true;
+        let takes_rows_together = self.takes_rows_together();
+        if takes_rows_together && direction == Direction::Forward {
+            self.merge_of(1, direction, Over::Stats)?;
+        }
+        let over = if takes_rows_together { Over::WideRows } else { Over::Stats };
+        let elements = self.element_geometry(over)?;
+        self.apply(direction, over, elements, |p| {
+            p.finishes = !takes_rows_together;
             p.partials_in = 1;
             // Another call has reduced them.
             p.reversed = true;
@@ -107,11 +109,17 @@ impl Planner<'_> {
             self.finish();
             return Ok(());
         }
-        let elements = self.element_geometry(over)?;
-        self.reduce(direction, over, self.most_applied(&elements))?;
+        let takes_rows_together = over == Over::Stats && self.takes_rows_together();
+        let elements_over = if takes_rows_together { Over::WideRows } else { over };
+        let elements = self.element_geometry(elements_over)?;
+        self.reduce(direction, over, if takes_rows_together { 1 } else { self.most_applied(&elements) })?;
         let partials_in = self.partials_out();
-        self.apply(direction, over, elements, |p| {
-            p.finishes = true;
+        if let Some(last) = self.passes.last_mut() {
+            // Several targets of the next pass are one channel, which has its results written once.
+            last.finishes = takes_rows_together;
+        }
+        self.apply(direction, elements_over, elements, |p| {
+            p.finishes = !takes_rows_together;
             p.partials_in = partials_in;
             p.partials_out = partials_out;
         })
@@ -219,29 +227,6 @@ impl Planner<'_> {
         })
     }
 
-    pub(super) fn element_wise(&mut self, direction: Direction) -> Result<(), Error> {
-        let by_samples = direction == Direction::Forward && self.channels_share_words();
-        let over = if by_samples { Over::Samples } else { Over::Stats };
-        let geometry = self.element_geometry(over)?;
-        self.push(Kernel::Apply, direction, over, geometry, |_| {})
-    }
-
-    /// Whether channels share words of halves with their neighbours, and samples do not: an invocation that takes four
-    /// elements of a sample stores words that are nobody else's, without atomics. They belong to two channels at most, whose
-    /// numbers are looked up for each four, which costs more than it saves where elements are words.
-    fn channels_share_words(&self) -> bool {
-        let problem = self.problem;
-        let Walk { inner, len, stride, .. } = problem.layout.affine;
-        let has_halves = [problem.input, problem.output].iter().any(|&dtype| dtype != DType::F32);
-        let (sample, most) = (inner * len, u32::MAX.into());
-        let fits = stride == 1 && len > UNIT && !len.is_multiple_of(UNIT) && sample.is_multiple_of(UNIT);
-        // Positions are counted in 32 bits.
-        has_halves
-            && fits
-            && sample <= most
-            && problem.memories.iter().all(|memory| memory.sample_pitch.is_multiple_of(UNIT))
-    }
-
     pub(super) fn push(
         &mut self,
         kernel: Kernel,
@@ -341,10 +326,5 @@ impl Planner<'_> {
             None => Geometry::new(walk, self.profile)?,
         };
         window::fitting(geometry, over, self.problem, self.profile)
-    }
-
-    pub(super) fn element_geometry(&self, over: Over) -> Result<Geometry, Error> {
-        let walk = &self.problem.walk(over);
-        window::fitting(Geometry::of_elements(walk, self.profile)?, over, self.problem, self.profile)
     }
 }

@@ -24,6 +24,8 @@ fn layers() -> Vec<(NormDescriptor, Vec<usize>, bool)> {
         layers.push((BatchNormDescriptor::new(channels).into(), vec![32, channels, side, side], thorough));
     }
     layers.push((BatchNormDescriptor::new(64).into(), vec![4, 64, 28, 28], false));
+    // No multiple of four.
+    layers.push((BatchNormDescriptor::new(18).into(), vec![32, 18, 56, 56], true));
     for (rows, channels) in [(64, 32), (4096, 1024)] {
         layers.push((BatchNormDescriptor::new(channels).into(), vec![rows, channels], false));
     }

@@ -95,10 +95,11 @@ fn measure(chip: &str, driver: &str, pipeline: &Pipeline, compiled: &Compiled) -
         (_, false) if shader.neighbours => "-halves",
         (_, false) => "-scalar",
     };
-    let beside = match (shader.columns, shader.channels, shader.samples) {
-        (true, _, _) => "-columns",
-        (_, true, _) => "-channels",
-        (_, _, true) => "-samples",
+    let beside = match (shader.columns, shader.channels, shader.samples, shader.wide_rows) {
+        (true, ..) => "-columns",
+        (_, true, ..) => "-channels",
+        (_, _, true, _) => "-samples",
+        (.., true) => "-wide",
         _ => "",
     };
     Ok(Measured {

@@ -15,6 +15,7 @@ mod table;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lexopt::prelude::*;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -169,7 +170,8 @@ fn progress(steps: usize) -> Result<ProgressBar, String> {
 }
 
 fn judge(budget: &budget::Budget, driver: &str, measured: &[compile::Measured]) -> Result<(), String> {
-    let excesses: Vec<String> = measured.iter().flat_map(|m| budget.check(m)).collect();
+    // A set, as a kernel without a budget is told of once.
+    let excesses: BTreeSet<String> = measured.iter().flat_map(|m| budget.check(m)).collect();
     for excess in &excesses {
         println!("{excess}");
     }

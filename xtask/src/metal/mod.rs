@@ -15,7 +15,7 @@ use crate::table::golden;
 use device::Device;
 use rayon::prelude::*;
 use std::path::Path;
-use wgpu_norm::{DType, Error, Profile, Statistics, gpu, host};
+use wgpu_norm::{BatchNormDescriptor, DType, Error, Profile, Statistics, gpu, host};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/pytorch_golden.safetensors");
 
@@ -119,5 +119,8 @@ fn cases(step: usize) -> Vec<(Profile, Case)> {
             cases.push((profile, case));
         }
     }
+    // Channels of several rows abreast, which no norm of the table has.
+    let wide = half(DType::F16, last(Case::new(BatchNormDescriptor::new(33), &[4, 33, 9, 10])));
+    cases.extend([Profile::GPU, Profile::SOFTWARE_GPU].map(|profile| (profile, wide.clone())));
     cases
 }
