@@ -176,8 +176,8 @@ impl Memory {
     }
 }
 
-/// Elements of rows that are taken as one: what a GPU's subgroups load at once.
-const WIDE: u64 = 128;
+/// Elements of rows that are taken as one: eight times what a subgroup loads at once, so that few of its lanes idle.
+const WIDE: u64 = 1024;
 
 /// How a norm lies over its tensor: which elements share a statistic and which share a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -221,23 +221,34 @@ impl Layout {
         Walk { segments: 1, segment_stride: 0, len: inner * len, stride: 1, singles: false, ..samples }
     }
 
-    /// The walk over channels that lie side by side, of so many rows at once that these are `WIDE` or four, or as many as
-    /// divide their number: powers of two.
-    pub(crate) fn wide_rows(&self) -> Walk {
+    /// Whether an element's neighbours belong to other channels.
+    fn channels_are_side_by_side(&self) -> bool {
+        self.affine.stride != 1 || self.affine.len == 1
+    }
+
+    /// Neighbours in memory that belong to one channel.
+    pub(crate) fn columns_of_channel(&self) -> u64 {
+        if self.channels_are_side_by_side() { 1 } else { self.affine.len }
+    }
+
+    /// Elements of a row of all channels: a position of channels-last tensors, or a sample.
+    pub(crate) fn row_width(&self) -> u64 {
+        self.affine.inner * self.columns_of_channel()
+    }
+
+    /// The walk over columns of such rows. So many are taken as one that they are `WIDE` elements, or at least a multiple of
+    /// four, but as divide the number of rows and leave four of them: powers of two.
+    pub(crate) fn columns_of_rows(&self) -> Walk {
         let Walk { inner, segments, len, .. } = self.affine;
-        let rows = segments * len;
-        let wanted = (WIDE / inner).max(4).ilog2();
+        let width = self.row_width();
+        let rows = segments * len / self.columns_of_channel();
+        let least = 4 >> width.trailing_zeros().min(2);
+        let wanted = (WIDE / width).min(rows / 4).max(least).ilog2();
         let together = 1 << wanted.min(rows.trailing_zeros());
-        let width = together * inner;
-        Walk {
-            inner: width,
-            segments: 1,
-            segment_stride: 0,
-            len: rows / together,
-            stride: width,
-            singles: false,
-            ..self.affine
-        }
+        let inner_of_all = together * width;
+        debug_assert_eq!(rows * width, segments * inner * len);
+        let walk = Walk { inner: inner_of_all, inner_stride: 1, segments: 1, segment_stride: 0, ..self.affine };
+        Walk { len: rows / together, stride: inner_of_all, singles: false, ..walk }
     }
 
     /// The layout of no samples: targets without elements.

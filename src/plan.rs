@@ -199,7 +199,7 @@ impl Problem {
             Over::Instances => self.layout.instances(),
             Over::Affine => self.layout.affine,
             Over::Samples => self.layout.samples(),
-            Over::WideRows => self.layout.wide_rows(),
+            Over::WideRows => self.layout.columns_of_rows(),
         }
     }
 }
@@ -253,11 +253,11 @@ pub enum Over {
     Instances,
     /// Affine parameters.
     Affine,
-    /// Samples of halves whose channels share words (7x7 images): what belongs to an element's channel is looked up where it
-    /// is written.
+    /// Samples of halves whose channels share words (7x7 images), where those are not taken by columns: what belongs to an
+    /// element's channel is looked up where it is written.
     Samples,
-    /// Channels that lie side by side, once for each of several rows that are taken as one: three channels of sixteen pixels
-    /// are 48 columns.
+    /// Columns of rows of all channels, which each belong to a channel: samples (7x7 images: 49 columns a channel), or pixels
+    /// of channels-last tensors, several taken as one (three channels of 32 pixels are 96 columns).
     WideRows,
 }
 
@@ -295,7 +295,7 @@ pub struct Pass {
     /// Tensors written.
     pub writes: Vec<Tensor>,
     /// Whether it begins with the last elements: the pass that reduced them, over the same targets or (group norm) in the
-    /// same order, read these last, and some may still be in a cache.
+    /// same order, read these last, and some may still be in a cache. (Columns of samples are in another order.)
     pub reversed: bool,
     /// One or more dispatches, each with a window of the tensors that fits a binding.
     pub dispatches: Vec<Dispatch>,

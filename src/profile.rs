@@ -14,14 +14,15 @@ pub struct Profile {
     pub max_units: u32,
     /// Longest leaf at all, in units: what an invocation does not hold is taken part by part, and read again where it is
     /// written, which is for devices where that comes from a near cache. 0: no leaf has parts. Nor has one of single elements
-    /// of a sample, or where sums of columns are kept.
+    /// of a sample, or where sums of columns are kept. Where leaves have parts, elements of halves that share words with other
+    /// channels' are written by a pass of their own.
     pub max_units_in_parts: u32,
     /// As `max_units`, where sums of columns are kept beside a leaf (layer norm's backward pass): registers hold both.
     pub max_units_beside_columns: u32,
     /// As `max_units`, where neighbouring targets lie side by side (channels-last); four times as many rows of layer norm
     /// are summed one after the other for its weights, or more ([`Profile::busy_workgroups`]).
     pub max_strided_units: u32,
-    /// As `max_strided_units`, where elements are written and nothing is summed.
+    /// As `max_strided_units`, where elements are written and nothing is summed; also by columns of samples (7x7 images).
     pub max_strided_element_units: u32,
     /// Leaves that a short segment is spread over before they grow, so that neighbouring lanes read neighbours.
     pub min_lanes: u32,
@@ -29,9 +30,9 @@ pub struct Profile {
     pub min_element_lanes: u32,
     /// Most leaves that read interleaved units of one segment.
     pub max_lanes: u32,
-    /// Invocations of a workgroup side by side over the targets of channels-last tensors.
+    /// Invocations of a workgroup side by side over the targets of channels-last tensors, or over columns of samples.
     pub target_lanes: u32,
-    /// Neighbouring targets of such tensors that one invocation takes: 1, or 4 where their number is a multiple of 4.
+    /// Neighbouring ones of these that one invocation takes: 1, or 4 where their number is a multiple of 4.
     pub abreast: u32,
     /// Whether partial results are merged to one before elements are written even where they are few, as a dispatch costs
     /// less than barriers in all workgroups that write.

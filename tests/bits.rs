@@ -33,7 +33,7 @@ fn by_samples(samples: usize, positions: usize) -> Case {
 
 #[test]
 fn images_go_by_samples() {
-    for case in [by_samples(3, 35), by_samples(2, 7), by_samples(60, 131)] {
+    for case in [by_samples(3, 35), by_samples(2, 7), by_samples(3, 2621)] {
         let problem =
             Problem::new(&case.descriptor, &case.tensor(), case.statistics, case.fusion, Op::Forward).unwrap();
         let plan = Plan::new(Problem { output: DType::F16, ..problem }, &Profile::SOFTWARE_GPU).unwrap();
@@ -65,7 +65,7 @@ fn table() -> Vec<Case> {
         // Rows that are not on chip with the sums of their columns.
         Case::new(LayerNormDescriptor::new(&[2200]), &[130, 2200]),
         half(DType::F16, images()),
-        half(DType::F16, by_samples(60, 131)),
+        half(DType::F16, by_samples(60, 263)),
         fused(Residual::After, true, images()),
         fused(Residual::Before, false, half(DType::BF16, Case::new(LayerNormDescriptor::new(&[701]), &[400, 701]))),
     ]
@@ -188,7 +188,7 @@ fn any_window() {
     // And a group that is on chip, of which a small binding does not hold all channels.
     let group = Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 1701]);
     any_split(
-        [table(), vec![group]].concat(),
+        [table(), vec![group, half(DType::F16, by_samples(3, 2621))]].concat(),
         |case, &own| {
             let bytes: u64 = case.tensor().size().unwrap();
             let sizes = [16, 4, 1, 2, 3, 6, 8, 12, 20, 24, 28].map(|part| bytes * part / 32 + own.offset_alignment);
@@ -358,6 +358,9 @@ fn placed() -> Vec<Case> {
         half(DType::F16, frozen(by_samples(3, 35))),
         fused(Residual::Before, true, half(DType::BF16, frozen(by_samples(3, 35)))),
         Case { input: DType::F32, output: DType::F16, ..frozen(by_samples(2, 7)) },
+        // By columns of samples, which may be apart.
+        half(DType::F16, fused(Residual::After, true, by_samples(5, 35))),
+        frozen(by_samples(5, 35)),
     ]
 }
 

@@ -8,7 +8,7 @@ struct Params {
     strides_gradient: vec4<u32>,
     strides_output: vec4<u32>,
     strides_second_output: vec4<u32>,
-    // The walk: see `Walk` in src/layout.rs.
+    // The walk: see `Walk` in src/layout.rs. Where targets are columns of several rows `inner` is those of one.
     inner: u32,
     segments: u32,
     len: u32,

@@ -18,15 +18,27 @@ fn beside(p: Place, t: u32) -> Place {
 }
 
 //#if WIDE_ROWS
-// The targets' channels, without a division for each.
+// The channels of columns of rows, without a division for each.
 fn channels(p: Place) -> Indices {
-    var channel = p.goal % params.inner;
-    var all = Indices();
+    var column = p.goal % params.inner;
+    var channel = column;
+    if (MAP_SHARED) {
+        channel /= params.map_target_div;
+    }
+    var next = (channel + 1u) * params.map_target_div;
+    var indices = Indices();
 //#for t
-    all[$t] = channel;
-    channel = select(channel + 1u, 0u, channel + 1u == params.inner);
+    indices[$t] = channel;
+    column++;
+    let is_next$t = column == next;
+    channel += u32(is_next$t);
+    next += select(0u, params.map_target_div, is_next$t);
+    let is_over$t = column == params.inner;
+    column = select(column, 0u, is_over$t);
+    channel = select(channel, 0u, is_over$t);
+    next = select(next, params.map_target_div, is_over$t);
 //#end
-    return all;
+    return indices;
 }
 
 fn affine_indices(p: Place) -> Indices {

@@ -24,7 +24,7 @@ pub struct Shader {
     pub channels: bool,
     /// Whether an element's channel is looked up where it is written.
     pub samples: bool,
-    /// Whether targets are channels of several rows.
+    /// Whether targets are columns of rows of all channels.
     pub wide_rows: bool,
     /// Whether one load takes a unit.
     pub vec4: bool,

@@ -121,8 +121,14 @@ impl Key {
         let map = index_map(plan, pass.over);
         let tensors: Vec<Access> = Tensor::ALL.into_iter().filter(|&t| pass.touches(t)).map(access).collect();
         let running = plan.problem.statistics == Statistics::Running;
+        // Several of its targets are one channel.
+        debug_assert!(pass.over != Over::WideRows || !(pass.finishes || pass.partials_out > 0));
         debug_assert!(
-            pass.geometry.abreast == 1 || if pass.over == Over::Affine { !running } else { map == IndexMap::OF_TARGET },
+            match pass.over {
+                _ if pass.geometry.abreast == 1 => true,
+                Over::Affine => !running,
+                over => over == Over::WideRows || map == IndexMap::OF_TARGET,
+            },
             "weights of targets abreast are neighbours: {map:?}"
         );
         Key {

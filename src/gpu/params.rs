@@ -80,8 +80,8 @@ impl Params {
         let (partials_in_target, partials_in_step) =
             if pass.planes_in { (1, walk.targets()) } else { (pass.partials_in, 1) };
         Params {
-            // Of several rows' channels those of one.
-            inner: low(if pass.over == Over::WideRows { plan.problem.layout.affine.inner } else { walk.inner }),
+            // Of the columns of several rows those of one.
+            inner: low(if pass.over == Over::WideRows { plan.problem.layout.row_width() } else { walk.inner }),
             segments: low(walk.segments),
             len: low(walk.len),
             leaves_log2: tree.leaves.ilog2(),
@@ -124,7 +124,8 @@ pub(crate) fn index_map(plan: &Plan, over: Over) -> IndexMap {
     match over {
         Over::Stats => plan.problem.layout.affine_of_stats,
         Over::Channels => IndexMap::of_channels(plan.problem.layout.stat_of_affine.target_div),
-        Over::Instances | Over::WideRows => IndexMap::OF_TARGET,
+        Over::Instances => IndexMap::OF_TARGET,
+        Over::WideRows => IndexMap { target_div: plan.problem.layout.columns_of_channel(), ..IndexMap::OF_TARGET },
         Over::Affine => plan.problem.layout.stat_of_affine,
         Over::Samples => IndexMap::of_positions(plan.problem.layout.affine.len),
     }

@@ -71,7 +71,7 @@ pub(crate) struct Variant {
     pub channels: bool,
     /// Whether an element's channel is looked up where it is written.
     pub samples: bool,
-    /// Whether targets are channels of several rows.
+    /// Whether targets are columns of rows of all channels.
     pub wide_rows: bool,
     pub addressing: Addressing,
     /// Whether the weights of a unit's elements are four aligned neighbours.

@@ -164,7 +164,21 @@ impl Geometry {
     /// For passes that write elements, and sum none of them: any tree will do.
     pub fn of_elements(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
         let (min_lanes, max_strided_units) = (profile.min_element_lanes, profile.max_strided_element_units);
-        Geometry::of(walk, &Profile { min_lanes, max_strided_units, max_units_in_parts: 0, ..*profile }, true)
+        let profile = Profile { min_lanes, max_strided_units, max_units_in_parts: 0, ..*profile };
+        let geometry = Geometry::of(walk, &profile, true)?;
+        // Not all of a target, if that leaves a workgroup few neighbours.
+        let most = Geometry::split(walk, &profile, geometry.tree, geometry.abreast);
+        Ok(if geometry.leaves > most { geometry.with_leaves(walk, most) } else { geometry })
+    }
+
+    /// Leaves of a tile of targets that are not on chip.
+    fn split(walk: &Walk, profile: &Profile, tree: Tree, abreast: u32) -> u32 {
+        if tree.side_by_side {
+            let lanes = (walk.targets() / u64::from(abreast)).next_power_of_two();
+            profile.workgroup / u64::from(profile.target_lanes).min(lanes) as u32
+        } else {
+            profile.workgroup
+        }
     }
 
     /// For passes that write elements of rows and sum what lies below each other in `rounds` of them: tiles of so many
@@ -192,12 +206,7 @@ impl Geometry {
         // Channels that lie side by side in memory should stay so in a workgroup: as many as if each element were a leaf.
         let elements = if side_by_side { tree.leaf_len() } else { 1 };
         let fours = profile.abreast == 4 && side_by_side && walk.inner.is_multiple_of(4);
-        let split = if side_by_side {
-            let lanes = (walk.targets() / if fours { 4 } else { 1 }).next_power_of_two();
-            workgroup / u64::from(profile.target_lanes).min(lanes)
-        } else {
-            workgroup
-        };
+        let split = Geometry::split(walk, profile, tree, if fours { 4 } else { 1 }).into();
         let on_chip = all * elements <= workgroup || all <= split;
         let holds_elements = on_chip && tree.parts == 1 && !abreast_on_chip;
         let abreast = if fours && !holds_elements { 4 } else { 1 };

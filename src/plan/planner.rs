@@ -62,17 +62,17 @@ impl Planner<'_> {
         if self.tensors_written(Kernel::Apply, direction).is_empty() {
             return Ok(());
         }
-        let takes_rows_together = self.takes_rows_together();
-        if takes_rows_together && direction == Direction::Forward {
-            self.merge_of(1, direction, Over::Stats)?;
+        if let Some(columns) = self.columns_of_rows() {
+            if direction == Direction::Forward {
+                self.merge_of(1, direction, Over::Stats)?;
+            }
+            return self.apply_to_columns(direction, columns);
         }
-        let over = if takes_rows_together { Over::WideRows } else { Over::Stats };
-        let elements = self.element_geometry(over)?;
-        self.apply(direction, over, elements, |p| {
-            p.finishes = !takes_rows_together;
+        let geometry = self.element_geometry(Over::Stats)?;
+        self.push(Kernel::Apply, direction, Over::Stats, geometry, |p| {
+            p.reduces = true;
+            p.finishes = true;
             p.partials_in = 1;
-            // Another call has reduced them.
-            p.reversed = true;
         })
     }
 
@@ -93,7 +93,11 @@ impl Planner<'_> {
         partials_out: u64,
     ) -> Result<(), Error> {
         let geometry = self.geometry(over)?;
-        if geometry.tiles == 1 {
+        let columns = if writes && over == Over::Stats { self.columns_of_rows() } else { None };
+        let shares_words = columns.is_some() && self.writes_halves(direction);
+        // Words that two channels share would be stored by atomics. Software drivers had better read elements again, which most
+        // leaves are anyway.
+        if geometry.tiles == 1 && !(shares_words && self.profile.max_units_in_parts > 0) {
             let kernel = Kernel::Rows;
             return self.push(kernel, direction, over, geometry, |p| {
                 p.reduces = true;
@@ -109,17 +113,17 @@ impl Planner<'_> {
             self.finish();
             return Ok(());
         }
-        let takes_rows_together = over == Over::Stats && self.takes_rows_together();
-        let elements_over = if takes_rows_together { Over::WideRows } else { over };
-        let elements = self.element_geometry(elements_over)?;
-        self.reduce(direction, over, if takes_rows_together { 1 } else { self.most_applied(&elements) })?;
-        let partials_in = self.partials_out();
-        if let Some(last) = self.passes.last_mut() {
-            // Several targets of the next pass are one channel, which has its results written once.
-            last.finishes = takes_rows_together;
+        let elements = self.element_geometry(over)?;
+        let most = self.most_applied(&elements);
+        // Without halves a merge more would be too much.
+        if let Some(columns) = columns.filter(|_| shares_words || geometry.tiles > most) {
+            self.reduce(direction, over, 1)?;
+            return self.apply_to_columns(direction, columns);
         }
-        self.apply(direction, elements_over, elements, |p| {
-            p.finishes = !takes_rows_together;
+        self.reduce(direction, over, most)?;
+        let partials_in = self.partials_out();
+        self.apply(direction, over, elements, |p| {
+            p.finishes = true;
             p.partials_in = partials_in;
             p.partials_out = partials_out;
         })
@@ -235,6 +239,8 @@ impl Planner<'_> {
         geometry: Geometry,
         set: impl FnOnce(&mut Pass),
     ) -> Result<(), Error> {
+        // Of what another call has reduced.
+        let is_second_half = matches!(self.problem.op, Op::ApplyMoments | Op::ApplyGradientSums(_));
         let mut pass = Pass {
             kernel,
             direction,
@@ -250,7 +256,7 @@ impl Planner<'_> {
             partials_out_at: self.kept,
             reads: Vec::new(),
             writes: self.tensors_written(kernel, direction),
-            reversed: kernel == Kernel::Apply && self.passes.iter().any(|p| !p.reads.is_empty()),
+            reversed: kernel == Kernel::Apply && (is_second_half || self.passes.iter().any(|p| !p.reads.is_empty())),
             dispatches: Vec::new(),
         };
         set(&mut pass);
@@ -270,7 +276,7 @@ impl Planner<'_> {
     }
 
     /// Tensors that a kernel writes in a direction.
-    fn tensors_written(&self, kernel: Kernel, direction: Direction) -> Vec<Tensor> {
+    pub(super) fn tensors_written(&self, kernel: Kernel, direction: Direction) -> Vec<Tensor> {
         if !matches!(kernel, Kernel::Rows | Kernel::Apply) {
             return vec![];
         }
