@@ -221,14 +221,9 @@ impl Layout {
         Walk { segments: 1, segment_stride: 0, len: inner * len, stride: 1, singles: false, ..samples }
     }
 
-    /// Whether an element's neighbours belong to other channels.
-    fn channels_are_side_by_side(&self) -> bool {
-        self.affine.stride != 1 || self.affine.len == 1
-    }
-
     /// Neighbours in memory that belong to one channel.
     pub(crate) fn columns_of_channel(&self) -> u64 {
-        if self.channels_are_side_by_side() { 1 } else { self.affine.len }
+        if self.affine.stride == 1 { self.affine.len } else { 1 }
     }
 
     /// Elements of a row of all channels: a position of channels-last tensors, or a sample.

@@ -130,7 +130,7 @@ fn elements_of_several_rows_are_stored_by_fours() {
         plan_for(&batch(shape[1]), &tensor, statistics, PLAIN, op, profile).unwrap()
     };
     // With columns of such a row: channels-last up to 1024, as divide the rows and leave four of them; or a multiple of four.
-    let cases: [(&[usize], Format, Option<u64>); 17] = [
+    let cases: [(&[usize], Format, Option<u64>); 18] = [
         (&[8, 3, 64, 64], ChannelsLast, Some(768)),
         (&[5, 3, 20, 30], ChannelsLast, Some(24)),
         (&[1, 18, 2, 901], ChannelsLast, Some(36)),
@@ -147,7 +147,9 @@ fn elements_of_several_rows_are_stored_by_fours() {
         (&[34, 2, 71, 71], ChannelsFirst, Some(4 * 71 * 71)),
         (&[33, 2, 71, 71], ChannelsFirst, None),
         (&[3, 64, 35, 35], ChannelsFirst, None),
-        (&[8, 64, 129, 131], ChannelsFirst, None),
+        (&[8, 64, 129, 131], ChannelsFirst, Some(64 * 129 * 131)),
+        // A binding does not hold four of these samples.
+        (&[8, 64, 601, 601], ChannelsFirst, None),
     ];
     for (shape, format, width) in cases {
         let plan = |statistics, op| plan_of(shape, format, DType::F16, statistics, op, &Profile::GPU);

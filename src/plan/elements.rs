@@ -52,8 +52,7 @@ impl Planner<'_> {
             problem.is_dense() && width > 1 && !width.is_multiple_of(UNIT)
         } else {
             let fits = |memory: &Memory| columns.inner == width && memory.sample_pitch.is_multiple_of(UNIT);
-            let can_be_apart = problem.memories.iter().all(fits);
-            !of_channel.is_multiple_of(UNIT) && problem.neighbours_fit() && (problem.is_dense() || can_be_apart)
+            !of_channel.is_multiple_of(UNIT) && (problem.is_dense() || problem.memories.iter().all(fits))
         };
         // Both are counted in 32 bits.
         let can = columns.len.max(columns.inner) <= u32::MAX.into();
