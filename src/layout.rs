@@ -234,16 +234,14 @@ impl Layout {
     /// The walk over columns of such rows. So many are taken as one that they are `WIDE` elements, or at least a multiple of
     /// four, but as divide the number of rows and leave four of them: powers of two.
     pub(crate) fn columns_of_rows(&self) -> Walk {
-        let Walk { inner, segments, len, .. } = self.affine;
         let width = self.row_width();
-        let rows = segments * len / self.columns_of_channel();
+        let rows = self.affine.count() / self.columns_of_channel();
         let least = 4 >> width.trailing_zeros().min(2);
         let wanted = (WIDE / width).min(rows / 4).max(least).ilog2();
         let together = 1 << wanted.min(rows.trailing_zeros());
-        let inner_of_all = together * width;
-        debug_assert_eq!(rows * width, segments * inner * len);
-        let walk = Walk { inner: inner_of_all, inner_stride: 1, segments: 1, segment_stride: 0, ..self.affine };
-        Walk { len: rows / together, stride: inner_of_all, singles: false, ..walk }
+        let columns = together * width;
+        let walk = Walk { inner: columns, inner_stride: 1, segments: 1, segment_stride: 0, ..self.affine };
+        Walk { len: rows / together, stride: columns, singles: false, ..walk }
     }
 
     /// The layout of no samples: targets without elements.

@@ -26,14 +26,14 @@ fn fused(residual: Residual, relu: bool, case: Case) -> Case {
 }
 
 /// Images of four channels that share words with each other and not with the next image.
-fn by_samples(samples: usize, positions: usize) -> Case {
+fn four_channels(samples: usize, positions: usize) -> Case {
     let statistics = Statistics::Running;
     Case { statistics, ..Case::new(BatchNormDescriptor::new(4), &[samples, 4, positions]) }
 }
 
 #[test]
 fn images_go_by_samples() {
-    for case in [by_samples(3, 35), by_samples(2, 7), by_samples(3, 2621)] {
+    for case in [four_channels(3, 35), four_channels(2, 7), four_channels(3, 2621)] {
         let problem =
             Problem::new(&case.descriptor, &case.tensor(), case.statistics, case.fusion, Op::Forward).unwrap();
         let plan = Plan::new(Problem { output: DType::F16, ..problem }, &Profile::SOFTWARE_GPU).unwrap();
@@ -65,7 +65,7 @@ fn table() -> Vec<Case> {
         // Rows that are not on chip with the sums of their columns.
         Case::new(LayerNormDescriptor::new(&[2200]), &[130, 2200]),
         half(DType::F16, images()),
-        half(DType::F16, by_samples(60, 263)),
+        half(DType::F16, four_channels(60, 263)),
         fused(Residual::After, true, images()),
         fused(Residual::Before, false, half(DType::BF16, Case::new(LayerNormDescriptor::new(&[701]), &[400, 701]))),
     ]
@@ -188,7 +188,7 @@ fn any_window() {
     // And a group that is on chip, of which a small binding does not hold all channels.
     let group = Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 1701]);
     any_split(
-        [table(), vec![group, half(DType::F16, by_samples(3, 2621))]].concat(),
+        [table(), vec![group, half(DType::F16, four_channels(3, 2621))]].concat(),
         |case, &own| {
             let bytes: u64 = case.tensor().size().unwrap();
             let sizes = [16, 4, 1, 2, 3, 6, 8, 12, 20, 24, 28].map(|part| bytes * part / 32 + own.offset_alignment);
@@ -354,13 +354,13 @@ fn placed() -> Vec<Case> {
         // And what a frozen layer writes over its residual.
         frozen(images),
         half(DType::F16, frozen(odd)),
-        // By samples; see `by_samples`.
-        half(DType::F16, frozen(by_samples(3, 35))),
-        fused(Residual::Before, true, half(DType::BF16, frozen(by_samples(3, 35)))),
-        Case { input: DType::F32, output: DType::F16, ..frozen(by_samples(2, 7)) },
+        // By samples; see `images_go_by_samples`.
+        half(DType::F16, frozen(four_channels(3, 35))),
+        fused(Residual::Before, true, half(DType::BF16, frozen(four_channels(3, 35)))),
+        Case { input: DType::F32, output: DType::F16, ..frozen(four_channels(2, 7)) },
         // By columns of samples, which may be apart.
-        half(DType::F16, fused(Residual::After, true, by_samples(5, 35))),
-        frozen(by_samples(5, 35)),
+        half(DType::F16, fused(Residual::After, true, four_channels(5, 35))),
+        frozen(four_channels(5, 35)),
     ]
 }
 
