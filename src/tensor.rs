@@ -4,7 +4,6 @@ use crate::error::Error;
 
 /// Element type of a tensor in memory. Statistics and arithmetic are always `f32` or better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum DType {
     /// IEEE 754 binary32.
     #[default]

@@ -23,7 +23,6 @@ pub fn runner(case: &Case, data: &Data) -> Result<Box<dyn Runner>, Error> {
         DType::F32 => Box::new(Cpu::<f32>::new(case, data)?),
         DType::F16 => Box::new(Cpu::<half::f16>::new(case, data)?),
         DType::BF16 => Box::new(Cpu::<half::bf16>::new(case, data)?),
-        _ => unreachable!("a new element type needs a line here"),
     })
 }
 

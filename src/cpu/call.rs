@@ -1,18 +1,18 @@
 //! Calls on bytes: checked, then run.
 
-use super::backward;
 use super::exec::Exec;
-use super::forward;
 use super::grid::Grid;
-use super::input::{Input, Place};
 use super::io::{Backward, Forward, Source};
+use super::memory::input::{Input, Place};
+use super::memory::output::Output;
+use super::memory::store_policy::StorePolicy;
 use super::norm::Norm;
-use super::output::Output;
-use super::params::{Affine, StatVectors};
+use super::pass::backward;
+use super::pass::forward;
+use super::pass::params::{Affine, StatVectors};
+use super::reduce::source::GradientOf;
 use super::running;
 use super::saved::{Saved, Stat};
-use super::source::GradientOf;
-use super::way::Way;
 use crate::error::Error;
 use crate::moments::Moments;
 use crate::op::{Commit, Fusion, Op, Residual, Statistics};
@@ -30,11 +30,11 @@ pub(super) struct Call {
     pub grid: Grid,
     pub exec: Exec,
     /// How an output that will not be read again in this call is written.
-    way: Way,
+    policy: StorePolicy,
 }
 
 /// Where a forward pass's statistics come from.
-pub(super) enum From<'a> {
+pub(super) enum StatsSource<'a> {
     /// The input itself.
     Input,
     /// Somewhere else.
@@ -42,7 +42,7 @@ pub(super) enum From<'a> {
 }
 
 impl Call {
-    fn new(norm: &Norm, problem: Problem, way: Way) -> Result<Call, Error> {
+    fn new(norm: &Norm, problem: Problem, policy: StorePolicy) -> Result<Call, Error> {
         let elements = problem.layout.elements;
         let limit = isize::MAX as u64;
         if elements > limit {
@@ -54,7 +54,7 @@ impl Call {
         }
         norm.state.check(&norm.descriptor)?;
         let exec = Exec::new(norm.level, elements as usize);
-        Ok(Call { problem, grid: Grid::new(&problem, way), exec, way })
+        Ok(Call { problem, grid: Grid::new(&problem, policy), exec, policy })
     }
 
     pub fn input<'a>(&self, tensor: Tensor, bytes: &'a [u8]) -> Input<'a> {
@@ -66,15 +66,15 @@ impl Call {
     ///
     /// As [`Output::new`]. The passes of `forward` and `backward` keep the promise: each of their tasks has rows of its
     /// own.
-    pub unsafe fn output<'a>(&self, tensor: Tensor, bytes: &'a mut [u8], way: Way) -> Output<'a> {
+    pub unsafe fn output<'a>(&self, tensor: Tensor, bytes: &'a mut [u8], policy: StorePolicy) -> Output<'a> {
         let rows = self.grid.rows_of(self.problem.memory(tensor));
         // SAFETY: the caller's promise.
-        unsafe { Output::new(self.problem.dtype(tensor), bytes, rows, way) }
+        unsafe { Output::new(self.problem.dtype(tensor), bytes, rows, policy) }
     }
 }
 
 impl Norm {
-    pub(super) fn any_forward_train(
+    pub(super) fn forward_train_bytes(
         &mut self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -84,7 +84,7 @@ impl Norm {
     ) -> Result<Saved, Error> {
         let call = self.forward_call(tensor, fusion, Statistics::Batch, Op::Forward, &io, types)?;
         io.check(&call.problem, true)?;
-        let (moments, stats) = self.run(&call, io, From::Input);
+        let (moments, stats) = self.run(&call, io, StatsSource::Input);
         self.commit(&moments, commit);
         Ok(self.keep(&call, stats))
     }
@@ -98,7 +98,7 @@ impl Norm {
         }
     }
 
-    pub(super) fn any_forward_eval(
+    pub(super) fn forward_eval_bytes(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -108,7 +108,7 @@ impl Norm {
         self.evaluate(tensor, fusion, io, types, false).map(|_| ())
     }
 
-    pub(super) fn any_forward_frozen(
+    pub(super) fn forward_frozen_bytes(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -136,15 +136,15 @@ impl Norm {
                 let eps = self.descriptor.eps();
                 let channels = running.running_mean.iter().zip(&running.running_var);
                 let stats: Vec<Stat> = channels.map(|(&mean, &var)| Stat::given(mean, var, eps)).collect();
-                self.run(&call, io, From::Given(&stats));
+                self.run(&call, io, StatsSource::Given(&stats));
                 stats
             }
-            None => self.run(&call, io, From::Input).1,
+            None => self.run(&call, io, StatsSource::Input).1,
         };
         Ok((call, stats))
     }
 
-    pub(super) fn any_backward(&self, saved: Saved, mut io: Backward<'_, u8, u8>, types: Types) -> Result<(), Error> {
+    pub(super) fn backward_bytes(&self, saved: Saved, mut io: Backward<'_, u8, u8>, types: Types) -> Result<(), Error> {
         let wanted = io.wanted();
         let call = self.backward_call(&saved, &io, Op::Backward(wanted), types)?;
         let (dweight, dbias) = (io.dweight.take(), io.dbias.take());
@@ -168,7 +168,7 @@ impl Norm {
         }
         let problem = Problem::new(&self.descriptor, tensor, statistics, fusion, op)?;
         let problem = Problem { output, ..problem.with_forward_pitches(&io.pitches)? };
-        Call::new(self, problem, io.way(&problem))
+        Call::new(self, problem, io.policy(&problem))
     }
 
     pub(super) fn backward_call(
@@ -183,7 +183,7 @@ impl Norm {
         problem.check_types(input, output)?;
         problem.affine.check(["dweight", "dbias"], [io.dweight.is_some(), io.dbias.is_some()])?;
         io.check(&problem, self.descriptor.affine_len())?;
-        Call::new(self, problem, io.way(&problem))
+        Call::new(self, problem, io.policy(&problem))
     }
 
     /// Checks that `saved` is this layer's.
@@ -192,12 +192,12 @@ impl Norm {
     }
 
     /// y, and the statistics that it is made with if they are the input's own.
-    pub(super) fn run(&self, call: &Call, io: Forward<'_, u8, u8>, from: From) -> (Vec<Moments>, Vec<Stat>) {
+    pub(super) fn run(&self, call: &Call, io: Forward<'_, u8, u8>, from: StatsSource) -> (Vec<Moments>, Vec<Stat>) {
         let fusion = call.problem.fusion;
         // SAFETY: `Pass` has tasks with areas of their own.
-        let y = unsafe { call.output(Tensor::Output, io.y, call.way) };
+        let y = unsafe { call.output(Tensor::Output, io.y, call.policy) };
         // SAFETY: as above.
-        let sum = io.sum.map(|sum| unsafe { call.output(Tensor::SecondOutput, sum, Way::Cached) });
+        let sum = io.sum.map(|sum| unsafe { call.output(Tensor::SecondOutput, sum, StorePolicy::Cached) });
         let place = |source, tensor| match (source, &sum) {
             (Source::From(bytes), _) => Place::In(call.input(tensor, bytes)),
             (Source::InSum, Some(sum)) => Place::Own(sum),
@@ -221,8 +221,8 @@ impl Norm {
             y: Some(&y),
         };
         match from {
-            From::Input => pass.run(),
-            From::Given(stats) => {
+            StatsSource::Input => pass.run(),
+            StatsSource::Given(stats) => {
                 pass.add();
                 pass.write(stats);
                 Default::default()
@@ -244,11 +244,11 @@ impl Norm {
         let Backward { x, dy, residual, dsum, dx, dresidual, .. } = io;
         let (x, dy) = (call.input(Tensor::Input, x), call.input(Tensor::Gradient, dy));
         let [residual, dsum] = [residual, dsum].map(|bytes| Some(call.input(Tensor::Residual, bytes?)));
-        let way = call.way;
+        let policy = call.policy;
         // SAFETY: `Pass` has tasks with areas of their own.
-        let dx = dx.map(|bytes| unsafe { call.output(Tensor::Output, bytes, way) });
+        let dx = dx.map(|bytes| unsafe { call.output(Tensor::Output, bytes, policy) });
         // SAFETY: as above.
-        let dresidual = dresidual.map(|bytes| unsafe { call.output(Tensor::SecondOutput, bytes, way) });
+        let dresidual = dresidual.map(|bytes| unsafe { call.output(Tensor::SecondOutput, bytes, policy) });
         let vectors = StatVectors::new(grid, &saved.stats);
         let weights = self.affine(grid);
         let pass = backward::Pass {

@@ -1,8 +1,8 @@
 //! Who runs what: instruction set and threads. Neither changes a bit of any result.
 
-use super::area::Scratch;
 use super::grid::Grid;
-use super::nontemporal::fence;
+use super::memory::area::Scratch;
+use super::memory::nontemporal::fence;
 use super::reduce::rows_at_once;
 use fearless_simd::{Level, Simd, SimdBase};
 use rayon::prelude::*;

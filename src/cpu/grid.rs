@@ -1,8 +1,8 @@
 //! A layout as the CPU sees it: rows of neighbouring elements, and cells whose results make up a statistic.
 
-use super::leaf_columns::TALL;
-use super::nontemporal::QUAD;
-use super::way::Way;
+use super::memory::nontemporal::QUAD;
+use super::memory::store_policy::StorePolicy;
+use super::reduce::leaf_columns::TALL;
 use crate::layout::{Memory, Walk};
 use crate::plan::{Problem, Tree};
 use crate::profile::Profile;
@@ -129,12 +129,12 @@ pub(crate) struct Grid {
 
 impl Grid {
     /// Sizes fit in memory: the caller has checked that a slice has `layout.elements` elements.
-    pub fn new(problem: &Problem, way: Way) -> Grid {
+    pub fn new(problem: &Problem, policy: StorePolicy) -> Grid {
         let layout = &problem.layout;
         let is_dense = problem.is_dense();
         let [least, most] =
             [problem.input.size().min(problem.output.size()), problem.input.size().max(problem.output.size())];
-        let is_ragged = |width: usize| way == Way::Around && !(width * least as usize).is_multiple_of(QUAD);
+        let is_ragged = |width: usize| policy == StorePolicy::Around && !(width * least as usize).is_multiple_of(QUAD);
         let (stats, channels) = (&layout.stats, layout.affine.targets());
         let tree = |walk: &Walk| Tree::new(walk, &Profile::CPU);
         let size = |n: u64| n as usize;

@@ -1,6 +1,6 @@
 //! The slices of a call.
 
-use super::way::Way;
+use super::memory::store_policy::StorePolicy;
 use crate::error::{Error, check_len};
 use crate::op::{Given, Gradients, Residual};
 use crate::plan::{Problem, Tensor};
@@ -166,13 +166,13 @@ pub(super) fn check_tensor(problem: &Problem, tensor: Tensor, dtype: DType, byte
 
 impl Forward<'_, u8, u8> {
     /// How y is to be written: what is in place has been read just now.
-    pub(super) fn way(&self, problem: &Problem) -> Way {
+    pub(super) fn policy(&self, problem: &Problem) -> StorePolicy {
         if matches!(self.x, Source::InPlace) || matches!(self.residual, Some(Source::InPlace)) {
-            return Way::Cached;
+            return StorePolicy::Cached;
         }
         let residual = self.residual.as_ref().map(|_| Tensor::Residual);
         let sum = self.sum.as_ref().map(|_| Tensor::SecondOutput);
-        Way::of(problem.bytes([Tensor::Input, Tensor::Output].into_iter().chain(residual).chain(sum)))
+        StorePolicy::of(problem.bytes([Tensor::Input, Tensor::Output].into_iter().chain(residual).chain(sum)))
     }
 
     pub(super) fn check(&self, problem: &Problem, training: bool) -> Result<(), Error> {
@@ -221,12 +221,12 @@ impl Backward<'_, u8, u8> {
     }
 
     /// How gradients are to be written.
-    pub(super) fn way(&self, problem: &Problem) -> Way {
+    pub(super) fn policy(&self, problem: &Problem) -> StorePolicy {
         let residual = self.residual.or(self.dsum).map(|_| Tensor::Residual);
         let dx = self.dx.as_ref().map(|_| Tensor::Output);
         let dresidual = self.dresidual.as_ref().map(|_| Tensor::SecondOutput);
         let read = [Tensor::Input, Tensor::Gradient].into_iter().chain(residual);
-        Way::of(problem.bytes(read.chain(dx).chain(dresidual)))
+        StorePolicy::of(problem.bytes(read.chain(dx).chain(dresidual)))
     }
 
     pub(super) fn check(&self, problem: &Problem, weights: u64) -> Result<(), Error> {

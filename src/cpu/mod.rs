@@ -3,14 +3,18 @@
 //! Results do not depend on the number of threads or on the instruction set, to the bit: sums follow a fixed
 //! tree over leaves that the shape alone decides, sixteen virtual lanes wide on every machine.
 //!
-//! One chain of files: `norm`, `call`, `sync` and `io` are the calls; `forward` and `backward`, with `pass` in common,
-//! go over the tensor, by `blocks` that fit the caches (one is written while the next is reduced: `relay`, `beside`) or
-//! twice as a whole, in the terms of `grid`, with the `params` of rows and columns (short rows as one: `strip`);
-//! `reduce` and `columns` walk the trees over the leaves of `source`; `leaf`, `leaf_columns` (few columns: `abreast`, rows
-//! shorter than a vector: `short`) and `apply` are the loops over elements, `formula` what they do to one, all of it in `f32` by `lanes` (`half`: other types in and out);
-//! `input` and `output` bring areas of tensors of any type and pitch in and out (a row's way out: `sink`, `way`), `stream`
-//! past the caches (by the stores of `nontemporal`), `ahead` before they are needed; `exec` deals tasks out to threads and
-//! instruction sets.
+//! From the call inwards:
+//!
+//! - `norm`, `call`, `sync`: the calls, on slices (`io`) of elements, then on bytes; `saved` and `running` are what they leave.
+//! - `grid`: the layout as rows and cells. `exec`: tasks for threads, loops for instruction sets.
+//! - `pass`: over the tensor, `forward` and `backward`, by `blocks` that fit the caches (one is written while the next is
+//!   reduced: `relay`, `beside`) or twice as a whole. What belongs to rows is in `params`, to columns in `column_params`;
+//!   `strip` takes short rows as one, `apply` writes elements.
+//! - `reduce`: the trees over rows (`mod.rs`) and `columns`, of what `source` sums, in `partial` results. Leaves are in `leaf`
+//!   (rows shorter than a vector: `transposed`) and `leaf_columns` (few columns: `abreast`).
+//! - `simd`: `lanes` on every instruction set, the `formula` of an element, `half` for other types than `f32`.
+//! - `memory`: areas of tensors of any type and pitch in (`input`) and out (`output`, a row of it: `sink`), around the caches
+//!   (`stream`, by the stores of `nontemporal`, where `store_policy` says so), asked for before they are needed (`prefetch`).
 //!
 //! Words: a *span* is up to sixteen elements of a row, a *stride* four of them. A *row* is what lies in one piece in memory: a
 //! channel of a sample, or, channels-last and for layer norm, all columns of a position. A *cell* is one channel of one sample,
@@ -19,46 +23,18 @@
 //! elements, in place or copied. A *panel* is columns that are reduced together, a *strip* several rows that are worked on as
 //! one, a *block* what is written while the caches hold it.
 
-mod abreast;
-mod ahead;
-mod apply;
-mod area;
-mod backward;
-mod beside;
-mod blocks;
 mod call;
-mod column_params;
-mod columns;
 mod exec;
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-mod f16c;
-mod formula;
-mod forward;
 mod grid;
-mod half;
-mod input;
 mod io;
-mod lanes;
-mod leaf;
-mod leaf_columns;
-mod nontemporal;
+mod memory;
 mod norm;
-mod output;
-mod params;
-mod partial;
 mod pass;
 mod reduce;
-mod relay;
 mod running;
 mod saved;
-mod short;
-mod sink;
-mod source;
-mod stream;
-mod strip;
+mod simd;
 mod sync;
-mod vectors;
-mod way;
 
 pub use io::{Backward, Forward, Source};
 pub use norm::Norm;

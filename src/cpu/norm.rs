@@ -96,7 +96,7 @@ impl Norm {
         io: Forward<'_, I, O>,
         commit: Commit,
     ) -> Result<Saved, Error> {
-        self.any_forward_train(tensor, fusion, io.cast(), commit, (I::DTYPE, O::DTYPE))
+        self.forward_train_bytes(tensor, fusion, io.cast(), commit, (I::DTYPE, O::DTYPE))
     }
 
     /// Evaluation: normalises with the running statistics if the layer tracks them, otherwise with the input's
@@ -109,7 +109,7 @@ impl Norm {
         fusion: Fusion,
         io: Forward<'_, I, O>,
     ) -> Result<(), Error> {
-        self.any_forward_eval(tensor, fusion, io.cast(), (I::DTYPE, O::DTYPE))
+        self.forward_eval_bytes(tensor, fusion, io.cast(), (I::DTYPE, O::DTYPE))
     }
 
     /// Evaluation that keeps what [`Norm::backward`] needs: a frozen layer inside a network that trains.
@@ -122,7 +122,7 @@ impl Norm {
         fusion: Fusion,
         io: Forward<'_, I, O>,
     ) -> Result<Saved, Error> {
-        self.any_forward_frozen(tensor, fusion, io.cast(), (I::DTYPE, O::DTYPE))
+        self.forward_frozen_bytes(tensor, fusion, io.cast(), (I::DTYPE, O::DTYPE))
     }
 
     /// Gradients of the pass that returned `saved`, with PyTorch's meaning. Weight and bias are read once more: they must be
@@ -143,7 +143,7 @@ impl Norm {
     /// # }
     /// ```
     pub fn backward<I: Element, O: Element>(&self, saved: Saved, io: Backward<'_, I, O>) -> Result<(), Error> {
-        self.any_backward(saved, io.cast(), (I::DTYPE, O::DTYPE))
+        self.backward_bytes(saved, io.cast(), (I::DTYPE, O::DTYPE))
     }
 
     /// First step, forward: moments of this shard, one a channel. An empty shard (N = 0) has moments of count 0.
@@ -159,7 +159,7 @@ impl Norm {
         pitches: &ForwardPitches,
     ) -> Result<Vec<Moments>, Error> {
         let residual = residual.map(bytemuck::cast_slice);
-        self.any_local_moments(tensor, fusion, (bytemuck::cast_slice(x), residual), pitches, I::DTYPE)
+        self.local_moments_bytes(tensor, fusion, (bytemuck::cast_slice(x), residual), pitches, I::DTYPE)
     }
 
     /// Last step, forward: as [`Norm::forward_train`], with the moments of the whole group. Of several shards that one layer
@@ -175,7 +175,7 @@ impl Norm {
         moments: &[Moments],
         commit: Commit,
     ) -> Result<Saved, Error> {
-        self.any_forward_train_with(tensor, fusion, io.cast(), moments, commit, (I::DTYPE, O::DTYPE))
+        self.forward_train_with_bytes(tensor, fusion, io.cast(), moments, commit, (I::DTYPE, O::DTYPE))
     }
 
     /// First step, backward: sums of this shard, which are also its own dbias and dweight.
@@ -188,7 +188,7 @@ impl Norm {
         saved: &Saved,
         io: Backward<'_, I, O>,
     ) -> Result<Vec<GradientSums>, Error> {
-        self.any_local_gradient_sums(saved, io.cast(), (I::DTYPE, O::DTYPE))
+        self.local_gradient_sums_bytes(saved, io.cast(), (I::DTYPE, O::DTYPE))
     }
 
     /// Last step, backward: dx (and dresidual) from the sums of the whole group, one a channel: [`Error::Length`] if they are
@@ -199,6 +199,6 @@ impl Norm {
         io: Backward<'_, I, O>,
         sums: &[GradientSums],
     ) -> Result<(), Error> {
-        self.any_backward_with(saved, io.cast(), sums, (I::DTYPE, O::DTYPE))
+        self.backward_with_bytes(saved, io.cast(), sums, (I::DTYPE, O::DTYPE))
     }
 }

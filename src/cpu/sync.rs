@@ -1,13 +1,13 @@
 //! The steps of a synchronised batch norm: local sums, and the passes with those of the group.
 
-use super::call::{From, Types};
-use super::forward;
-use super::input::Place;
+use super::call::{StatsSource, Types};
 use super::io::{Backward, Forward, Source};
+use super::memory::input::Place;
+use super::memory::store_policy::StorePolicy;
 use super::norm::Norm;
-use super::params::Affine;
+use super::pass::forward;
+use super::pass::params::Affine;
 use super::saved::{Saved, Stat};
-use super::way::Way;
 use crate::error::Error;
 use crate::moments::Moments;
 use crate::op::{Commit, Direction, Fusion, Gradients, Op, Statistics};
@@ -16,7 +16,7 @@ use crate::sums::{GradientSums, check_channels};
 use crate::tensor::{DType, ForwardPitches, TensorDescriptor};
 
 impl Norm {
-    pub(super) fn any_local_moments(
+    pub(super) fn local_moments_bytes(
         &self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -40,7 +40,8 @@ impl Norm {
         let words = if before { (call.problem.layout.elements * dtype.size()).div_ceil(4) } else { 0 };
         let mut memory = vec![0u32; words as usize];
         // SAFETY: `Pass` has tasks with areas of their own.
-        let sum = unsafe { call.output(Tensor::SecondOutput, bytemuck::cast_slice_mut(&mut memory), Way::Cached) };
+        let sum =
+            unsafe { call.output(Tensor::SecondOutput, bytemuck::cast_slice_mut(&mut memory), StorePolicy::Cached) };
         let x = Place::In(call.input(Tensor::Input, x));
         let residual = residual.map(|bytes| Place::In(call.input(Tensor::Residual, bytes)));
         let pass = forward::Pass {
@@ -59,7 +60,7 @@ impl Norm {
         Ok(pass.moments())
     }
 
-    pub(super) fn any_forward_train_with(
+    pub(super) fn forward_train_with_bytes(
         &mut self,
         tensor: &TensorDescriptor,
         fusion: Fusion,
@@ -74,13 +75,13 @@ impl Norm {
         io.check(&call.problem, true)?;
         let stats: Vec<Stat> = moments.iter().map(|m| Stat::new(m, self.descriptor.eps())).collect();
         if call.problem.layout.elements > 0 {
-            self.run(&call, io, From::Given(&stats));
+            self.run(&call, io, StatsSource::Given(&stats));
         }
         self.commit(moments, commit);
         Ok(self.keep(&call, stats))
     }
 
-    pub(super) fn any_local_gradient_sums(
+    pub(super) fn local_gradient_sums_bytes(
         &self,
         saved: &Saved,
         io: Backward<'_, u8, u8>,
@@ -107,7 +108,7 @@ impl Norm {
         Ok(sums)
     }
 
-    pub(super) fn any_backward_with(
+    pub(super) fn backward_with_bytes(
         &self,
         saved: Saved,
         io: Backward<'_, u8, u8>,

@@ -91,7 +91,6 @@ pub fn round(dtype: DType, values: Vec<f64>) -> Vec<f64> {
         DType::F32 => to::<f32>(values),
         DType::F16 => to::<half::f16>(values),
         DType::BF16 => to::<half::bf16>(values),
-        _ => unreachable!("a new element type needs a line here"),
     }
 }
 
@@ -225,7 +224,6 @@ pub fn run(backend: &host::Backend, case: &Case, data: &Data) -> Result<Results,
         ($($input:ident $i:ty, $output:ident $o:ty;)*) => {
             match (case.input, case.output) {
                 $((DType::$input, DType::$output) => pollster::block_on(run_typed::<$i, $o>(backend, case, data)),)*
-                _ => unreachable!("a new element type needs a line here"),
             }
         };
     }

@@ -200,7 +200,6 @@ impl Arena {
             DType::F32 => self.put(dtype, bytemuck::cast_slice(&typed::<f32>(values))),
             DType::F16 => self.put(dtype, bytemuck::cast_slice(&typed::<half::f16>(values))),
             DType::BF16 => self.put(dtype, bytemuck::cast_slice(&typed::<half::bf16>(values))),
-            _ => unreachable!("a new element type needs a line here"),
         }
     }
 

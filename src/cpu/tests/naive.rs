@@ -1,7 +1,7 @@
 //! Textbook loops in double precision.
 
 /// Textbook normalisation in f64, from which statistic and which weight every element belongs to.
-pub(super) struct Naive {
+pub(in crate::cpu) struct Naive {
     pub stat: Vec<usize>,
     pub channel: Vec<usize>,
     pub eps: f64,

@@ -1,0 +1,7 @@
+//! Elements, sixteen at a time.
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod f16c;
+pub(super) mod formula;
+pub(super) mod half;
+pub(super) mod lanes;

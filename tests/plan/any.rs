@@ -1,0 +1,212 @@
+//! What holds of every plan, without a device: of thousands of calls, shapes, pitches and limits drawn at random. What
+//! fails names its call's number; the same number draws the same call again.
+
+use super::plans::{check_grids, check_partials, check_windows, kernels};
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus as Rng};
+use std::collections::HashMap;
+use wgpu_norm::plan::{Over, Plan, Problem, Tensor, Tree};
+use wgpu_norm::{
+    BackwardPitches, BatchNormDescriptor, DType, Direction, Error, Format, ForwardPitches, Fusion, Gradients,
+    GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor, NormDescriptor, Op, Pitch, Profile, Residual,
+    RmsNormDescriptor, Statistics, TensorDescriptor,
+};
+
+const CALLS: u64 = 5000;
+
+/// Elements of a tensor, as every one of them is looked for in every window.
+const MOST: usize = 40_000;
+
+/// Bindings that hold whatever is asked for.
+const ROOMY: u64 = 1 << 40;
+
+fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
+    *all.choose(rng).expect("a choice")
+}
+
+/// A size up to `most`: on either side of a power of two, as boundaries are.
+fn size(rng: &mut Rng, most: usize) -> usize {
+    let power = 1usize << rng.random_range(0..=most.ilog2());
+    (power + rng.random_range(0..3)).saturating_sub(1).clamp(1, most)
+}
+
+/// A norm, and the shape of what it is given.
+fn norm(rng: &mut Rng) -> (NormDescriptor, Vec<usize>) {
+    let channels = size(rng, 600);
+    let samples = size(rng, MOST / channels / 2);
+    let mut shape = vec![samples, channels];
+    for _ in 0..rng.random_range(0..3) {
+        shape.push(size(rng, MOST / shape.iter().product::<usize>()));
+    }
+    let of_last = &shape[shape.len() - rng.random_range(1..shape.len())..];
+    let groups = one_of(rng, &(1..=channels).filter(|groups| channels.is_multiple_of(*groups)).collect::<Vec<_>>());
+    let (affine, track_running_stats) = (rng.random_bool(0.8), rng.random_bool(0.8));
+    let norm = match rng.random_range(0..5) {
+        0 => BatchNormDescriptor { affine, track_running_stats, ..BatchNormDescriptor::new(channels) }.into(),
+        1 => GroupNormDescriptor { affine, ..GroupNormDescriptor::new(groups, channels) }.into(),
+        2 => InstanceNormDescriptor { affine, track_running_stats, ..InstanceNormDescriptor::new(channels) }.into(),
+        3 => LayerNormDescriptor { weight: affine, bias: affine, ..LayerNormDescriptor::new(of_last) }.into(),
+        _ => RmsNormDescriptor { weight: affine, ..RmsNormDescriptor::new(of_last) }.into(),
+    };
+    (norm, shape)
+}
+
+fn op(rng: &mut Rng, is_batch: bool, residual: Residual) -> Op {
+    let direction = one_of(rng, &[Direction::Forward, Direction::Backward]);
+    let dx = rng.random_bool(0.8);
+    let dresidual = residual == Residual::After && rng.random_bool(0.5);
+    let wanted = Gradients { dx, dresidual, affine: rng.random_bool(0.8) };
+    match rng.random_range(0..if is_batch { 10 } else { 6 }) {
+        0..3 => Op::Forward,
+        3..6 => Op::Backward(wanted),
+        6 => Op::LocalSums(direction),
+        7 => Op::ApplyMoments,
+        8 => Op::ApplyGradientSums(wanted),
+        _ => Op::MergeSums(direction, rng.random_range(1..5000)),
+    }
+}
+
+/// Rows and samples that lie up to a few rows apart.
+fn pitch(rng: &mut Rng, problem: &Problem) -> Pitch {
+    let memory = problem.layout.memory;
+    let row = rng.random_bool(0.5).then(|| memory.width + rng.random_range(0..20));
+    // A sample that is one row has one distance, by either name.
+    if memory.rows == 1 {
+        return if rng.random_bool(0.5) { Pitch { row, sample: None } } else { Pitch { row: None, sample: row } };
+    }
+    let sample = memory.rows * row.unwrap_or(memory.width);
+    Pitch { row, sample: rng.random_bool(0.5).then(|| sample + rng.random_range(0..500)) }
+}
+
+fn with_pitches(rng: &mut Rng, problem: Problem) -> Problem {
+    if rng.random_bool(0.6) {
+        return problem;
+    }
+    let mut any = || if rng.random_bool(0.5) { pitch(rng, &problem) } else { Pitch::default() };
+    let with_gaps = match problem.op.direction() {
+        Direction::Forward => {
+            let pitches = ForwardPitches { x: any(), residual: any(), y: any(), sum: any() };
+            problem.with_forward_pitches(&pitches)
+        }
+        Direction::Backward => {
+            let dresidual = any();
+            let pitches = BackwardPitches { x: any(), dy: any(), dx: any(), dresidual, ..Default::default() };
+            problem.with_backward_pitches(&pitches)
+        }
+    };
+    with_gaps.expect("rows and samples do not overlap")
+}
+
+/// A kind of device with limits of its own, or one with few lanes, on which everything takes several of something.
+fn profile(rng: &mut Rng) -> Profile {
+    let few_lanes = Profile {
+        workgroup: 8,
+        max_units: 2,
+        max_units_in_parts: 6,
+        max_units_beside_columns: 1,
+        min_lanes: 4,
+        min_element_lanes: 8,
+        max_lanes: 8,
+        target_lanes: 4,
+        busy_workgroups: 3,
+        ..Profile::GPU
+    };
+    let kind = one_of(rng, &[Profile::GPU, Profile::GPU, Profile::SOFTWARE_GPU, few_lanes, few_lanes]);
+    Profile {
+        abreast: one_of(rng, &[1, 4, 4]),
+        max_workgroups: one_of(rng, &[kind.max_workgroups, 300]),
+        max_binding_size: one_of(rng, &[ROOMY, ROOMY, 1 << 20, 1 << 16, 20_000, 4_000]),
+        offset_alignment: one_of(rng, &[32, 256]),
+        ..kind
+    }
+}
+
+#[test]
+fn all_plans_keep_their_promises() {
+    let (mut planned, mut refused) = (0, 0);
+    for number in 0..CALLS {
+        let mut rng = Rng::seed_from_u64(number);
+        let (norm, shape) = norm(&mut rng);
+        let has_channels = !matches!(norm, NormDescriptor::Layer(_) | NormDescriptor::Rms(_));
+        let tensor = TensorDescriptor {
+            dtype: one_of(&mut rng, &[DType::F32, DType::F16, DType::BF16]),
+            format: if has_channels && rng.random() { Format::ChannelsLast } else { Format::ChannelsFirst },
+            ..TensorDescriptor::new(&shape)
+        };
+        let residual = one_of(&mut rng, &[Residual::None, Residual::None, Residual::After, Residual::Before]);
+        let fusion = Fusion { residual, relu: rng.random_bool(0.3) };
+        let op = op(&mut rng, matches!(norm, NormDescriptor::Batch(_)), residual);
+        let may_run = norm.running_stats().is_some() && matches!(op, Op::Forward | Op::Backward(_));
+        let statistics = if may_run && rng.random_bool(0.3) { Statistics::Running } else { Statistics::Batch };
+        let problem = match Problem::new(&norm, &tensor, statistics, fusion, op) {
+            Ok(problem) => with_pitches(&mut rng, problem),
+            // A channel of one element.
+            Err(Error::TooFewValues { count: 1, .. }) => continue,
+            Err(error) => panic!("call {number}: {error}"),
+        };
+        let profile = profile(&mut rng);
+        let call =
+            format!("call {number}: {} of {tensor:?}, {fusion:?} {op:?} {statistics:?}, {profile:?}", norm.name());
+        let roomy = Profile { max_binding_size: ROOMY, ..profile };
+        let without_limits = Plan::new(problem, &roomy).unwrap_or_else(|error| panic!("{call}: {error}"));
+        check(&without_limits, &roomy, &call);
+        match Plan::new(problem, &profile) {
+            Ok(plan) => {
+                check(&plan, &profile, &call);
+                check_same_bits(&plan, &without_limits, &call);
+                planned += 1;
+            }
+            Err(Error::TooLarge { required, limit, .. }) if profile != roomy => {
+                assert!(required > limit, "{call}");
+                refused += 1;
+            }
+            Err(error) => panic!("{call}: {error}"),
+        }
+    }
+    println!("{planned} calls planned, {refused} refused");
+    assert!(planned > CALLS / 2 && refused < planned / 10);
+}
+
+fn check(plan: &Plan, profile: &Profile, call: &str) {
+    check_windows(plan, profile, call);
+    check_grids(plan, profile, call);
+    check_tensors(plan, call);
+    check_partials(plan, call);
+}
+
+/// Each wanted tensor is written once, nothing else is, and what is read is read twice at the most; three times where
+/// weights' gradients are sums over other elements than statistics are, and those of neither are of use to the other.
+fn check_tensors(plan: &Plan, call: &str) {
+    let Problem { op, fusion, layout, .. } = plan.problem;
+    let before = fusion.residual == Residual::Before;
+    let wanted = match op {
+        _ if layout.elements == 0 => [false; 2],
+        Op::Forward | Op::ApplyMoments => [true, before],
+        Op::Backward(gradients) | Op::ApplyGradientSums(gradients) => [gradients.dx, gradients.dresidual],
+        Op::LocalSums(_) | Op::MergeSums(..) => [false; 2],
+    };
+    for (tensor, wanted) in [Tensor::Output, Tensor::SecondOutput].into_iter().zip(wanted) {
+        let writers = plan.passes.iter().filter(|p| p.writes.contains(&tensor)).count();
+        assert_eq!(writers, usize::from(wanted), "{call}: {tensor:?} by {:?}", kernels(plan));
+    }
+    let weighs_alone = matches!(op, Op::Backward(Gradients { affine: true, .. })) && !layout.is_per_channel();
+    let most = if weighs_alone { 3 } else { 2 };
+    for tensor in Tensor::ALL {
+        let readers = plan.passes.iter().filter(|p| p.reads.contains(&tensor)).count();
+        assert!(readers <= most, "{call}: {tensor:?} by {:?}", kernels(plan));
+    }
+}
+
+/// Limits change windows, tiles and what is summed on the way, not what is added to what.
+fn check_same_bits(plan: &Plan, roomy: &Plan, call: &str) {
+    let trees = |plan: &Plan| -> HashMap<Over, Tree> {
+        let sums = plan.passes.iter().filter(|p| !p.reads.is_empty() && p.reduces && p.partials_in == 0);
+        sums.map(|p| (p.over, p.geometry.tree)).collect()
+    };
+    let (trees, expected) = (trees(plan), trees(roomy));
+    for (over, tree) in &trees {
+        assert!(expected.get(over).is_none_or(|expected| expected == tree), "{call}: {trees:?}, {expected:?}");
+    }
+    let rounds = |plan: &Plan| plan.passes.iter().find(|p| p.sums_columns()).map(|p| p.geometry.rounds);
+    assert_eq!(rounds(plan), rounds(roomy), "{call}");
+}

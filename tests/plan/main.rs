@@ -1,0 +1,8 @@
+//! What plans promise, without a device.
+
+mod any;
+mod elements;
+mod limits;
+mod partials;
+mod passes;
+mod plans;
