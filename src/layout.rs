@@ -231,8 +231,8 @@ impl Layout {
         self.affine.inner * self.columns_of_channel()
     }
 
-    /// The walk over columns of such rows. So many are taken as one that they are `WIDE` elements, or at least a multiple of
-    /// four, but as divide the number of rows and leave four of them: powers of two.
+    /// The walk over columns of such rows, of which 2^k are joined to one: as many as have up to `WIDE` elements and leave four
+    /// joined rows, but enough for a multiple of four elements. 2^k divides the number of rows.
     pub(crate) fn columns_of_rows(&self) -> Walk {
         let width = self.row_width();
         let rows = self.affine.count() / self.columns_of_channel();

@@ -33,15 +33,6 @@ pub struct Fusion {
     pub relu: bool,
 }
 
-/// Which tensors of a backward pass there are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Given {
-    pub residual: bool,
-    pub dsum: bool,
-    pub dx: bool,
-    pub dresidual: bool,
-}
-
 impl Fusion {
     /// Whether a forward pass is given the second input that it adds, and no other.
     pub(crate) fn check_residual(self, given: bool) -> Result<(), Error> {
@@ -77,23 +68,24 @@ impl Fusion {
         self.relu && self.residual == Residual::After
     }
 
-    /// Whether a backward pass is given what it needs and nothing that it has no use for.
-    pub(crate) fn check_backward(self, given: Given) -> Result<(), Error> {
+    /// Whether a backward pass is given what it needs, and nothing that it has no use for. `residual`, `dsum`: whether it has
+    /// these.
+    pub(crate) fn check_backward(self, wanted: Gradients, residual: bool, dsum: bool) -> Result<(), Error> {
         let after = self.residual == Residual::After;
         let unexpected = |name, reason| Err(Error::Unexpected { name, reason });
-        if self.masks_by_residual() && !given.residual {
+        if self.masks_by_residual() && !residual {
             return Err(Error::Missing { name: "residual", hint: "the ReLU's mask is recomputed from it" });
         }
-        if given.residual && !after {
+        if residual && !after {
             return unexpected("residual", "the forward pass had no Residual::After");
         }
-        if given.dsum && self.residual != Residual::Before {
+        if dsum && self.residual != Residual::Before {
             return unexpected("dsum", "only Residual::Before has a sum");
         }
-        if given.dsum && !given.dx {
+        if dsum && !wanted.dx {
             return unexpected("dsum", "dx, which it is added to, is not wanted");
         }
-        if given.dresidual && !after {
+        if wanted.dresidual && !after {
             let reason = "the forward pass had no Residual::After (with Residual::Before dx is also dresidual)";
             return unexpected("dresidual", reason);
         }

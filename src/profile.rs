@@ -12,10 +12,10 @@ pub struct Profile {
     pub workgroup: u32,
     /// Longest leaf that an invocation holds, in units of four elements.
     pub max_units: u32,
-    /// Longest leaf at all, in units: what an invocation does not hold is taken part by part, and read again where it is
-    /// written, which is for devices where that comes from a near cache. 0: no leaf has parts. Nor has one of single elements
-    /// of a sample, or where sums of columns are kept. Where leaves have parts, elements of halves that share words with other
-    /// channels' are written by a pass of their own.
+    /// Longest leaf at all, in units; 0: as `max_units`. A leaf that an invocation does not hold is taken part by part, and
+    /// read again where elements are written, which is for devices where that comes from a near cache. Leaves of single
+    /// elements of a sample have no parts, nor do those where sums of columns are kept. Where this is not 0, halves that share
+    /// words with other channels' are written by a pass of their own.
     pub max_units_in_parts: u32,
     /// As `max_units`, where sums of columns are kept beside a leaf (layer norm's backward pass): registers hold both.
     pub max_units_beside_columns: u32,

@@ -16,19 +16,23 @@ pub struct GradientSums {
     /// Σ dy·xhat: dweight.
     pub sum_dy_xhat: f32,
     /// Always 0: a fourth word, as [`Moments`] have.
-    pub reserved: f32,
+    reserved: f32,
 }
 
 impl GradientSums {
+    /// Sums over so many values.
+    pub const fn new(count: u32, sum_dy: f32, sum_dy_xhat: f32) -> GradientSums {
+        GradientSums { count, sum_dy, sum_dy_xhat, reserved: 0.0 }
+    }
+
     /// Sums over both sets together.
     #[must_use]
     pub fn merge(self, other: GradientSums) -> GradientSums {
-        GradientSums {
-            count: self.count.saturating_add(other.count),
-            sum_dy: self.sum_dy + other.sum_dy,
-            sum_dy_xhat: self.sum_dy_xhat + other.sum_dy_xhat,
-            reserved: 0.0,
-        }
+        GradientSums::new(
+            self.count.saturating_add(other.count),
+            self.sum_dy + other.sum_dy,
+            self.sum_dy_xhat + other.sum_dy_xhat,
+        )
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a tensor is: its shape, element type and memory format, and its place in a larger one.
 
 use crate::error::Error;
+use crate::layout::product;
 
 /// Element type of a tensor in memory. Statistics and arithmetic are always `f32` or better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -68,13 +69,9 @@ impl<'a> TensorDescriptor<'a> {
         TensorDescriptor { shape, dtype: DType::F32, format: Format::ChannelsFirst }
     }
 
-    /// Number of elements. [`Error::TooLarge`] when it does not fit in a `u64`.
+    /// Number of elements. [`Error::TooLarge`] above `u64::MAX / 4`.
     pub fn len(&self) -> Result<u64, Error> {
-        self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).ok_or(Error::TooLarge {
-            what: "elements of the tensor",
-            required: u64::MAX,
-            limit: u64::MAX,
-        })
+        product("elements of the tensor", self.shape)
     }
 
     /// Whether the tensor has no elements.
@@ -82,13 +79,9 @@ impl<'a> TensorDescriptor<'a> {
         self.shape.contains(&0)
     }
 
-    /// Size in bytes. [`Error::TooLarge`] when it does not fit in a `u64`.
+    /// Size in bytes. Errors as [`TensorDescriptor::len`].
     pub fn size(&self) -> Result<u64, Error> {
-        self.len()?.checked_mul(self.dtype.size()).ok_or(Error::TooLarge {
-            what: "bytes of the tensor",
-            required: u64::MAX,
-            limit: u64::MAX,
-        })
+        Ok(self.len()? * self.dtype.size())
     }
 }
 

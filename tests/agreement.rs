@@ -326,7 +326,7 @@ fn on_workgroups_of_a_gpu() {
         let _turn = gpu.turn();
         let own = *wgpu_norm::gpu::Context::new(&gpu.device).unwrap().profile();
         let context = wgpu_norm::gpu::Context::with_profile(&gpu.device, backends::of_a_gpu(own), None).unwrap();
-        let backend = host::Backend::Gpu { context, queue: gpu.queue.clone(), name: gpu.name.clone() };
+        let backend = host::Backend::Gpu { context, queue: gpu.queue.clone() };
         check(&gpu.name, &backend, &workgroups_of_a_gpu());
     }
 }

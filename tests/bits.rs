@@ -162,7 +162,7 @@ fn any_split(
                     continue;
                 }
                 let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
-                let split = Backend::Gpu { context, queue: gpu.queue.clone(), name: String::new() };
+                let split = Backend::Gpu { context, queue: gpu.queue.clone() };
                 match run(&split, case, &data) {
                     // The vectors of the state and partial results need their bytes in one binding too.
                     Err(wgpu_norm::Error::TooLarge { .. }) => continue,
@@ -271,7 +271,7 @@ fn any_number_abreast_of_running_statistics() {
             let _turn = gpu.turn();
             let [one, four] = [1, 4].map(|abreast| {
                 let context = gpu::Context::with_profile(&gpu.device, profile(abreast), None).unwrap();
-                after(&Backend::Gpu { context, queue: gpu.queue.clone(), name: String::new() }, norm.clone())
+                after(&Backend::Gpu { context, queue: gpu.queue.clone() }, norm.clone())
             });
             assert_eq!(bits(&one.running_mean), bits(&four.running_mean), "{}: {norm:?}", gpu.name);
             assert_eq!(bits(&one.running_var), bits(&four.running_var), "{}: {norm:?}", gpu.name);

@@ -22,7 +22,7 @@ fn a_pipeline_cache_changes_no_result() {
             unsafe { gpu.device.create_pipeline_cache(&descriptor) }
         };
         let train = |context: gpu::Context| {
-            let backend = Backend::Gpu { context, queue: gpu.queue.clone(), name: gpu.name.clone() };
+            let backend = Backend::Gpu { context, queue: gpu.queue.clone() };
             let mut norm = Norm::new(&backend, BatchNormDescriptor::new(2)).unwrap();
             let (tensor, x) = (TensorDescriptor::new(&[3, 2]), [1.0f32, -2.0, 3.0, 4.0, 8.0, 1.0]);
             let pass = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), &x, None, Commit::Update);

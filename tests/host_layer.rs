@@ -5,7 +5,9 @@ mod adapters;
 #[path = "common/backends.rs"]
 mod backends;
 
-use wgpu_norm::{BatchNormDescriptor, Commit, Error, Fusion, Running, State, TensorDescriptor, host};
+use wgpu_norm::{
+    BatchNormDescriptor, Commit, Error, Fusion, Gradients, LayerNormDescriptor, Running, State, TensorDescriptor, host,
+};
 
 #[test]
 fn set_affine_replaces_what_it_is_given_and_nothing_else() {
@@ -55,5 +57,43 @@ fn statistics_are_those_of_the_batch() {
         let means_and_variances: Vec<_> = of_batch.iter().map(|s| (s.mean, s.var)).collect();
         assert_eq!(means_and_variances, [(0.0, 1.0), (0.0, 0.0), (6.0, 4.0)], "{name}");
         assert_eq!(of_frozen, [], "{name}");
+    });
+}
+
+/// A backward pass keeps its statistics until it is submitted, whatever another thread does with the layer meanwhile.
+#[test]
+fn threads_share_a_layer() {
+    const ROUNDS: usize = 200;
+    backends::everywhere(|name, backend| {
+        if name == "gl" {
+            println!("{name}: skipped, as wgpu's OpenGL is for one thread at a time");
+            return;
+        }
+        let tensor = TensorDescriptor::new(&[4, 8]);
+        let plain = Fusion::default();
+        let x: Vec<f32> = (0..32).map(|i| (i * i % 11) as f32).collect();
+        let far: Vec<f32> = x.iter().map(|x| 100.0 - 7.0 * x).collect();
+        let dy: Vec<f32> = (0..32).map(|i| (i % 5) as f32).collect();
+        let wanted = Gradients { dx: true, dresidual: false, affine: true };
+        let mut norm = host::Norm::new(backend, LayerNormDescriptor::new(&[8])).unwrap();
+        let mut all = Vec::new();
+        for _ in 0..ROUNDS {
+            let pass = norm.forward_train::<f32, f32>(&tensor, plain, &x, None, Commit::Skip);
+            all.push(pollster::block_on(pass).unwrap().1);
+        }
+        let norm = &norm;
+        let backward = |saved| pollster::block_on(norm.backward(saved, host::Backward::new(&x, &dy), wanted)).unwrap();
+        let expected = backward(all.pop().unwrap());
+        std::thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    pollster::block_on(norm.forward_eval::<f32, f32>(&tensor, plain, &far, None)).unwrap();
+                }
+            });
+            for (i, saved) in all.into_iter().enumerate() {
+                assert_eq!(backward(saved), expected, "{name}: backward pass {i}");
+            }
+            others.join().unwrap();
+        });
     });
 }

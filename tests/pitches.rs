@@ -42,6 +42,21 @@ fn rows_and_samples_must_not_overlap() {
     }
 }
 
+/// Where a sample is one row there is one distance. Channels-last, rows are positions, of which a sample may have a single one.
+#[test]
+fn rows_that_are_samples_have_one_distance() {
+    let norm = BatchNormDescriptor::new(8).into();
+    for shape in [vec![4, 8], vec![4, 8, 1, 1], vec![4, 8, 3]] {
+        let tensor = TensorDescriptor::new(&shape);
+        let len = shape[2..].iter().product::<usize>() as u64 * 8;
+        let error = with_pitch(&norm, &tensor, Some(len), Some(2 * len)).unwrap_err();
+        assert!(matches!(error, Error::Unexpected { .. }), "{shape:?}: {error:?}");
+        assert!(with_pitch(&norm, &tensor, Some(2 * len), Some(2 * len)).is_ok());
+        let last = TensorDescriptor { format: Format::ChannelsLast, ..tensor };
+        assert!(with_pitch(&norm, &last, Some(8), Some(2 * len)).is_ok(), "{shape:?}");
+    }
+}
+
 /// Leading axes of layer norm are one: a slice of each of several blocks of rows has no pitch.
 #[test]
 fn rows_of_layer_norm_are_equally_far_apart() {

@@ -66,7 +66,7 @@ fn profile(gpu: &Gpu, max_binding_size: u64) -> Profile {
 
 fn backend(gpu: &Gpu, profile: Profile) -> host::Backend {
     let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
-    host::Backend::Gpu { context, queue: gpu.queue.clone(), name: gpu.name.clone() }
+    host::Backend::Gpu { context, queue: gpu.queue.clone() }
 }
 
 /// Dispatches and passes of forward and backward.

@@ -3,8 +3,8 @@
 
 use wgpu_norm::plan::Problem;
 use wgpu_norm::{
-    BatchNormDescriptor, DType, Format, Fusion, Gradients, GroupNormDescriptor, LayerNormDescriptor, NormDescriptor,
-    Op, RmsNormDescriptor, Statistics, TensorDescriptor,
+    BatchNormDescriptor, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
+    LayerNormDescriptor, NormDescriptor, Op, RmsNormDescriptor, Statistics, TensorDescriptor,
 };
 
 /// Which call.
@@ -93,8 +93,16 @@ pub fn cases(quick: bool) -> Vec<Case> {
     let layer = |m, d: usize| (NormDescriptor::from(LayerNormDescriptor::new(&[d])), vec![m, d]);
     let rms = |m, d: usize| (NormDescriptor::from(RmsNormDescriptor::new(&[d])), vec![m, d]);
     let group = |g, shape: &[usize]| (NormDescriptor::from(GroupNormDescriptor::new(g, shape[1])), shape.to_vec());
+    let instance = |shape: &[usize]| (NormDescriptor::from(InstanceNormDescriptor::new(shape[1])), shape.to_vec());
     let full = if quick {
-        vec![batch(&[64, 64, 28, 28]), batch(&[4, 64, 28, 28]), layer(1024, 768)]
+        vec![
+            batch(&[64, 64, 28, 28]),
+            batch(&[4, 64, 28, 28]),
+            layer(1024, 768),
+            rms(1024, 768),
+            group(32, &[2, 64, 56, 56]),
+            instance(&[4, 64, 56, 56]),
+        ]
     } else {
         vec![
             batch(&[64, 64, 28, 28]),
@@ -109,6 +117,7 @@ pub fn cases(quick: bool) -> Vec<Case> {
             layer(8192, 768),
             rms(8192, 768),
             group(32, &[2, 256, 100, 152]),
+            instance(&[8, 64, 128, 128]),
         ]
     };
     let shape = if quick { [16, 64, 28, 28] } else { [32, 512, 28, 28] };

@@ -121,7 +121,7 @@ pub(crate) struct Grid {
     pub leaf_down: usize,
     /// Whether no tensor has gaps between rows.
     pub is_dense: bool,
-    /// Whether rows go around the caches and end within [`QUAD`] bytes.
+    /// Whether rows go around the caches, and their length is no multiple of [`QUAD`] bytes.
     pub is_ragged: bool,
     /// Bytes of an element that is read.
     pub size: usize,

@@ -2,7 +2,7 @@
 
 use super::memory::store_policy::StorePolicy;
 use crate::error::{Error, check_len};
-use crate::op::{Given, Gradients, Residual};
+use crate::op::{Gradients, Residual};
 use crate::plan::{Problem, Tensor};
 use crate::tensor::{BackwardPitches, DType, ForwardPitches};
 use bytemuck::Pod;
@@ -231,12 +231,7 @@ impl Backward<'_, u8, u8> {
 
     pub(super) fn check(&self, problem: &Problem, weights: u64) -> Result<(), Error> {
         let Problem { fusion, input, output, .. } = *problem;
-        fusion.check_backward(Given {
-            residual: self.residual.is_some(),
-            dsum: self.dsum.is_some(),
-            dx: self.dx.is_some(),
-            dresidual: self.dresidual.is_some(),
-        })?;
+        fusion.check_backward(self.wanted(), self.residual.is_some(), self.dsum.is_some())?;
         check_tensor(problem, Tensor::Input, input, Some(self.x.len()))?;
         check_tensor(problem, Tensor::Residual, input, self.residual.map(<[u8]>::len))?;
         check_tensor(problem, Tensor::Gradient, output, Some(self.dy.len()))?;

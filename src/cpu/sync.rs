@@ -96,7 +96,7 @@ impl Norm {
         } else {
             let sums = self.run_backward(&call, saved, io, true, None);
             let count = call.problem.layout.affine.count() as u32;
-            let sums_of = |(&sum_dy, &sum_dy_xhat)| GradientSums { count, sum_dy, sum_dy_xhat, reserved: 0.0 };
+            let sums_of = |(&sum_dy, &sum_dy_xhat)| GradientSums::new(count, sum_dy, sum_dy_xhat);
             sums.bias().iter().zip(sums.weight()).map(sums_of).collect()
         };
         for (to, sum) in dweight.into_iter().flatten().zip(&sums) {

@@ -42,11 +42,12 @@ impl Prepared {
         update: Update,
     ) -> Result<Prepared, Error> {
         let mut steps = Vec::with_capacity(plan.dispatches());
+        let binder = Binder { context, plan, tensors, vectors, numbers };
         let instance = plan.passes.iter().any(|p| p.kernel == Kernel::Running);
         for pass in plan.passes.iter().filter(|p| p.kernel != Kernel::Running || update != Update::Never) {
             let update = if instance && pass.kernel != Kernel::Running { Update::Never } else { update };
             for dispatch in &pass.dispatches {
-                steps.push(Step::new(context, plan, pass, dispatch, tensors, vectors, numbers, update)?);
+                steps.push(binder.step(pass, dispatch, update)?);
             }
         }
         Ok(Prepared { steps })
@@ -74,18 +75,18 @@ struct Bound<'a> {
     shift: u32,
 }
 
-impl Step {
-    #[expect(clippy::too_many_arguments, reason = "one call joins everything that a dispatch is made of")]
-    fn new(
-        context: &Context,
-        plan: &Plan,
-        pass: &Pass,
-        dispatch: &Dispatch,
-        tensors: &Tensors,
-        vectors: Vectors,
-        numbers: &Numbers,
-        update: Update,
-    ) -> Result<Step, Error> {
+/// What all dispatches of a call have in common.
+struct Binder<'a> {
+    context: &'a Context,
+    plan: &'a Plan,
+    tensors: &'a Tensors<'a>,
+    vectors: Vectors<'a>,
+    numbers: &'a Numbers,
+}
+
+impl Binder<'_> {
+    fn step(&self, pass: &Pass, dispatch: &Dispatch, update: Update) -> Result<Step, Error> {
+        let &Binder { context, plan, tensors, vectors, numbers } = self;
         let bound: Vec<(Tensor, Bound)> = Tensor::ALL
             .into_iter()
             .filter(|&t| pass.touches(t))

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::layout::Memory;
-use crate::op::{Direction, Fusion, Given, Gradients, Residual};
+use crate::op::{Direction, Fusion, Gradients, Residual};
 use crate::plan::{Plan, Problem, Tensor};
 use crate::tensor::{BackwardPitches, DType, ForwardPitches};
 use std::ops::Range;
@@ -14,9 +14,9 @@ use wgpu::{BufferBinding, BufferUsages};
 /// multiple of the device's 256 bytes, a few elements before it are bound too, and not touched. Buffers have whole words of
 /// four bytes: an odd number of halves takes two bytes more.
 ///
-/// Outputs may lie over inputs where the call says so, and tensors in one buffer. In a browser neither may be: WebGPU
-/// refuses overlapping bindings of which one is written, and so is each that begins within 256 bytes of another's end.
-/// wgpu's own implementation does not ask.
+/// Outputs may lie over inputs where the call says so, and tensors may share a buffer. Not so in a browser: WebGPU refuses
+/// bindings of one buffer that overlap if one of them is written, and since bindings begin at multiples of 256 bytes, those
+/// of tensors that lie nearer to each other overlap, too. wgpu's own implementation does not check this.
 #[derive(Clone, Debug)]
 pub struct Forward<'a> {
     /// Input, in the shape, type and format of the call's descriptor.
@@ -27,7 +27,7 @@ pub struct Forward<'a> {
     pub y: BufferBinding<'a>,
     /// Second output, x + residual, with [`Residual::Before`]. It may lie over x or over the residual.
     pub sum: Option<BufferBinding<'a>>,
-    /// Element type of y; that of x unless told.
+    /// Element type of y; default: that of x.
     pub y_dtype: Option<DType>,
     /// Gaps within the tensors: each is bound where its first element lies.
     pub pitches: ForwardPitches,
@@ -121,12 +121,7 @@ impl<'a> Backward<'a> {
     }
 
     pub(crate) fn tensors(&self, fusion: Fusion) -> Result<Tensors<'a>, Error> {
-        fusion.check_backward(Given {
-            residual: self.residual.is_some(),
-            dsum: self.dsum.is_some(),
-            dx: self.dx.is_some(),
-            dresidual: self.dresidual.is_some(),
-        })?;
+        fusion.check_backward(self.wanted(), self.residual.is_some(), self.dsum.is_some())?;
         let residual = if fusion.residual == Residual::Before {
             self.dsum.clone()
         } else {

@@ -93,7 +93,7 @@ impl Norm {
     }
 
     /// The layer with a name for its compute passes and bind groups, by which captures, profilers and wgpu's own errors tell
-    /// it from others: the name of the norm unless told.
+    /// it from others: by default the norm's.
     #[must_use]
     pub fn with_label(mut self, label: impl Into<String>) -> Norm {
         self.label = Some(label.into());
@@ -105,7 +105,7 @@ impl Norm {
         self.label.as_deref().unwrap_or(self.descriptor.name())
     }
 
-    /// Keeps what the last so many calls were recorded with, eight unless told: more where one layer makes many calls a step
+    /// Keeps what the last so many calls were recorded with, by default eight: more where one layer makes many calls a step
     /// (the heads of a query, each a slice), so that none makes its bind groups anew; none where each step has buffers of its
     /// own, which are then freed when their user drops them. What is more than that is let go at once.
     pub fn keep_calls(&self, calls: usize) {
@@ -205,10 +205,20 @@ impl Norm {
     ///
     /// [`Error::Foreign`] if `saved` is another layer's. An error, too, uses `saved` up: the forward pass has to run again.
     pub fn backward(&self, encoder: &mut CommandEncoder, saved: Saved, io: &Backward) -> Result<(), Error> {
-        let (plan, tensors) = self.backward_plan(Op::Backward(io.wanted()), &saved, io)?;
-        self.check_affine(&saved, io, &plan, &tensors)?;
-        self.record(encoder, &plan, &tensors, &saved, None, Update::Never)?;
-        self.copy_affine(encoder, &saved, io);
+        self.record_backward(encoder, &saved, io)
+    }
+
+    /// The same for who submits it: `saved` is to be dropped after that, as its memory then serves the next call.
+    pub(crate) fn record_backward(
+        &self,
+        encoder: &mut CommandEncoder,
+        saved: &Saved,
+        io: &Backward,
+    ) -> Result<(), Error> {
+        let (plan, tensors) = self.backward_plan(Op::Backward(io.wanted()), saved, io)?;
+        self.check_affine(saved, io, &plan, &tensors)?;
+        self.record(encoder, &plan, &tensors, saved, None, Update::Never)?;
+        self.copy_affine(encoder, saved, io);
         Ok(())
     }
 

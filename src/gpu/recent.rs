@@ -1,6 +1,6 @@
 //! What was asked for last, of which a few are kept.
 
-/// Items that are kept unless told. Calls: training forward and backward with three sets of buffers, evaluation, and one to
+/// Items that are kept by default. Calls: training forward and backward with three sets of buffers, evaluation, and one to
 /// spare.
 pub(super) const KEPT: usize = 8;
 

@@ -132,11 +132,22 @@ impl Norm {
         io: &Backward,
         sums: &DeviceSums<GradientSums>,
     ) -> Result<(), Error> {
+        self.record_backward_with(encoder, &saved, io, sums)
+    }
+
+    /// See [`Norm::record_backward`].
+    pub(crate) fn record_backward_with(
+        &self,
+        encoder: &mut CommandEncoder,
+        saved: &Saved,
+        io: &Backward,
+        sums: &DeviceSums<GradientSums>,
+    ) -> Result<(), Error> {
         check_channels(sums.channels() as usize, self.descriptor())?;
         let wanted = Gradients { affine: false, ..io.wanted() };
-        let (plan, tensors) = self.backward_plan(Op::ApplyGradientSums(wanted), &saved, io)?;
+        let (plan, tensors) = self.backward_plan(Op::ApplyGradientSums(wanted), saved, io)?;
         self.check_apart(&plan, &tensors)?;
-        self.record(encoder, &plan, &tensors, &saved, Some(&sums.buffer), Update::Never)
+        self.record(encoder, &plan, &tensors, saved, Some(&sums.buffer), Update::Never)
     }
 
     /// Merges sums of several shards on one device, in the order given: shards of one batch, or micro-batches.

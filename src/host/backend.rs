@@ -15,8 +15,6 @@ pub enum Backend {
         context: gpu::Context,
         /// Where commands are submitted.
         queue: wgpu::Queue,
-        /// What the adapter calls itself.
-        name: String,
     },
 }
 
@@ -75,16 +73,17 @@ impl Backend {
 
     /// A device of yours. [`Error::Limit`] if it has less than the kernels need.
     pub fn from_device(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Backend, Error> {
-        let info = device.adapter_info();
-        let name = format!("{} ({}, {:?})", info.name, info.backend, info.device_type);
-        Ok(Backend::Gpu { context: gpu::Context::new(device)?, queue: queue.clone(), name })
+        Ok(Backend::Gpu { context: gpu::Context::new(device)?, queue: queue.clone() })
     }
 
     /// What runs: the adapter's name, or "CPU" with the number of threads.
     pub fn name(&self) -> String {
         match self {
             Backend::Cpu => format!("CPU ({} threads)", rayon::current_num_threads()),
-            Backend::Gpu { name, .. } => name.clone(),
+            Backend::Gpu { context, .. } => {
+                let info = context.device().adapter_info();
+                format!("{} ({}, {:?})", info.name, info.backend, info.device_type)
+            }
         }
     }
 }

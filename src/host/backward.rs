@@ -161,10 +161,10 @@ impl Norm {
                 };
                 let mut encoder = commands(device);
                 match sums {
-                    None => norm.backward(&mut encoder, saved, &io)?,
+                    None => norm.record_backward(&mut encoder, &saved, &io)?,
                     Some(sums) => {
                         let sums = upload_sums(norm, sums)?;
-                        norm.backward_with(&mut encoder, saved, &io, &sums)?;
+                        norm.record_backward_with(&mut encoder, &saved, &io, &sums)?;
                     }
                 }
                 let copies: Result<Vec<Staging>, Error> = buffers
@@ -173,6 +173,8 @@ impl Norm {
                     .filter_map(|(b, (_, _, bytes))| b.as_ref().map(|b| Staging::copy(device, &mut encoder, b, bytes)))
                     .collect();
                 let results = read(device, queue, encoder, &copies?.iter().collect::<Vec<_>>()).await?;
+                // Not before the submission: another thread's call would take its memory and might submit first.
+                drop(saved);
                 let mut results = results.iter();
                 let mut next = |is_wanted: bool| if is_wanted { results.next() } else { None };
                 Ok(OutputGradients {

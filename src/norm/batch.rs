@@ -17,15 +17,15 @@ use crate::tensor::TensorDescriptor;
 pub struct BatchNormDescriptor {
     /// Channels: C of the input.
     pub num_features: usize,
-    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; 1e-5 unless told.
+    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; default: 1e-5.
     pub eps: f32,
-    /// Weight of a new batch in the running statistics; 0.1 unless told.
+    /// Weight of a new batch in the running statistics; default: 0.1.
     pub momentum: Momentum,
-    /// Learnable weight and bias; on unless told.
+    /// Learnable weight and bias; default: on.
     pub affine: bool,
-    /// Keep running statistics; on unless told. Without them evaluation uses the batch's own.
+    /// Keep running statistics; default: on. Without them evaluation uses the batch's own.
     pub track_running_stats: bool,
-    /// What a batch that is not finite does to the running statistics; skipped unless told.
+    /// What a batch that is not finite does to the running statistics; default: skipped.
     pub non_finite: NonFinite,
 }
 

@@ -15,9 +15,9 @@ pub struct GroupNormDescriptor {
     pub num_groups: usize,
     /// Channels: C of the input.
     pub num_channels: usize,
-    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; 1e-5 unless told.
+    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; default: 1e-5.
     pub eps: f32,
-    /// Learnable weight and bias, one a channel; on unless told.
+    /// Learnable weight and bias, one a channel; default: on.
     pub affine: bool,
 }
 

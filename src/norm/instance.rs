@@ -12,16 +12,16 @@ use crate::tensor::TensorDescriptor;
 pub struct InstanceNormDescriptor {
     /// Channels: C of the input.
     pub num_features: usize,
-    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; 1e-5 unless told.
+    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; default: 1e-5.
     pub eps: f32,
-    /// Weight of a new batch in the running statistics; 0.1 unless told. [`Momentum::Cumulative`] averages all batches,
+    /// Weight of a new batch in the running statistics; default: 0.1. [`Momentum::Cumulative`] averages all batches,
     /// where PyTorch's `InstanceNorm` with `momentum=None` leaves its statistics as they are.
     pub momentum: Momentum,
-    /// Learnable weight and bias, one a channel; off unless told.
+    /// Learnable weight and bias, one a channel; default: off.
     pub affine: bool,
-    /// Keep running statistics (the average over samples), which evaluation uses; off unless told.
+    /// Keep running statistics (the average over samples), which evaluation uses; default: off.
     pub track_running_stats: bool,
-    /// What a batch that is not finite does to the running statistics; skipped unless told.
+    /// What a batch that is not finite does to the running statistics; default: skipped.
     pub non_finite: NonFinite,
 }
 

@@ -11,11 +11,11 @@ use crate::tensor::TensorDescriptor;
 pub struct LayerNormDescriptor {
     /// Sizes of the trailing axes that share a statistic.
     pub normalized_shape: Vec<usize>,
-    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; 1e-5 unless told.
+    /// Added to the variance inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least; default: 1e-5.
     pub eps: f32,
-    /// Learnable weight; on unless told (PyTorch's `elementwise_affine`).
+    /// Learnable weight; default: on (PyTorch's `elementwise_affine`).
     pub weight: bool,
-    /// Learnable bias; on unless told.
+    /// Learnable bias; default: on.
     pub bias: bool,
 }
 

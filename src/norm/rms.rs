@@ -7,14 +7,14 @@ use crate::tensor::TensorDescriptor;
 ///
 /// For transformers. Zhang and Sennrich, 2019;
 /// [PyTorch](https://pytorch.org/docs/stable/generated/torch.nn.RMSNorm.html). PyTorch's eps default is the
-/// machine epsilon of the input's type; here it is that of `f32`, 1.1920929e-7, unless told.
+/// machine epsilon of the input's type; here, by default, it is that of `f32`, 1.1920929e-7.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RmsNormDescriptor {
     /// Sizes of the trailing axes that share a statistic.
     pub normalized_shape: Vec<usize>,
     /// Added to the mean square inside the root: 1.2e-38 ([`f32::MIN_POSITIVE`]) at least.
     pub eps: f32,
-    /// Learnable weight; on unless told (PyTorch's `elementwise_affine`).
+    /// Learnable weight; default: on (PyTorch's `elementwise_affine`).
     pub weight: bool,
 }
 

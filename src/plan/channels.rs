@@ -27,8 +27,8 @@ impl Planner<'_> {
     }
 
     /// Where a group's channels are not too small and not too many, their sums serve both the statistics and the weights.
-    /// Neither a device's limits nor what is asked for decide whether, for the same bits, which both ways give. Groups that
-    /// are held on chip, but not channel by channel, are left out.
+    /// The choice depends neither on a device's limits nor on what is asked for, so the bits do not either. Groups that are
+    /// held on chip, but not channel by channel, are left out.
     pub fn summed_channels(&self) -> Result<Option<Channels>, Error> {
         if !self.has_few_large_channels() {
             return Ok(None);

@@ -136,13 +136,13 @@ pub struct Geometry {
 
 impl Geometry {
     /// A target as one tile if that fits on chip; or tiles whose partial results are few enough to move and to bind.
-    pub fn new(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
+    pub(crate) fn new(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
         // What is reduced on chip stays in registers, of which there are too few for four targets.
         Ok(Geometry::of(walk, profile, false)?.with_few_partials(walk, profile))
     }
 
     /// The same for passes that only sum elements.
-    pub fn of_sums(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
+    pub(crate) fn of_sums(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
         Ok(Geometry::of(walk, profile, true)?.with_few_partials(walk, profile))
     }
 
@@ -162,7 +162,7 @@ impl Geometry {
     }
 
     /// For passes that write elements, and sum none of them: any tree will do.
-    pub fn of_elements(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
+    pub(crate) fn of_elements(walk: &Walk, profile: &Profile) -> Result<Geometry, Error> {
         let (min_lanes, max_strided_units) = (profile.min_element_lanes, profile.max_strided_element_units);
         let profile = Profile { min_lanes, max_strided_units, max_units_in_parts: 0, ..*profile };
         let geometry = Geometry::of(walk, &profile, true)?;
@@ -202,6 +202,11 @@ impl Geometry {
                 required: walk.segments.saturating_mul(tree.leaves),
                 limit: MOST_LEAVES,
             })?;
+        // Shaders count a segment's positions in 32 bits, those of its empty leaves, too.
+        let (positions, limit) = (tree.leaves.saturating_mul(tree.leaf_len()), 1 << 32);
+        if positions > limit {
+            return Err(Error::TooLarge { what: "positions of a segment's leaves", required: positions, limit });
+        }
         let workgroup = u64::from(profile.workgroup);
         // Channels that lie side by side in memory should stay so in a workgroup: as many as if each element were a leaf.
         let elements = if side_by_side { tree.leaf_len() } else { 1 };
@@ -234,12 +239,12 @@ impl Geometry {
     }
 
     /// One target an invocation.
-    pub fn of_targets(profile: &Profile) -> Geometry {
+    pub(crate) fn of_targets(profile: &Profile) -> Geometry {
         Geometry { targets: profile.workgroup, ..Geometry::of_partials(1, profile) }
     }
 
     /// Tiles over partial results: a leaf is one of them, or several where there are more than a workgroup's invocations.
-    pub fn of_partials(partials: u64, profile: &Profile) -> Geometry {
+    pub(crate) fn of_partials(partials: u64, profile: &Profile) -> Geometry {
         let of_leaf = if partials > profile.workgroup.into() { PARTIALS_OF_LEAF } else { 1 };
         let leaves = partials.div_ceil(of_leaf.into()).next_power_of_two().min(profile.workgroup.into());
         Geometry {
@@ -254,7 +259,7 @@ impl Geometry {
     }
 
     /// Tiles over planes of partial results, one result of each target after the other.
-    pub fn of_planes(planes: u64, profile: &Profile) -> Geometry {
+    pub(crate) fn of_planes(planes: u64, profile: &Profile) -> Geometry {
         let geometry = Geometry::of_partials(planes, profile);
         Geometry { tree: Tree { side_by_side: true, ..geometry.tree }, ..geometry }
     }

@@ -6,7 +6,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::host::{Backward, Output, OutputGradients, Saved};
 use crate::moments::Moments;
-use crate::op::{Commit, Fusion, Given, Gradients};
+use crate::op::{Commit, Fusion, Gradients};
 use crate::tensor::TensorDescriptor;
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -108,12 +108,8 @@ impl<I> ForwardPart<'_, I> {
 impl<I, O> BackwardPart<'_, I, O> {
     /// As [`ForwardPart::check`].
     fn check(&self, wanted: Gradients) -> Result<(), Error> {
-        self.saved.problem().fusion.check_backward(Given {
-            residual: self.io.residual.is_some(),
-            dsum: self.io.dsum.is_some(),
-            dx: wanted.dx,
-            dresidual: wanted.dresidual,
-        })
+        let fusion = self.saved.problem().fusion;
+        fusion.check_backward(wanted, self.io.residual.is_some(), self.io.dsum.is_some())
     }
 }
 

@@ -6,8 +6,8 @@ use super::plans::{
 use wgpu_norm::layout::Memory;
 use wgpu_norm::plan::{Dispatch, Pass, Plan, Problem};
 use wgpu_norm::{
-    BackwardPitches, Error, ForwardPitches, GroupNormDescriptor, InstanceNormDescriptor, NormDescriptor, Op, Pitch,
-    Profile, Statistics, TensorDescriptor, wgpu,
+    BackwardPitches, DType, Error, ForwardPitches, GroupNormDescriptor, InstanceNormDescriptor, NormDescriptor, Op,
+    Pitch, Profile, Statistics, TensorDescriptor, wgpu,
 };
 
 /// A pass's dispatches in the order of their elements.
@@ -84,6 +84,25 @@ fn windows_cover_every_element_once() {
     }
     println!("{windows} dispatches, {refused} calls refused");
     assert!(windows > 2000 && refused < 200);
+}
+
+/// Leaves of no power of two, padded to one, are more than shaders can count where the crate's own would not be.
+#[test]
+fn positions_of_a_segment_have_32_bits() {
+    let problem = |len: usize| {
+        let shape = [1, 1, len];
+        let tensor = TensorDescriptor { dtype: DType::F16, ..TensorDescriptor::new(&shape) };
+        Problem::new(&batch(1), &tensor, Statistics::Batch, PLAIN, Op::Forward).unwrap()
+    };
+    let roomy = Profile { max_binding_size: 1 << 40, ..Profile::GPU };
+    for len in [3_300_000_000, u32::MAX as usize] {
+        for profile in [roomy, Profile { max_binding_size: 1 << 40, ..Profile::SOFTWARE_GPU }] {
+            assert!(Plan::new(problem(len), &profile).is_ok(), "{len}");
+        }
+        let twelve = Profile { max_units: 12, ..roomy };
+        let error = Plan::new(problem(len), &twelve).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { limit: 0x1_0000_0000, .. }), "{error:?}");
+    }
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn a_pivot_may_be_an_outlier() {
 fn each_channel_has_a_count_of_its_own() {
     let moments = [Moments::of(4, [0.5, 0.0, 6.0]), Moments::of(9, [-1.0, 0.0, 2.0])];
     let sums = [(4, 3.0, 1.0), (9, 0.5, -2.0)];
-    let sums = sums.map(|(count, sum_dy, sum_dy_xhat)| GradientSums { count, sum_dy, sum_dy_xhat, reserved: 0.0 });
+    let sums = sums.map(|(count, sum_dy, sum_dy_xhat)| GradientSums::new(count, sum_dy, sum_dy_xhat));
     let run = |channels: std::ops::Range<usize>, x: &[f32]| {
         let mut layer = Norm::new(BatchNormDescriptor::new(channels.len())).unwrap();
         let shape = [2, channels.len()];

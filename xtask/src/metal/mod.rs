@@ -88,7 +88,7 @@ impl Job {
 fn backend(device: &Device, profile: &Profile) -> Result<host::Backend, Error> {
     let queue = wgpu::Queue::from_custom(device.clone());
     let context = gpu::Context::with_profile(&wgpu::Device::from_custom(device.clone()), *profile, None)?;
-    Ok(host::Backend::Gpu { context, queue, name: "stand-in for Metal".into() })
+    Ok(host::Backend::Gpu { context, queue })
 }
 
 /// Every so many norms of the table, with a GPU's profile and a software driver's. What else differs between cases is drawn,
