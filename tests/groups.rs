@@ -12,7 +12,9 @@ mod golden;
 mod shards;
 
 use shards::DRIVES;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 use wgpu_norm::host::{Backend, Backward, Norm};
 use wgpu_norm::sync::{
@@ -55,6 +57,38 @@ fn more_values_than_are_counted_are_an_error_on_every_member() {
     for (all, most) in results.concat() {
         assert!(matches!(all, Err(Error::TooLarge { required: 0x1_0000_0000, limit: 0xffff_ffff, .. })), "{all:?}");
         assert_eq!(most.unwrap()[0][0].count, u32::MAX);
+    }
+}
+
+/// A task that its waker alone keeps, as some executors have it, ends with the waker: within the call that wakes it.
+#[test]
+fn a_waker_may_own_its_exchange() {
+    struct Task(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+    // The other one comes, or is gone, or the first one has waited too long.
+    for (wait, comes) in [(WAIT, true), (WAIT, false), (Duration::from_millis(1), false)] {
+        let [first, second] = LocalGroup::members(2, wait).try_into().unwrap();
+        let exchange = Box::pin(async move { drop(first.all_gather(&[1]).await) });
+        let task = Arc::new(Task(Mutex::new(Some(exchange))));
+        let waker = Waker::from(task.clone());
+        let mut held = task.0.lock().unwrap().take().unwrap();
+        assert!(held.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        *task.0.lock().unwrap() = Some(held);
+        drop((task, waker));
+        let (sender, receiver) = mpsc::channel();
+        // On a thread of its own, which is left where it hangs.
+        std::thread::spawn(move || {
+            if !comes && wait < WAIT {
+                std::thread::sleep(20 * wait);
+            }
+            let said = comes.then(|| pollster::block_on(second.all_gather(&[2])));
+            drop(second);
+            sender.send(said)
+        });
+        let said = receiver.recv_timeout(WAIT).expect("nobody waits for the group's mutex for ever");
+        assert_eq!(said.map(Result::unwrap), comes.then(|| vec![vec![1], vec![2]]));
     }
 }
 

@@ -4,7 +4,7 @@ use super::exchange::{Communicator, Exchange};
 use super::watchdog;
 use crate::error::Error;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -56,6 +56,8 @@ struct Round {
     messages: Vec<Option<Vec<u8>>>,
     /// Who waits in this round.
     wakers: Vec<Option<Waker>>,
+    /// Who need not wait any more, and wakers that have been replaced by the same member's next.
+    done: Done,
     /// Of this round; `None` before its first member comes.
     deadline: Option<Instant>,
     /// Of the round before: nobody can overwrite it before everybody has come to the next one.
@@ -66,6 +68,14 @@ struct Round {
     broken: Option<Error>,
 }
 
+/// What is woken or dropped when the mutex is free: both may drop the task of a waker, and with it an exchange or a member,
+/// which lock it.
+#[derive(Debug, Default)]
+struct Done {
+    woken: Vec<Waker>,
+    replaced: Option<Waker>,
+}
+
 impl LocalGroup {
     /// A group of `size` members that wait for each other for at most `timeout` in each exchange.
     pub fn members(size: usize, timeout: Duration) -> Vec<LocalMember> {
@@ -73,6 +83,7 @@ impl LocalGroup {
             number: 0,
             messages: vec![None; size],
             wakers: vec![None; size],
+            done: Done::default(),
             deadline: None,
             gathered: Arc::default(),
             busy: vec![false; size],
@@ -82,7 +93,10 @@ impl LocalGroup {
         if size > 1 {
             match watchdog::start(&shared) {
                 Ok(thread) => drop(shared.watchdog.set(thread)),
-                Err(e) => shared.lock().break_off(Error::Communication(format!("no thread to watch the time: {e}"))),
+                Err(e) => {
+                    let reason = Error::Communication(format!("no thread to watch the time: {e}"));
+                    shared.with(|round| round.break_off(reason));
+                }
             }
         }
         (0..size).map(|rank| LocalMember { rank, shared: shared.clone() }).collect()
@@ -90,20 +104,28 @@ impl LocalGroup {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Round> {
-        self.round.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Looks at the round or changes it.
+    fn with<T>(&self, change: impl FnOnce(&mut Round) -> T) -> T {
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut round);
+        let done = std::mem::take(&mut round.done);
+        drop(round);
+        done.woken.into_iter().for_each(Waker::wake);
+        drop(done.replaced);
+        result
     }
 
     /// Breaks the group if somebody has waited too long. Returns for how long nobody can have.
     pub fn check(&self) -> Duration {
-        let mut round = self.lock();
-        let Some(deadline) = round.deadline else { return self.timeout };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            let missing = (0..self.size).filter(|&r| round.messages[r].is_none()).collect();
-            round.break_off(Error::Timeout { missing, seconds: self.timeout.as_secs_f64() });
-        }
-        left
+        self.with(|round| {
+            let Some(deadline) = round.deadline else { return self.timeout };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let missing = (0..self.size).filter(|&r| round.messages[r].is_none()).collect();
+                round.break_off(Error::Timeout { missing, seconds: self.timeout.as_secs_f64() });
+            }
+            left
+        })
     }
 }
 
@@ -123,40 +145,42 @@ impl Round {
     }
 
     fn wake(&mut self) {
-        self.wakers.iter_mut().filter_map(Option::take).for_each(Waker::wake);
+        self.done.woken.extend(self.wakers.iter_mut().filter_map(Option::take));
     }
 }
 
 impl LocalMember {
     /// Leaves the message; the last one's completes the round. Returns the round's number.
     fn come(&self, message: &[u8]) -> Result<u64, Error> {
-        let mut round = self.shared.lock();
-        if let Some(reason) = &round.broken {
-            return Err(reason.clone());
-        }
-        let number = round.number;
-        round.messages[self.rank] = Some(message.to_vec());
-        if round.messages.iter().all(Option::is_some) {
-            round.gathered = Arc::new(round.messages.iter_mut().filter_map(Option::take).collect());
-            round.number += 1;
-            round.deadline = None;
-            round.wake();
-        } else if round.deadline.is_none() {
-            round.deadline = Instant::now().checked_add(self.shared.timeout);
-        }
-        Ok(number)
+        self.shared.with(|round| {
+            if let Some(reason) = &round.broken {
+                return Err(reason.clone());
+            }
+            let number = round.number;
+            round.messages[self.rank] = Some(message.to_vec());
+            if round.messages.iter().all(Option::is_some) {
+                round.gathered = Arc::new(round.messages.iter_mut().filter_map(Option::take).collect());
+                round.number += 1;
+                round.deadline = None;
+                round.wake();
+            } else if round.deadline.is_none() {
+                round.deadline = Instant::now().checked_add(self.shared.timeout);
+            }
+            Ok(number)
+        })
     }
 
     fn wait(&self, number: u64, context: &Context) -> Poll<Result<Vec<Vec<u8>>, Error>> {
-        let mut round = self.shared.lock();
-        if round.number != number {
-            return Poll::Ready(Ok(round.gathered.to_vec()));
-        }
-        if let Some(reason) = &round.broken {
-            return Poll::Ready(Err(reason.clone()));
-        }
-        round.wakers[self.rank] = Some(context.waker().clone());
-        Poll::Pending
+        self.shared.with(|round| {
+            if round.number != number {
+                return Poll::Ready(Ok(round.gathered.to_vec()));
+            }
+            if let Some(reason) = &round.broken {
+                return Poll::Ready(Err(reason.clone()));
+            }
+            round.done.replaced = round.wakers[self.rank].replace(context.waker().clone());
+            Poll::Pending
+        })
     }
 }
 
@@ -183,7 +207,7 @@ impl Communicator for LocalMember {
 impl Drop for LocalMember {
     /// Who waits for a member that is gone need not wait for the time-out.
     fn drop(&mut self) {
-        self.shared.lock().break_off(Error::MemberGone { rank: self.rank });
+        self.shared.with(|round| round.break_off(Error::MemberGone { rank: self.rank }));
     }
 }
 
@@ -195,7 +219,7 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     fn take(member: &LocalMember) -> Result<Turn<'_>, Error> {
-        let busy = std::mem::replace(&mut member.shared.lock().busy[member.rank], true);
+        let busy = member.shared.with(|round| std::mem::replace(&mut round.busy[member.rank], true));
         if busy {
             return Err(Error::Communication(format!("rank {} is in another exchange already", member.rank)));
         }
@@ -207,10 +231,11 @@ impl Drop for Turn<'_> {
     /// A member that gives up an exchange would take the answer for that of its next one.
     fn drop(&mut self) {
         let LocalMember { rank, shared } = self.member;
-        let mut round = shared.lock();
-        round.busy[*rank] = false;
-        if !self.over {
-            round.break_off(Error::MemberGone { rank: *rank });
-        }
+        shared.with(|round| {
+            round.busy[*rank] = false;
+            if !self.over {
+                round.break_off(Error::MemberGone { rank: *rank });
+            }
+        });
     }
 }

@@ -67,7 +67,8 @@ fn combine(members: &[Running], counts: &[u64], join: impl Fn(&[Value]) -> (f64,
             mean: m.running_mean[c].into(),
             var: m.running_var[c].into(),
         };
-        let values: Vec<Value> = members.iter().zip(counts).map(value).collect();
+        // One that stands for nothing may be anything, NaN too.
+        let values: Vec<Value> = members.iter().zip(counts).filter(|&(_, &count)| count > 0).map(value).collect();
         let (mean, var) = join(&values);
         merged.running_mean[c] = mean as f32;
         merged.running_var[c] = var as f32;
@@ -96,6 +97,14 @@ mod tests {
         let naive = average_running(&[of(&a), of(&b)], &[4, 2]).unwrap();
         assert_eq!(naive.running_mean, merged.running_mean);
         assert!(naive.running_var[0] < 0.2 * merged.running_var[0]);
+    }
+
+    #[test]
+    fn a_member_without_values_changes_nothing() {
+        let (good, diverged) = (of(&[1.0, 2.0, 6.0]), of(&[f32::NAN, f32::INFINITY]));
+        for merge in [merge_running, average_running] {
+            assert_eq!(merge(&[good.clone(), diverged.clone()], &[3, 0]).unwrap(), good);
+        }
     }
 
     #[test]
