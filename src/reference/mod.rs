@@ -156,6 +156,12 @@ fn places(descriptor: &NormDescriptor, tensor: &TensorDescriptor, running: bool)
         .collect()
 }
 
+/// The statistic of every element's own batch, for tests of what may depend on what.
+#[cfg(test)]
+pub(crate) fn statistics(descriptor: &NormDescriptor, tensor: &TensorDescriptor) -> Vec<usize> {
+    places(descriptor, tensor, false).into_iter().map(|place| place.statistic).collect()
+}
+
 /// The definition of each norm: who shares a statistic, who shares a weight. `at` is (n, c, spatial...).
 fn place(descriptor: &NormDescriptor, shape: &[usize], at: &[usize], running: bool) -> Place {
     match descriptor {
