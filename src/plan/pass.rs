@@ -7,7 +7,7 @@ use crate::op::Direction;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
     /// Targets that one workgroup takes: read, reduce, finish, write. Where leaves have parts, elements are read a second time,
-    /// from a cache; [`Plan::bytes`] counts them once.
+    /// from a cache; [`Plan::bytes`](super::Plan::bytes) counts them once.
     Rows,
     /// Tiles of targets to partial results.
     Reduce,
