@@ -374,12 +374,3 @@ pub(crate) fn rows(m: u64, d: u64) -> Layout {
     let memory = Memory::dense(m, 1, d);
     Layout { stats, affine_of_stats: by_position, affine, stat_of_affine: by_position, memory, elements: m * d }
 }
-
-/// Product of axis sizes, or [`Error::TooLarge`].
-pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<u64, Error> {
-    sizes.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).filter(|&n| n <= u64::MAX / 4).ok_or(Error::TooLarge {
-        what,
-        required: u64::MAX,
-        limit: u64::MAX / 4,
-    })
-}

@@ -1,7 +1,6 @@
 //! What a tensor is: its shape, element type and memory format, and its place in a larger one.
 
 use crate::error::Error;
-use crate::layout::product;
 
 /// Element type of a tensor in memory. Statistics and arithmetic are always `f32` or better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -83,6 +82,15 @@ impl<'a> TensorDescriptor<'a> {
     pub fn size(&self) -> Result<u64, Error> {
         Ok(self.len()? * self.dtype.size())
     }
+}
+
+/// Product of axis sizes, or [`Error::TooLarge`].
+pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<u64, Error> {
+    sizes.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).filter(|&n| n <= u64::MAX / 4).ok_or(Error::TooLarge {
+        what,
+        required: u64::MAX,
+        limit: u64::MAX / 4,
+    })
 }
 
 /// Distances, in elements, within a tensor that is a part of a larger one: a slice of its channels, say.

@@ -37,7 +37,7 @@ fn mean(case: &Case, i: u64) -> f64 {
     let far = match case.input {
         DType::F32 => 1e6,
         DType::F16 => 1000.0,
-        _ => 100.0,
+        DType::BF16 => 100.0,
     };
     [0.0, far, 7.0, -far / 2.0][i as usize % 4]
 }

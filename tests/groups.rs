@@ -68,7 +68,7 @@ fn a_waker_may_own_its_exchange() {
         fn wake(self: Arc<Self>) {}
     }
     // The other one comes, or is gone, or the first one has waited too long.
-    for (wait, comes) in [(WAIT, true), (WAIT, false), (Duration::from_millis(1), false)] {
+    for (wait, comes) in [(WAIT, true), (WAIT, false), (Duration::from_millis(100), false)] {
         let [first, second] = LocalGroup::members(2, wait).try_into().unwrap();
         let exchange = Box::pin(async move { drop(first.all_gather(&[1]).await) });
         let task = Arc::new(Task(Mutex::new(Some(exchange))));
@@ -81,7 +81,7 @@ fn a_waker_may_own_its_exchange() {
         // On a thread of its own, which is left where it hangs.
         std::thread::spawn(move || {
             if !comes && wait < WAIT {
-                std::thread::sleep(20 * wait);
+                std::thread::sleep(5 * wait);
             }
             let said = comes.then(|| pollster::block_on(second.all_gather(&[2])));
             drop(second);

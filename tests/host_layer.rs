@@ -66,7 +66,9 @@ fn threads_share_a_layer() {
     const ROUNDS: usize = 200;
     backends::everywhere(|name, backend| {
         if name == "gl" {
-            println!("{name}: skipped, as wgpu's OpenGL is for one thread at a time");
+            adapters::say(format_args!(
+                "skipped threads_share_a_layer on {name}: wgpu's OpenGL is for one thread at a time"
+            ));
             return;
         }
         let tensor = TensorDescriptor::new(&[4, 8]);

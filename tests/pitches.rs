@@ -45,15 +45,25 @@ fn rows_and_samples_must_not_overlap() {
 /// Where a sample is one row there is one distance. Channels-last, rows are positions, of which a sample may have a single one.
 #[test]
 fn rows_that_are_samples_have_one_distance() {
-    let norm = BatchNormDescriptor::new(8).into();
-    for shape in [vec![4, 8], vec![4, 8, 1, 1], vec![4, 8, 3]] {
-        let tensor = TensorDescriptor::new(&shape);
-        let len = shape[2..].iter().product::<usize>() as u64 * 8;
-        let error = with_pitch(&norm, &tensor, Some(len), Some(2 * len)).unwrap_err();
-        assert!(matches!(error, Error::Unexpected { .. }), "{shape:?}: {error:?}");
-        assert!(with_pitch(&norm, &tensor, Some(2 * len), Some(2 * len)).is_ok());
+    let refused = |norm: &NormDescriptor, tensor: &TensorDescriptor, row: u64| {
+        let error = with_pitch(norm, tensor, Some(row), Some(2 * row)).unwrap_err();
+        assert!(matches!(error, Error::Unexpected { .. }), "{tensor:?}: {error:?}");
+        assert!(with_pitch(norm, tensor, Some(2 * row), Some(2 * row)).is_ok());
+    };
+    let last = |shape: &[usize]| {
+        let (norm, tensor) = (BatchNormDescriptor::new(shape[1]).into(), TensorDescriptor::new(shape));
         let last = TensorDescriptor { format: Format::ChannelsLast, ..tensor };
-        assert!(with_pitch(&norm, &last, Some(8), Some(2 * len)).is_ok(), "{shape:?}");
+        let (width, len) = (shape[1] as u64, tensor.len().unwrap() / shape[0] as u64);
+        assert!(with_pitch(&norm, &last, Some(width), Some(2 * len)).is_ok(), "{shape:?}");
+    };
+    for shape in [vec![4, 8], vec![4, 8, 1, 1], vec![4, 8, 3], vec![1, 8]] {
+        let tensor = TensorDescriptor::new(&shape);
+        refused(&BatchNormDescriptor::new(8).into(), &tensor, tensor.len().unwrap() / shape[0] as u64);
+        last(&shape);
+    }
+    last(&[4, 1]);
+    for rows in [1, 2] {
+        refused(&LayerNormDescriptor::new(&[8]).into(), &TensorDescriptor::new(&[rows, 8]), 8);
     }
 }
 

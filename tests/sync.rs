@@ -149,7 +149,7 @@ fn converting_and_back_loses_nothing() {
 fn the_device_merges_as_the_host_does() {
     for (gpu, backend) in backends::gpus() {
         let _turn = gpu.turn();
-        let Backend::Gpu { context, queue, .. } = backend else { continue };
+        let Backend::Gpu { context, queue } = backend else { continue };
         let norm = gpu::Norm::new(context, BatchNormDescriptor::new(5)).unwrap();
         for shards in [1, 2, 3, 7, 40, 300] {
             let sums: Vec<Vec<Moments>> = (0..shards)

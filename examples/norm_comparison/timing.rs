@@ -56,7 +56,7 @@ fn time(
     let x = normal(5, shape.iter().product());
     let state = State::new(&norm)?;
     match backend {
-        Backend::Gpu { context, queue, .. } => {
+        Backend::Gpu { context, queue } => {
             let device = context.device();
             let buffer = |label| {
                 device.create_buffer(&wgpu::BufferDescriptor {

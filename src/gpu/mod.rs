@@ -1,13 +1,13 @@
 //! The norms on a [`wgpu::Device`]: calls that record into your own command encoder.
 //!
-//! Device and queue are borrowed. Nothing here submits, waits for the device or reads back, and nothing but [`Norm::write_state`] writes
-//! through the queue. What a call needs is made once for the last few kinds of calls, but for those of a synchronised step,
-//! whose [`DeviceSums`] are new each time.
+//! Device and queue are borrowed. Nothing here submits, waits for the device or reads back, and nothing but
+//! [`Norm::write_state`] writes through the queue. What a call needs is made once for the last few kinds of calls, but for
+//! those of a synchronised step, whose [`DeviceSums`] are new each time.
 //!
 //! Command buffers with calls of one layer must be submitted in the order in which they were recorded, and its calls must
-//! not alternate between encoders, since a [`Saved`] that is dropped gives its memory to the layer's next call. So where threads
-//! share a layer, one has its command buffer finished before another's call is recorded. (Only encoders in which each training
-//! pass has its backward pass, too, or none, may come in any order.)
+//! not alternate between encoders, since a [`Saved`] that is dropped gives its memory to the layer's next call. So where
+//! threads share a layer, one finishes its command buffer before another records a call. (Encoders may come in any order
+//! only where each pass that gives a [`Saved`], training or frozen, has its backward pass in the same encoder, or none.)
 
 pub(crate) mod buffer;
 mod context;

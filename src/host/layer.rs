@@ -75,7 +75,7 @@ impl Norm {
     pub fn with_state(backend: &Backend, descriptor: impl Into<NormDescriptor>, state: State) -> Result<Norm, Error> {
         Ok(Norm(match backend {
             Backend::Cpu => Layer::Cpu(cpu::Norm::with_state(descriptor, state)?),
-            Backend::Gpu { context, queue, .. } => {
+            Backend::Gpu { context, queue } => {
                 Layer::Gpu { norm: gpu::Norm::with_state(context, descriptor, &state)?, queue: queue.clone() }
             }
         }))

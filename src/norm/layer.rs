@@ -1,7 +1,7 @@
 use super::{Affine, check_normalized_shape, trailing_rows};
 use crate::error::Error;
-use crate::layout::{Layout, product};
-use crate::tensor::TensorDescriptor;
+use crate::layout::Layout;
+use crate::tensor::{TensorDescriptor, product};
 
 /// Layer normalisation over the trailing axes `normalized_shape`, one weight and bias an element of them.
 ///

@@ -13,9 +13,9 @@ pub use layer::LayerNormDescriptor;
 pub use rms::RmsNormDescriptor;
 
 use crate::error::Error;
-use crate::layout::{Layout, Nchw, product};
+use crate::layout::{Layout, Nchw};
 use crate::op::Statistics;
-use crate::tensor::{Format, TensorDescriptor};
+use crate::tensor::{Format, TensorDescriptor, product};
 
 /// All six vectors of a layer can be counted in 32 bits.
 const MOST_WEIGHTS: u64 = 1 << 29;

@@ -1,6 +1,6 @@
 //! The specification: every norm forward and backward, in `f64`, one scalar at a time, as textbooks write it.
 //!
-//! It is made to be read and to be compared with, not to be fast. It shares nothing with the CPU and GPU passes:
+//! It is made to be read and to be compared with, not to be fast. It shares no arithmetic with the CPU and GPU passes:
 //! each element's logical coordinates are worked out from its position in memory, and from those the statistic
 //! and the weight that it uses. Tensors lie in memory as their [`TensorDescriptor`] says; the element type in it
 //! is not looked at, all values are `f64` (what is stored as `f16` is widened by the caller).

@@ -10,7 +10,7 @@ pub(in crate::cpu) const QUAD: usize = 16;
 
 /// To [`QUAD`] bytes.
 #[inline(always)]
-pub(in crate::cpu) fn is_aligned<T>(to: *const T) -> bool {
+pub(super) fn is_aligned<T>(to: *const T) -> bool {
     (to as usize).is_multiple_of(QUAD)
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct HalfLine([u16; LANES]);
 
 /// Copies around the caches.
 #[inline(always)]
-pub(in crate::cpu) fn stream<S: Simd>(simd: S, from: &[u8], to: &mut [u8], prefetch: Prefetch) {
+pub(super) fn stream<S: Simd>(simd: S, from: &[u8], to: &mut [u8], prefetch: Prefetch) {
     // A line that is partly written through the caches would be read first, so that is what the fewest bytes do.
     let head = to.as_ptr().align_offset(QUAD).min(to.len());
     let (first, to) = to.split_at_mut(head);
@@ -54,7 +54,7 @@ pub(in crate::cpu) fn stream<S: Simd>(simd: S, from: &[u8], to: &mut [u8], prefe
 ///
 /// `to` begins at a multiple of [`QUAD`] bytes, and is a multiple of it long.
 #[inline(always)]
-pub(in crate::cpu) unsafe fn stream_span<T: Pod>(to: &mut [T], span: Span, value: &[T; LANES], prefetch: Prefetch) {
+pub(super) unsafe fn stream_span<T: Pod>(to: &mut [T], span: Span, value: &[T; LANES], prefetch: Prefetch) {
     if let Span::Part { at, len } = span {
         debug_assert_eq!(at + len, to.len(), "a part is the last of its row");
         // The last numbers of the row alone: those before have been written. A short row has no others.
@@ -72,7 +72,7 @@ pub(in crate::cpu) unsafe fn stream_span<T: Pod>(to: &mut [T], span: Span, value
 
 /// Writes sixteen elements around the caches.
 #[inline(always)]
-pub(in crate::cpu) fn stream_whole<S: Simd, T: Number>(simd: S, value: V<S>, to: &mut T::Whole) {
+pub(super) fn stream_whole<S: Simd, T: Number>(simd: S, value: V<S>, to: &mut T::Whole) {
     stream_bytes(simd, bytemuck::bytes_of(&T::of_vector(value)), to);
 }
 
@@ -119,7 +119,7 @@ fn stream_bytes<S: Simd, W: Pod>(simd: S, from: &[u8], to: &mut W) {
 ///
 /// `to` begins at a multiple of [`QUAD`] bytes, or is empty.
 #[inline(always)]
-pub(in crate::cpu) unsafe fn stream_quads(from: &[u8], to: &mut [u8]) {
+pub(super) unsafe fn stream_quads(from: &[u8], to: &mut [u8]) {
     debug_assert!(to.is_empty() || is_aligned(to.as_ptr()) && to.len().is_multiple_of(QUAD));
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     for (to, from) in to.as_chunks_mut::<QUAD>().0.iter_mut().zip(from.as_chunks::<QUAD>().0) {

@@ -208,6 +208,7 @@ mod tests {
     use super::*;
     use crate::cpu::exec::dispatch;
     use crate::cpu::memory::area::Scratch;
+    use crate::cpu::memory::nontemporal::fence;
     use fearless_simd::Level;
 
     /// Two samples of two rows of five, with gaps everywhere.
@@ -220,8 +221,9 @@ mod tests {
         let output = unsafe { Output::new(dtype, bytemuck::cast_slice_mut(&mut words), rows, policy) };
         let values: Vec<f32> = (0..20).map(|i| i as f32).collect();
         let run = |first: usize, values: &[f32]| {
-            dispatch!(Level::new(), simd => output.write_area(simd, Area { first, rows: 2, at: 0, len: 5 }, values, Prefetch::default()));
-            crate::cpu::memory::nontemporal::fence();
+            let area = Area { first, rows: 2, at: 0, len: 5 };
+            dispatch!(Level::new(), simd => output.write_area(simd, area, values, Prefetch::default()));
+            fence();
         };
         std::thread::scope(|scope| {
             scope.spawn(|| run(0, &values[..10]));

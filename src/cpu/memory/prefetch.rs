@@ -3,7 +3,7 @@
 use crate::cpu::simd::lanes::LANES;
 
 /// Bytes of a cache line: sixteen `f32`.
-pub(in crate::cpu) const LINE: usize = LANES * size_of::<f32>();
+pub(super) const LINE: usize = LANES * size_of::<f32>();
 
 /// Memory that will be read next, of so many tensors. Asking for a line of it with each line that is worked on keeps memory
 /// busy all the time, in both directions.

@@ -11,13 +11,13 @@ pub(super) mod params;
 mod relay;
 pub(super) mod strip;
 
-use super::exec::{Exec, apart, dispatch, is_baseline};
-use super::grid::Grid;
-use super::reduce::{fill_rows, leaf_of_rows, rows_at_once, rows_of_leaf_at_once};
+use crate::cpu::exec::{Exec, apart, dispatch, is_baseline};
+use crate::cpu::grid::Grid;
 use crate::cpu::memory::area::{Area, Scratch, rows_of_area};
 use crate::cpu::memory::vectors::Repeat;
 use crate::cpu::reduce::columns;
 use crate::cpu::reduce::source::{Kind, PartialOf, Source};
+use crate::cpu::reduce::{fill_rows, leaf_of_rows, rows_at_once, rows_of_leaf_at_once};
 use crate::cpu::simd::formula::mask;
 use crate::cpu::simd::lanes::LANES;
 use blocks::Blocks;

@@ -3,10 +3,10 @@
 
 use super::leaf_columns::{TALL, WIDE};
 use super::partial::Partial;
+use super::store;
 use crate::cpu::grid::Rows;
 use crate::cpu::memory::area::Area;
 use crate::cpu::memory::vectors::Repeat;
-use crate::cpu::reduce::store;
 use crate::cpu::simd::formula::{Each, Stats, Weights};
 use crate::cpu::simd::lanes::{LANES, Number, Span};
 use fearless_simd::{Simd, SimdBase};

@@ -8,8 +8,8 @@ pub(super) mod partial;
 pub(super) mod source;
 mod transposed;
 
-use super::exec::{Exec, dispatch};
-use super::grid::{Grid, Join};
+use crate::cpu::exec::{Exec, dispatch};
+use crate::cpu::grid::{Grid, Join};
 use crate::cpu::memory::area::{Area, Scratch, TILE};
 use crate::cpu::memory::vectors::Vectors;
 use crate::cpu::simd::half::first_half;

@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 
 /// Sixteen halves as `f32`.
 #[inline(always)]
-pub(in crate::cpu) fn widen(_: Avx2, from: &[u16; LANES]) -> [f32; LANES] {
+pub(super) fn widen(_: Avx2, from: &[u16; LANES]) -> [f32; LANES] {
     #[target_feature(enable = "avx,f16c")]
     fn widen(from: &[u16; LANES]) -> [f32; LANES] {
         let halves: [__m128i; 2] = bytemuck::pod_read_unaligned(bytemuck::cast_slice(from));
@@ -24,7 +24,7 @@ const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
 
 /// Sixteen halves, rounded to nearest even.
 #[inline(always)]
-pub(in crate::cpu) fn narrow(_: Avx2, from: &[f32; LANES]) -> [u16; LANES] {
+pub(super) fn narrow(_: Avx2, from: &[f32; LANES]) -> [u16; LANES] {
     #[target_feature(enable = "avx,f16c")]
     fn narrow(from: &[f32; LANES]) -> [u16; LANES] {
         let wide: [__m256; 2] = bytemuck::pod_read_unaligned(bytemuck::cast_slice(from));
@@ -37,7 +37,7 @@ pub(in crate::cpu) fn narrow(_: Avx2, from: &[f32; LANES]) -> [u16; LANES] {
 
 /// The same at once.
 #[inline(always)]
-pub(in crate::cpu) fn narrow_at_once(_: Avx512, from: &[f32; LANES]) -> [u16; LANES] {
+pub(super) fn narrow_at_once(_: Avx512, from: &[f32; LANES]) -> [u16; LANES] {
     #[target_feature(enable = "avx512f")]
     fn narrow(from: &[f32; LANES]) -> [u16; LANES] {
         bytemuck::cast(_mm512_cvtps_ph::<NEAREST>(bytemuck::pod_read_unaligned(bytemuck::bytes_of(from))))

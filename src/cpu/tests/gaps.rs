@@ -5,7 +5,7 @@ use crate::*;
 
 /// A tensor with gaps: rows `by` elements longer, samples as much again.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct Gaps {
+pub(super) struct Gaps {
     pub memory: Memory,
     pub by: u64,
 }
