@@ -202,6 +202,14 @@ impl Layout {
         self.stats == self.affine
     }
 
+    /// Whether each sample is a row, and their distance is one: not of one position that is channels-last, whose row has no
+    /// neighbour in its sample. (Rows of layer norm are no segments. Of one channel the formats do not differ.)
+    pub(crate) fn rows_are_samples(&self) -> bool {
+        let Walk { inner, len, stride, segment_stride, .. } = self.affine;
+        let is_position = len == 1 && segment_stride != 0 && (stride != 1 || inner == 1);
+        self.memory.rows == 1 && !is_position
+    }
+
     /// The walk over statistics whose segments are the channels of a group; its weights go by the segment.
     pub(crate) fn channels_of_stats(&self) -> Walk {
         let Walk { inner_stride, len, stride, .. } = self.affine;

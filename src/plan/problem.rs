@@ -115,11 +115,7 @@ impl Problem {
 
     fn with_pitches(mut self, pitches: [Pitch; 5]) -> Result<Problem, Error> {
         self.memories = [self.layout.memory; 5];
-        // Channels-last, a row is a position's channels: of one position it has no neighbour, and no distance from it. (Rows of
-        // layer norm are no segments; of one channel both formats are the same.)
-        let Walk { inner, len, stride, segment_stride, .. } = self.layout.affine;
-        let is_position = len == 1 && segment_stride != 0 && (stride != 1 || inner == 1);
-        let rows_are_samples = self.layout.memory.rows == 1 && !is_position;
+        let rows_are_samples = self.layout.rows_are_samples();
         for (tensor, pitch) in Tensor::ALL.into_iter().zip(pitches).filter(|(_, pitch)| *pitch != Pitch::default()) {
             if rows_are_samples && pitch.row.zip(pitch.sample).is_some_and(|(row, sample)| row != sample) {
                 return Err(Error::Unexpected {

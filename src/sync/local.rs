@@ -56,8 +56,8 @@ struct Round {
     messages: Vec<Option<Vec<u8>>>,
     /// Who waits in this round.
     wakers: Vec<Option<Waker>>,
-    /// Who need not wait any more, and wakers that have been replaced by the same member's next.
-    done: Done,
+    /// Who need not wait any more, woken when the mutex is free.
+    woken: Vec<Waker>,
     /// Of this round; `None` before its first member comes.
     deadline: Option<Instant>,
     /// Of the round before: nobody can overwrite it before everybody has come to the next one.
@@ -68,14 +68,6 @@ struct Round {
     broken: Option<Error>,
 }
 
-/// What is woken or dropped when the mutex is free: both may drop the task of a waker, and with it an exchange or a member,
-/// which lock it.
-#[derive(Debug, Default)]
-struct Done {
-    woken: Vec<Waker>,
-    replaced: Option<Waker>,
-}
-
 impl LocalGroup {
     /// A group of `size` members that wait for each other for at most `timeout` in each exchange.
     pub fn members(size: usize, timeout: Duration) -> Vec<LocalMember> {
@@ -83,7 +75,7 @@ impl LocalGroup {
             number: 0,
             messages: vec![None; size],
             wakers: vec![None; size],
-            done: Done::default(),
+            woken: Vec::new(),
             deadline: None,
             gathered: Arc::default(),
             busy: vec![false; size],
@@ -104,14 +96,14 @@ impl LocalGroup {
 }
 
 impl Shared {
-    /// Looks at the round or changes it.
+    /// Looks at the round or changes it. Wakers are woken and dropped after that, as both may drop a task, and with it an exchange
+    /// or a member, which lock the mutex.
     fn with<T>(&self, change: impl FnOnce(&mut Round) -> T) -> T {
         let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut round);
-        let done = std::mem::take(&mut round.done);
+        let woken = std::mem::take(&mut round.woken);
         drop(round);
-        done.woken.into_iter().for_each(Waker::wake);
-        drop(done.replaced);
+        woken.into_iter().for_each(Waker::wake);
         result
     }
 
@@ -145,7 +137,7 @@ impl Round {
     }
 
     fn wake(&mut self) {
-        self.done.woken.extend(self.wakers.iter_mut().filter_map(Option::take));
+        self.woken.extend(self.wakers.iter_mut().filter_map(Option::take));
     }
 }
 
@@ -171,16 +163,16 @@ impl LocalMember {
     }
 
     fn wait(&self, number: u64, context: &Context) -> Poll<Result<Vec<Vec<u8>>, Error>> {
-        self.shared.with(|round| {
+        let (said, _replaced) = self.shared.with(|round| {
             if round.number != number {
-                return Poll::Ready(Ok(round.gathered.to_vec()));
+                return (Poll::Ready(Ok(round.gathered.to_vec())), None);
             }
             if let Some(reason) = &round.broken {
-                return Poll::Ready(Err(reason.clone()));
+                return (Poll::Ready(Err(reason.clone())), None);
             }
-            round.done.replaced = round.wakers[self.rank].replace(context.waker().clone());
-            Poll::Pending
-        })
+            (Poll::Pending, round.wakers[self.rank].replace(context.waker().clone()))
+        });
+        said
     }
 }
 
