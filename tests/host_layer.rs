@@ -60,6 +60,35 @@ fn statistics_are_those_of_the_batch() {
     });
 }
 
+/// A call's tensors are of no use to another, so a layer does not keep them.
+#[test]
+fn calls_leave_no_tensors_behind() {
+    for found in adapters::enumerate().0 {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+        let of = pollster::block_on(instance.enumerate_adapters(found.info.backend.into()));
+        let Some(adapter) = of.into_iter().find(|adapter| adapter.get_info() == found.info) else { continue };
+        let Ok(backend) = pollster::block_on(host::Backend::open(&adapter)) else { continue };
+        let buffers = || {
+            let host::Backend::Gpu { context, .. } = &backend else { unreachable!() };
+            context.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+            instance.generate_report().map(|report| report.hub_report().buffers.num_allocated).unwrap()
+        };
+        let mut norm = host::Norm::new(&backend, BatchNormDescriptor::new(4)).unwrap();
+        let (tensor, x) = (TensorDescriptor::new(&[8, 4]), [1.0f32; 32]);
+        let mut after = Vec::new();
+        for _ in 0..4 {
+            pollster::block_on(async {
+                let pass = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), &x, None, Commit::Update);
+                let (_, saved) = pass.await.unwrap();
+                let wanted = Gradients { dx: true, dresidual: false, affine: true };
+                norm.backward(saved, host::Backward::new(&x, &x), wanted).await.unwrap();
+            });
+            after.push(buffers());
+        }
+        assert_eq!(after, [after[0]; 4], "{}", found.name);
+    }
+}
+
 /// A backward pass keeps its statistics until it is submitted, whatever another thread does with the layer meanwhile.
 #[test]
 fn threads_share_a_layer() {

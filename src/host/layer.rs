@@ -76,7 +76,10 @@ impl Norm {
         Ok(Norm(match backend {
             Backend::Cpu => Layer::Cpu(cpu::Norm::with_state(descriptor, state)?),
             Backend::Gpu { context, queue } => {
-                Layer::Gpu { norm: gpu::Norm::with_state(context, descriptor, &state)?, queue: queue.clone() }
+                let norm = gpu::Norm::with_state(context, descriptor, &state)?;
+                // Each call has buffers of its own.
+                norm.keep_calls(0);
+                Layer::Gpu { norm, queue: queue.clone() }
             }
         }))
     }
