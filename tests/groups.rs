@@ -19,7 +19,7 @@ use std::time::Duration;
 use wgpu_norm::host::{Backend, Backward, Norm};
 use wgpu_norm::sync::{
     BackwardPart, Communicator, ForwardPart, LocalGroup, SyncBatchNorm, all_reduce, backward_together,
-    forward_train_together,
+    forward_train_together, join_all,
 };
 use wgpu_norm::{
     BatchNormDescriptor, Commit, DType, Error, Fusion, GradientSums, Gradients, Moments, Momentum, NonFinite, Residual,
@@ -192,6 +192,29 @@ fn a_member_that_gives_up_an_exchange_breaks_the_group() {
     for member in &members {
         let error = pollster::block_on(member.all_gather(b"second")).unwrap_err();
         assert!(matches!(error, Error::MemberGone { rank: 0 }), "{error}");
+    }
+}
+
+/// The same of a call that is dropped on its way to the exchange, while a device makes its sums.
+#[test]
+fn a_member_that_gives_up_a_call_breaks_the_group() {
+    for (gpu, backend) in backends::gpus() {
+        let _turn = gpu.turn();
+        let layers = LocalGroup::members(2, WAIT).into_iter().map(|member| {
+            let norm = Norm::new(backend, BatchNormDescriptor::new(4)).unwrap();
+            SyncBatchNorm::new(norm, Arc::new(member)).unwrap()
+        });
+        let mut layers: Vec<SyncBatchNorm> = layers.collect();
+        {
+            let mut given_up = Box::pin(train(&mut layers[0], &[2, 4]));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(given_up.as_mut().poll(&mut context).is_pending(), "{}", gpu.name);
+        }
+        // Of another batch, whose message would fit that call.
+        let rest = layers.iter_mut().map(|layer| train(layer, &[3, 4]));
+        for result in pollster::block_on(join_all(rest)) {
+            assert!(matches!(result, Err(Error::MemberGone { rank: 0 })), "{}: {result:?}", gpu.name);
+        }
     }
 }
 

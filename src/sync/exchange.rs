@@ -21,6 +21,30 @@ pub trait Communicator: Send + Sync {
     /// Every member's message, by rank. Called by all members the same number of times, one exchange after the
     /// other; messages may differ in length. The exchange begins when the future is first polled.
     fn all_gather<'a>(&'a self, message: &'a [u8]) -> Exchange<'a>;
+    /// This member has begun a call and will not come to its exchange, because the call's future was dropped. What it sends
+    /// next must not pass for the message of that call: all its later exchanges fail ([`Error::MemberGone`]), and the others
+    /// need not wait for it.
+    fn give_up(&self);
+}
+
+/// A member that has begun a call and not come to its exchange yet. Dropped with the call, it gives the exchange up.
+pub(super) struct OnTheWay<'a>(&'a dyn Communicator);
+
+impl<'a> OnTheWay<'a> {
+    pub fn to_exchange(group: &'a dyn Communicator) -> Self {
+        OnTheWay(group)
+    }
+
+    /// From here on the exchange itself knows whether it is dropped.
+    pub fn arrived(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for OnTheWay<'_> {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
 }
 
 /// Of the exchange's format.

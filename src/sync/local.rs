@@ -194,12 +194,16 @@ impl Communicator for LocalMember {
             gathered
         })
     }
+
+    fn give_up(&self) {
+        self.shared.with(|round| round.break_off(Error::MemberGone { rank: self.rank }));
+    }
 }
 
 impl Drop for LocalMember {
     /// Who waits for a member that is gone need not wait for the time-out.
     fn drop(&mut self) {
-        self.shared.with(|round| round.break_off(Error::MemberGone { rank: self.rank }));
+        self.give_up();
     }
 }
 
@@ -223,11 +227,9 @@ impl Drop for Turn<'_> {
     /// A member that gives up an exchange would take the answer for that of its next one.
     fn drop(&mut self) {
         let LocalMember { rank, shared } = self.member;
-        shared.with(|round| {
-            round.busy[*rank] = false;
-            if !self.over {
-                round.break_off(Error::MemberGone { rank: *rank });
-            }
-        });
+        shared.with(|round| round.busy[*rank] = false);
+        if !self.over {
+            self.member.give_up();
+        }
     }
 }

@@ -34,7 +34,8 @@ use std::time::{Duration, Instant};
 /// **Time-outs.** The time runs from the first poll of an exchange. An exchange looks for messages each time it is
 /// polled and asks to be polled again, as MPI itself does while it waits. After a time-out each later call is the same
 /// [`Error::Timeout`]; when an exchange was dropped before its end, or failed, it is [`Error::MemberGone`], of this rank.
-/// Messages that others never took stay in memory.
+/// Messages that others never took stay in memory. A rank whose time ends while the last message is on its way fails where
+/// others do not, and their running statistics differ then: go on from a checkpoint.
 ///
 /// **Ending.** Keep the `Universe` until the last exchange is over; later ones are [`Error::Communication`]. MPI's
 /// finalisation waits for all ranks: after a time-out, end the job with MPI's `abort` if a rank may never come.
@@ -126,6 +127,10 @@ impl Communicator for MpiGroup {
             Ok(round.finish())
         })
     }
+
+    fn give_up(&self) {
+        self.state().broken.get_or_insert(Error::MemberGone { rank: self.rank });
+    }
 }
 
 /// An exchange under way on this rank.
@@ -198,10 +203,9 @@ impl Round<'_> {
 impl Drop for Round<'_> {
     /// A rank that gives up an exchange would take the others' messages for those of its next one.
     fn drop(&mut self) {
-        let mut state = self.group.state();
-        state.busy = false;
+        self.group.state().busy = false;
         if !self.over {
-            state.broken.get_or_insert(Error::MemberGone { rank: self.group.rank });
+            self.group.give_up();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Several layers in one exchange.
 
-use super::exchange::{Word, all_reduce, all_reduce_alike};
+use super::exchange::{OnTheWay, Word, all_reduce, all_reduce_alike};
 use super::layer::SyncBatchNorm;
 use crate::element::Element;
 use crate::error::Error;
@@ -51,10 +51,12 @@ pub async fn forward_train_together<I: Element, O: Element>(
 ) -> Result<Vec<(Output<I, O>, Saved)>, Error> {
     let Some(first) = parts.first() else { return Ok(Vec::new()) };
     let group = first.layer.group.clone();
+    let member = OnTheWay::to_exchange(&*group);
     let local = parts.iter().map(|p| p.layer.norm.local_moments(p.tensor, p.fusion, p.x, p.residual));
     let local = join_all(local).await.into_iter().collect();
     let local =
         one_group(parts.iter().map(|p| &*p.layer)).and(parts.iter().try_for_each(ForwardPart::check)).and(local);
+    member.arrived();
     let settings: Vec<Word> = parts.iter().flat_map(|p| p.layer.settings(commit)).collect();
     let merged = all_reduce_alike(&*group, I::DTYPE, local, &settings).await?;
     for (part, moments) in parts.iter().zip(&merged) {
@@ -76,6 +78,7 @@ pub async fn backward_together<I: Element, O: Element>(
 ) -> Result<Vec<OutputGradients<I>>, Error> {
     let Some(first) = parts.first() else { return Ok(Vec::new()) };
     let group = first.layer.group.clone();
+    let member = OnTheWay::to_exchange(&*group);
     let local = parts.iter().map(|p| p.layer.norm.local_gradient_sums(&p.saved, p.io));
     let local: Result<Vec<_>, Error> = join_all(local).await.into_iter().collect();
     let local = one_group(parts.iter().map(|p| p.layer)).and(parts.iter().try_for_each(|p| p.check(wanted))).and(local);
@@ -86,6 +89,7 @@ pub async fn backward_together<I: Element, O: Element>(
         }
         Err(error) => (Err(error), Vec::new()),
     };
+    member.arrived();
     let merged = all_reduce(&*group, I::DTYPE, sums).await?;
     let passes = parts.into_iter().zip(&merged).zip(affine).map(async |((p, sums), (dweight, dbias))| {
         let BackwardPart { layer, saved, io } = p;
