@@ -218,8 +218,9 @@ pub enum Error {
         /// What the device has.
         actual: u64,
     },
-    /// A new buffer could not be written: the device is lost, or out of memory and the application handles wgpu's errors.
-    #[error("a new buffer cannot be written, the device is lost or out of memory: {0}")]
+    /// There is no memory for a new buffer, or the device is lost. (In a browser a lack of memory is told to the application's own
+    /// handler of wgpu's errors.)
+    #[error("a new buffer cannot be had, the device is lost or out of memory: {0}")]
     NewBuffer(String),
     /// Reading results back failed.
     #[error("reading back failed: {0}")]

@@ -1,10 +1,33 @@
-//! New buffers with something in them.
+//! New buffers.
 
 use crate::error::Error;
-use wgpu::{BufferUsages, BufferViewMut, Device};
+#[cfg(not(target_family = "wasm"))]
+use futures_util::FutureExt;
+use wgpu::{BufferDescriptor, BufferUsages, BufferViewMut, Device};
 
-/// A buffer that `fill` writes before any command does. Unlike wgpu's own help it does not panic if the device is lost, nor
-/// wgpu itself if the buffer is larger than the device allows.
+/// A buffer. [`Error::TooLarge`] if it is larger than the device allows, [`Error::NewBuffer`] if the device has no memory for
+/// it: neither is told to wgpu's own handler of errors, which panics by default.
+pub(crate) fn new_buffer(device: &Device, descriptor: &BufferDescriptor) -> Result<wgpu::Buffer, Error> {
+    let (size, limit) = (descriptor.size, device.limits().max_buffer_size);
+    if size > limit {
+        return Err(Error::TooLarge { what: "bytes of a buffer", required: size, limit });
+    }
+    // A browser answers later than this returns: there the error stays the application's.
+    #[cfg(not(target_family = "wasm"))]
+    {
+        let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = device.create_buffer(descriptor);
+        match scope.pop().now_or_never().flatten() {
+            Some(error) => Err(Error::NewBuffer(error.to_string())),
+            None => Ok(buffer),
+        }
+    }
+    #[cfg(target_family = "wasm")]
+    Ok(device.create_buffer(descriptor))
+}
+
+/// A buffer that `fill` writes before any command does. Unlike wgpu's own help it does not panic if the device is lost.
+/// Errors as [`new_buffer`].
 pub(crate) fn filled(
     device: &Device,
     label: &str,
@@ -12,12 +35,7 @@ pub(crate) fn filled(
     usage: BufferUsages,
     fill: impl FnOnce(&mut BufferViewMut),
 ) -> Result<wgpu::Buffer, Error> {
-    let limit = device.limits().max_buffer_size;
-    if size > limit {
-        return Err(Error::TooLarge { what: "bytes of a buffer", required: size, limit });
-    }
-    let buffer =
-        device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true });
+    let buffer = new_buffer(device, &BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true })?;
     let mut view = buffer.get_mapped_range_mut(..).map_err(|e| Error::NewBuffer(e.to_string()))?;
     fill(&mut view);
     drop(view);

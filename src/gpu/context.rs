@@ -1,5 +1,6 @@
 //! A device, and the compute pipelines that are made for it when they are first needed, and kept.
 
+use super::buffer::new_buffer;
 use super::key::Key;
 use super::shader::compose;
 use crate::error::Error;
@@ -36,7 +37,8 @@ impl Context {
     /// A context on a device that was opened with WebGPU's default limits or better.
     ///
     /// [`Error::Limit`] if it has less than the kernels need: 8 storage buffers a stage, 8 KiB of workgroup
-    /// memory. wgpu's downlevel limits, with 4 storage buffers a stage, are not enough.
+    /// memory. wgpu's downlevel limits, with 4 storage buffers a stage, are not enough. [`Error::NewBuffer`] if the device has no
+    /// memory left.
     pub fn new(device: &wgpu::Device) -> Result<Context, Error> {
         let profile = Profile::new(&device.adapter_info(), &device.limits());
         Context::with_profile(device, profile, None)
@@ -92,12 +94,15 @@ impl Context {
             let value = profile.offset_alignment as f64;
             return Err(Error::Parameter { name: "Profile::offset_alignment", value, expected });
         }
-        let unused = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("wgpu-norm unused"),
-            size: 256,
-            usage: wgpu::BufferUsages::STORAGE,
-            mapped_at_creation: false,
-        });
+        let unused = new_buffer(
+            device,
+            &wgpu::BufferDescriptor {
+                label: Some("wgpu-norm unused"),
+                size: 256,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            },
+        )?;
         // A browser's device stays in its thread; elsewhere layers share it between threads.
         #[cfg_attr(target_family = "wasm", expect(clippy::arc_with_non_send_sync))]
         let inner = Arc::new(Inner {

@@ -1,5 +1,6 @@
 //! A layer on a device: its state and its calls.
 
+use super::buffer::new_buffer;
 use super::context::Context;
 use super::encode::{Prepared, Vectors};
 use super::io::{self, Backward, Forward, InPlace, Tensors, check_binding};
@@ -302,7 +303,7 @@ impl Norm {
         if size > limit {
             return Err(Error::TooLarge { what: "bytes of the saved statistics", required: size, limit });
         }
-        let buffer = self.pool.take(self.context.device(), size);
+        let buffer = self.pool.take(self.context.device(), size)?;
         Ok(Saved { layer: self.id, problem, buffer, pool: self.pool.clone() })
     }
 
@@ -333,13 +334,14 @@ impl Norm {
             tensors: tensors.each_ref().map(|t| t.as_ref().map(|b| (b.buffer.clone(), b.offset))),
             saved: saved.buffer.clone(),
         };
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, prepared)) = scratch.prepared.find(|(c, _)| *c == call) {
+        let scratch = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, prepared)) = scratch().prepared.find(|(c, _)| *c == call) {
             return Ok(prepared.clone());
         }
-        let partials = scratch.partials(&self.context, plan)?;
+        let partials = scratch().partials(&self.context, plan)?;
+        // Not under the lock: what wgpu has to say of it may be told to a handler that uses the layer.
         let prepared = Arc::new(self.prepare(plan, tensors, &saved.buffer, &partials, update)?);
-        scratch.prepared.keep((call, prepared.clone()));
+        scratch().prepared.keep((call, prepared.clone()));
         Ok(prepared)
     }
 
@@ -407,12 +409,15 @@ impl Scratch {
         if let Some(buffer) = self.partials.as_ref().filter(|b| b.size() >= size) {
             return Ok(buffer.clone());
         }
-        let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("wgpu-norm partials"),
-            size,
-            usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let buffer = new_buffer(
+            context.device(),
+            &wgpu::BufferDescriptor {
+                label: Some("wgpu-norm partials"),
+                size,
+                usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            },
+        )?;
         self.partials = Some(buffer.clone());
         Ok(buffer)
     }

@@ -1,6 +1,8 @@
 //! What a training pass keeps for its backward pass.
 
+use super::buffer::new_buffer;
 use super::recent::Recent;
+use crate::error::Error;
 use crate::op::Statistics;
 use crate::plan::Problem;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,18 +18,22 @@ impl Pool {
     }
 
     /// A buffer of `size` bytes: the one that came back last, as a layer that is used twice a step then gets the same two
-    /// in the same order each time.
-    pub fn take(&self, device: &wgpu::Device, size: u64) -> wgpu::Buffer {
+    /// in the same order each time. Errors as [`new_buffer`].
+    pub fn take(&self, device: &wgpu::Device, size: u64) -> Result<wgpu::Buffer, Error> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(buffer) = free.take(|b| b.size() == size) {
-            return buffer;
+            return Ok(buffer);
         }
-        device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("wgpu-norm saved"),
-            size,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })
+        drop(free);
+        new_buffer(
+            device,
+            &wgpu::BufferDescriptor {
+                label: Some("wgpu-norm saved"),
+                size,
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            },
+        )
     }
 
     fn give_back(&self, buffer: wgpu::Buffer) {

@@ -1,6 +1,6 @@
 //! The three steps of a synchronised batch norm, each a call of its own: local sums, merge, apply.
 
-use super::buffer::with_contents;
+use super::buffer::{new_buffer, with_contents};
 use super::context::Context;
 use super::io::{self, Backward, Forward, InPlace, Tensors};
 use super::key::Update;
@@ -28,14 +28,10 @@ pub struct DeviceSums<S> {
 }
 
 impl<S: Sum> DeviceSums<S> {
-    fn new(context: &Context, channels: usize, values: u64) -> DeviceSums<S> {
-        let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some(LABEL),
-            size: (channels * size_of::<S>()) as u64,
-            usage: USAGE,
-            mapped_at_creation: false,
-        });
-        DeviceSums { buffer, values, of: PhantomData }
+    fn new(context: &Context, channels: usize, values: u64) -> Result<DeviceSums<S>, Error> {
+        let size = (channels * size_of::<S>()) as u64;
+        let descriptor = wgpu::BufferDescriptor { label: Some(LABEL), size, usage: USAGE, mapped_at_creation: false };
+        Ok(DeviceSums { buffer: new_buffer(context.device(), &descriptor)?, values, of: PhantomData })
     }
 
     /// From host memory, without a queue: what came from other members. [`Error::Empty`] if it is nothing,
@@ -172,7 +168,7 @@ impl Norm {
         let op = Op::MergeSums(S::DIRECTION, count);
         let problem = self.synchronised(&TensorDescriptor::new(&shape), Fusion::default(), op)?;
         let plan = self.plan(problem)?;
-        let merged = DeviceSums::new(self.context(), channels as usize, values);
+        let merged = DeviceSums::new(self.context(), channels as usize, values)?;
         self.record_sums(encoder, &plan, &Tensors::default(), None, &merged.buffer, |encoder, scratch| {
             for (i, shard) in shards.iter().enumerate() {
                 let size = shard.buffer.size();
@@ -195,7 +191,7 @@ impl Norm {
         saved: Option<&Saved>,
     ) -> Result<DeviceSums<S>, Error> {
         let values = plan.problem.layout.stats.count();
-        let sums = DeviceSums::new(self.context(), self.descriptor().affine_len() as usize, values);
+        let sums = DeviceSums::new(self.context(), self.descriptor().affine_len() as usize, values)?;
         self.record_sums(encoder, plan, tensors, saved, &sums.buffer, |_, _| {})?;
         Ok(sums)
     }

@@ -2,6 +2,7 @@
 //!
 //! Each call uploads, runs and reads back. Its future blocks the thread that polls it while the device or the CPU works:
 //! in an asynchronous program it belongs on a thread of its own. Who keeps tensors on the device uses [`gpu`](crate::gpu).
+//! A training call whose future is dropped once it has been polled may have taken its batch into the running statistics.
 
 mod backend;
 mod backward;

@@ -16,6 +16,15 @@ pub struct Device {
     /// Where kernels are compiled.
     folder: PathBuf,
     failures: Arc<Mutex<Vec<String>>>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    /// For so many buffers more; `None`: for any number.
+    left: Option<usize>,
+    /// Who asked to be told of a lack of it, and what there is to tell.
+    scopes: Vec<Option<wgpu::Error>>,
 }
 
 #[derive(Debug)]
@@ -27,7 +36,12 @@ struct Unused;
 
 impl Device {
     pub fn new(folder: &Path) -> Device {
-        Device { folder: folder.to_path_buf(), failures: Arc::default() }
+        Device { folder: folder.to_path_buf(), failures: Arc::default(), memory: Arc::default() }
+    }
+
+    /// From now on there is memory for so many buffers, or for any number.
+    pub fn set_buffers_left(&self, left: Option<usize>) {
+        lock(&self.memory).left = left;
     }
 
     /// What went wrong since the last time.
@@ -101,7 +115,30 @@ impl DeviceInterface for Device {
     }
 
     fn create_buffer(&self, desc: &wgpu::BufferDescriptor<'_>) -> DispatchBuffer {
+        let mut memory = lock(&self.memory);
+        match &mut memory.left {
+            // A buffer without a byte, so that any use of it fails.
+            Some(0) => {
+                let scope = memory.scopes.last_mut().expect("wgpu panics where nobody asks for its errors");
+                *scope = Some(wgpu::Error::OutOfMemory { source: "no memory is left".into() });
+                return DispatchBuffer::custom(Buffer::new(0));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
         DispatchBuffer::custom(Buffer::new(desc.size))
+    }
+
+    fn push_error_scope(&self, _: wgpu::ErrorFilter) -> u32 {
+        let scopes = &mut lock(&self.memory).scopes;
+        scopes.push(None);
+        scopes.len() as u32 - 1
+    }
+
+    fn pop_error_scope(&self, index: u32) -> Pin<Box<dyn PopErrorScopeFuture>> {
+        let scopes = &mut lock(&self.memory).scopes;
+        assert_eq!(scopes.len() as u32, index + 1, "the innermost scope ends first");
+        Box::pin(std::future::ready(scopes.pop().flatten()))
     }
 
     fn create_command_encoder(&self, _: &wgpu::CommandEncoderDescriptor<'_>) -> DispatchCommandEncoder {

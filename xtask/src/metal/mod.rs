@@ -4,6 +4,7 @@
 mod buffer;
 mod commands;
 mod device;
+mod memory;
 mod program;
 mod unsupported;
 
@@ -48,6 +49,10 @@ pub fn check(all: bool, named: &str, folder: &Path) -> Result<(), String> {
     bar.finish_and_clear();
     if !wrong.is_empty() {
         return Err(format!("{}\n{} of {} cases failed", wrong.join("\n"), wrong.len(), jobs.len()));
+    }
+    if named.is_empty() {
+        let buffers = memory::check(folder)?;
+        println!("a step without memory for one of its {buffers} buffers is an error and leaves nothing behind");
     }
     println!("{} cases on a stand-in for Metal: all results are right, and no invocations race", jobs.len());
     std::fs::remove_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))

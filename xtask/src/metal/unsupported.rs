@@ -105,8 +105,6 @@ macro_rules! device {
             ) -> DispatchRenderBundleEncoder }
             { fn set_device_lost_callback(&self, _: BoxDeviceLostCallback) }
             { fn on_uncaptured_error(&self, _: std::sync::Arc<dyn wgpu::UncapturedErrorHandler>) }
-            { fn push_error_scope(&self, _: wgpu::ErrorFilter) -> u32 }
-            { fn pop_error_scope(&self, _: u32) -> std::pin::Pin<Box<dyn PopErrorScopeFuture>> }
             { fn get_internal_counters(&self) -> wgpu::InternalCounters }
             { fn generate_allocator_report(&self) -> Option<wgpu::AllocatorReport> }
             { unsafe fn create_shader_module_passthrough(
