@@ -8,6 +8,7 @@ use crate::cpu::simd::lanes::{LANES, Length, Number, STRIDE, Span, V, fold, sum_
 use crate::moments::two_sum;
 use fearless_simd::{Simd, SimdBase, SimdMask};
 use std::cell::Cell;
+use std::ops::{Add, Mul};
 
 /// What is done with other rows of the same length while rows are reduced, so that arithmetic and memory are busy at the
 /// same time.
@@ -48,7 +49,7 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     let [sum, about_pivot] = if transposed::is_short::<S, M>((runs, len)) {
         let x = transposed::elements(runs, len, &run);
         if centred {
-            pivot += Span::Whole(0).load(simd, &x);
+            pivot += first_few(len, |i| Span::Whole(i).load(simd, &x));
         }
         transposed::sum(
             simd,
@@ -90,12 +91,13 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     }
     let mean = sum / len as f32;
     let mut m2 = about_pivot - sum * mean;
-    // Most of it is the pivot's distance, or it is no number: a second pass, about the mean.
-    if !about_pivot.simd_le(m2 * 4.0).all_true() {
-        let (of, about_pivot, means) = (m2.to_array(), about_pivot.to_array(), mean.to_array());
+    // Most of it is the pivot's distance, or it is no finite number, which that alone can make it: a second pass, about the mean.
+    let most = (m2 * 4.0).min(V::splat(simd, f32::MAX));
+    if !about_pivot.simd_le(most).all_true() {
+        let (most, about_pivot, means) = (most.to_array(), about_pivot.to_array(), mean.to_array());
         let pivots = pivot.to_array();
         for k in 0..runs {
-            let near = about_pivot[k] <= of[k] * 4.0;
+            let near = about_pivot[k] <= most[k];
             if !near {
                 let (pivot, mean) = (V::splat(simd, pivots[k]), V::splat(simd, means[k]));
                 m2.as_mut_array()[k] = about_mean(simd, &run(k)[..len], pivot, mean);
@@ -106,14 +108,24 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     Mean { hi, lo, m2 }
 }
 
+/// A number near the mean of a short run.
+#[inline(always)]
+fn first_few<T: Copy + Add<Output = T> + Mul<f32, Output = T>>(len: usize, element: impl Fn(usize) -> T) -> T {
+    match len {
+        1 => element(0),
+        2 | 3 => element(0) * 0.5 + element(1) * 0.5,
+        _ => (element(0) * 0.25 + element(1) * 0.25) + (element(2) * 0.25 + element(3) * 0.25),
+    }
+}
+
 /// In its sum over lanes a number near the mean of a run: that of four spans of it, of the first if it has no more than
-/// three, or one of a run's elements that has none. A constant run's is its constant.
+/// three, or of the first few elements of a run that has none. A constant run's is its constant.
 #[inline(always)]
 fn sample<S: Simd, T: Number>(simd: S, run: &[T]) -> V<S> {
     let full = run.len() / LANES;
     if full == 0 {
         let mut one = [0.0; LANES];
-        one[0] = run[0].to_f32();
+        one[0] = first_few(run.len(), |i| run[i].to_f32());
         return V::from_slice(simd, &one);
     }
     if full < 4 {

@@ -83,6 +83,21 @@ fn each_channel_has_a_count_of_its_own() {
     }
 }
 
+/// Squares about a pivot that is far from the mean may be infinite where those about the mean are not.
+#[test]
+fn a_far_pivot_loses_no_finite_variance() {
+    let largest = |k: usize| (k / 16).is_multiple_of(3);
+    let x: Vec<f32> = (0..192).map(|k| if largest(k) { 1.9e18 } else { 0.0 }).collect();
+    let mut y = vec![f32::NAN; 192];
+    let mut layer = Norm::new(LayerNormDescriptor::new(&[192])).unwrap();
+    let (tensor, io) = (TensorDescriptor::new(&[1, 192]), Forward::new(&x, &mut y));
+    let _ = layer.forward_train(&tensor, Fusion::default(), io, Commit::Skip).unwrap();
+    for (k, y) in y.iter().enumerate() {
+        let expected = if largest(k) { 2f32.sqrt() } else { -0.5f32.sqrt() };
+        assert!((y - expected).abs() < 1e-6, "{k}: {y}");
+    }
+}
+
 /// Of a single sample there is no next.
 #[test]
 fn a_single_sample_has_any_pitch() {
