@@ -15,7 +15,7 @@ mod cases;
 #[path = "common/golden.rs"]
 mod golden;
 
-use cases::{Case, Data, Inputs, compare, last, narrow, noise, round, run};
+use cases::{Case, Data, Inputs, compare, last, narrow, noise, round, run, wide};
 use wgpu_norm::{
     BatchNormDescriptor, Commit, DType, Element, Format, Fusion, Gradients, GroupNormDescriptor,
     InstanceNormDescriptor, LayerNormDescriptor, Momentum, NormDescriptor, Residual, RmsNormDescriptor, Running, State,
@@ -339,8 +339,27 @@ fn many_samples(name: &str, backend: &host::Backend) {
     assert!((mean - 0.1).abs() < 5e-8, "{name}: {mean}");
 }
 
+/// And of means that differ: what is rounded off an average is not lost, sample for sample.
+fn many_means(name: &str, backend: &host::Backend) {
+    let samples = 5000;
+    let means: Vec<f64> = integers(8, samples).into_iter().map(|i| 3.0 + i / 7.0).collect();
+    let x: Vec<f32> = means.iter().flat_map(|mean| [mean - 1.0, mean + 1.0]).map(|x| x as f32).collect();
+    let expected = wide(&x).iter().sum::<f64>() / x.len() as f64;
+    let momentum = Momentum::Exponential(1.0);
+    let descriptor = InstanceNormDescriptor { track_running_stats: true, momentum, ..InstanceNormDescriptor::new(1) };
+    let mut norm = host::Norm::new(backend, descriptor).unwrap();
+    let shape = [samples, 1, 2];
+    let tensor = TensorDescriptor::new(&shape);
+    let pass = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), &x, None, Commit::Update);
+    let _ = pollster::block_on(pass).unwrap();
+    let mean = pollster::block_on(norm.state()).unwrap().running.unwrap().running_mean[0];
+    let error = (f64::from(mean) - expected).abs();
+    assert!(error <= f64::from(f32::EPSILON) * expected, "{name}: {mean}, not {expected}");
+}
+
 #[test]
 fn running_statistics_of_many_samples() {
+    backends::everywhere(many_means);
     backends::everywhere(many_samples);
 }
 

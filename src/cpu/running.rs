@@ -1,6 +1,6 @@
 //! The update of running statistics.
 
-use crate::moments::Moments;
+use crate::moments::{Moments, two_sum};
 use crate::norm::{Momentum, NonFinite, RunningStats};
 use crate::state::Running;
 
@@ -16,10 +16,13 @@ pub(crate) fn update(running: &mut Running, how: RunningStats, moments: &[Moment
         let Some(count) = of_channel().map(|m| m.count).min().filter(|&count| count > 0) else {
             continue;
         };
-        // In the order of a running average, as no sum then grows with the batch.
+        // In the order of a running average, as no sum then grows with the batch; what is rounded off is not lost.
         let average = |of: fn(&Moments) -> f32| {
             let numbered = of_channel().map(of).zip(1u32..);
-            numbered.fold(0.0, |mean, (value, n)| mean + (value - mean) * (1.0 / n as f32))
+            let pair = numbered.fold((0.0, 0.0), |(mean, rest), (value, n)| {
+                two_sum(mean, rest + ((value - mean) - rest) * (1.0 / n as f32))
+            });
+            pair.0
         };
         let mean = average(|m| m.mean_hi);
         let var = (count > 1).then(|| average(|m| m.m2 / (m.count - 1) as f32));
