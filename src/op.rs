@@ -29,7 +29,8 @@ pub enum Residual {
 pub struct Fusion {
     /// Second input.
     pub residual: Residual,
-    /// `max(0, .)` at the end.
+    /// `max(0, .)` at the end. Gradients pass where y is above 0 before it is rounded to its element type: also where an `f16`
+    /// is then 0.
     pub relu: bool,
 }
 

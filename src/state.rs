@@ -33,7 +33,7 @@ impl Running {
         Running { running_mean, running_var, tracked: vec![num_batches_tracked; channels], skipped: vec![0; channels] }
     }
 
-    /// Batches seen so far: the largest of the channels' counts.
+    /// Batches taken in so far: the largest of the channels' counts. PyTorch counts a batch that is not finite, too.
     pub fn num_batches_tracked(&self) -> u32 {
         self.tracked.iter().copied().max().unwrap_or(0)
     }

@@ -54,7 +54,8 @@ pub enum NonFinite {
     /// The channel keeps its running statistics and counts the batch as skipped.
     #[default]
     Skip,
-    /// The running statistics take it in, as PyTorch's do.
+    /// The running statistics take it in and are not finite from then on, as PyTorch's are. (Which of NaN and infinity they
+    /// become can differ.)
     Poison,
 }
 

@@ -49,6 +49,7 @@ impl Plan {
     /// ```
     pub fn new(problem: Problem, profile: &Profile) -> Result<Plan, Error> {
         profile.check()?;
+        problem.check_count()?;
         let mut planner = Planner { problem: &problem, profile, passes: Vec::new(), kept: 0 };
         match problem.op {
             Op::Forward => planner.forward()?,

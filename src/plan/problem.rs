@@ -64,10 +64,7 @@ impl Problem {
         if !running && per_channel && count < 2 && !op.is_synchronised() {
             return Err(Error::TooFewValues { count, shape: tensor.shape.to_vec() });
         }
-        if count > u32::MAX.into() {
-            return Err(Error::TooLarge { what: "values of one statistic", required: count, limit: u32::MAX.into() });
-        }
-        Ok(Problem {
+        let problem = Problem {
             layout,
             affine: descriptor.affine(),
             centred: descriptor.is_centred(),
@@ -78,7 +75,21 @@ impl Problem {
             input: tensor.dtype,
             output: tensor.dtype,
             memories: [layout.memory; 5],
-        })
+        };
+        // Given statistics are of no values here.
+        if !running {
+            problem.check_count()?;
+        }
+        Ok(problem)
+    }
+
+    /// Counts have 32 bits. [`Error::TooLarge`]
+    pub(super) fn check_count(&self) -> Result<(), Error> {
+        let (count, limit) = (self.layout.stats.count(), u32::MAX.into());
+        if count > limit {
+            return Err(Error::TooLarge { what: "values of one statistic", required: count, limit });
+        }
+        Ok(())
     }
 
     /// A backward pass of this forward pass. [`Error::Foreign`] if one is a part of a synchronised step and the other is not.

@@ -109,10 +109,10 @@ pub fn update_running(
         let mean = average(&forward.mean);
         let var = average(&forward.var) * unbiased;
         if running.non_finite == NonFinite::Skip && !(mean.is_finite() && var.is_finite()) {
-            skipped[c] += 1;
+            skipped[c] = skipped[c].saturating_add(1);
             continue;
         }
-        tracked[c] += 1;
+        tracked[c] = tracked[c].saturating_add(1);
         let m = match running.momentum {
             Momentum::Exponential(m) => f64::from(m),
             Momentum::Cumulative => 1.0 / f64::from(tracked[c]),

@@ -286,6 +286,20 @@ fn running_statistics_worked_by_hand() {
 }
 
 #[test]
+fn counters_stay_at_their_end() {
+    let descriptor = BatchNormDescriptor { momentum: Momentum::Cumulative, ..batch(1) }.into();
+    let mut all = Vec::new();
+    for x in [[1.0, 3.0], [f64::NAN, 3.0]] {
+        let inputs = Inputs { x: &x, ..Default::default() };
+        let pass = forward(&descriptor, &TensorDescriptor::new(&[2, 1]), &inputs).unwrap();
+        let (mut mean, mut var, mut tracked, mut skipped) = ([0.5], [1.0], [u32::MAX], [u32::MAX]);
+        update_running(&descriptor, &mut mean, &mut var, &mut tracked, &mut skipped, &pass).unwrap();
+        all.push((tracked[0], skipped[0], (mean[0] - 0.5).abs() < 1e-8));
+    }
+    assert_eq!(all, [(u32::MAX, u32::MAX, true); 2]);
+}
+
+#[test]
 fn only_the_channel_that_is_not_finite_is_skipped() {
     let descriptor = NormDescriptor::from(BatchNormDescriptor { momentum: Momentum::Exponential(1.0), ..batch(2) });
     let x = [1.0, f64::NAN, 3.0, 5.0];

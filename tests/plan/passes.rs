@@ -384,6 +384,10 @@ fn errors_name_the_numbers() {
     fails!(ln(&[usize::MAX]), [2, usize::MAX], ["18446744073709551615"], Error::TooLarge { .. });
     let limit = ["8589934592", "4294967295"];
     fails!(bn(1), [1 << 20, 1, 1 << 13], limit, Error::TooLarge { what: "values of one statistic", .. });
+    // Given statistics count nothing: only a device has limits.
+    let (norm, many) = (bn(1).into(), TensorDescriptor::new(&[1 << 20, 1, 1 << 13]));
+    let given = Problem::new(&norm, &many, Statistics::Running, PLAIN, Op::Forward).unwrap();
+    assert!(matches!(Plan::new(given, &Profile::GPU), Err(Error::TooLarge { what: "values of one statistic", .. })));
     let rows = ["5000000000", "4294967295"];
     fails!(ln(&[1]), [5_000_000_000, 1], rows, Error::TooLarge { what: "targets of one pass", .. });
 
