@@ -8,12 +8,14 @@ mod backends;
 mod cases;
 #[path = "common/golden.rs"]
 mod golden;
+#[path = "common/placed_on_gpu.rs"]
+mod placed_on_gpu;
 #[path = "common/placement.rs"]
 mod placement;
 
 use adapters::Gpu;
 use cases::{Case, Data, Results, half, last, norms, run};
-use placement::{Gaps, Over, Placement};
+use placement::{Gaps, Over, Placed, Placement};
 use wgpu_norm::plan::{Pass, Plan, Problem};
 use wgpu_norm::{
     BatchNormDescriptor, Commit, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
@@ -385,13 +387,17 @@ fn everywhere(check: impl Fn(&Gpu, &gpu::Context, &Case, &Data)) {
     }
 }
 
+fn placed_at(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: Placement) -> Placed {
+    placed_on_gpu::run(gpu, context, case, data, place).unwrap_or_else(|error| panic!("{}: {error}", case.name()))
+}
+
 #[test]
 fn any_offset() {
     everywhere(|gpu, context, case, data| {
-        let aligned = placement::run(gpu, context, case, data, Placement::PLAIN);
+        let aligned = placed_at(gpu, context, case, data, Placement::PLAIN);
         for shift in [1, 64] {
             for shared in [false, true] {
-                let moved = placement::run(gpu, context, case, data, Placement { shift, shared, ..Placement::PLAIN });
+                let moved = placed_at(gpu, context, case, data, Placement { shift, shared, ..Placement::PLAIN });
                 assert_eq!(moved, aligned, "{}: {} {shift} elements on, shared: {shared}", gpu.name, case.name());
             }
         }
@@ -404,14 +410,14 @@ fn in_place() {
         if case.input != case.output {
             return;
         }
-        let apart = placement::run(gpu, context, case, data, Placement::PLAIN);
+        let apart = placed_at(gpu, context, case, data, Placement::PLAIN);
         for over in [Over::X, Over::Residual] {
             if over == Over::Residual && !case.has_residual() {
                 continue;
             }
             for shift in [0, 1] {
                 let place = Placement { shift, shared: shift == 1, over: Some(over), ..Placement::PLAIN };
-                let on_top = placement::run(gpu, context, case, data, place);
+                let on_top = placed_at(gpu, context, case, data, place);
                 assert_eq!(on_top.evaluated, apart.evaluated, "{}: {} {place:?}", gpu.name, case.name());
                 assert_eq!(on_top.trained, apart.trained, "{}: {} {place:?}", gpu.name, case.name());
             }
@@ -424,7 +430,7 @@ fn in_place() {
         {
             let shift = usize::from(over.is_some());
             let place = Placement { shift, over, sum_over: Some(sum_over), ..Placement::PLAIN };
-            let on_top = placement::run(gpu, context, case, data, place);
+            let on_top = placed_at(gpu, context, case, data, place);
             assert_eq!(on_top, apart, "{}: {} {place:?}", gpu.name, case.name());
         }
     });
@@ -434,15 +440,15 @@ fn in_place() {
 #[test]
 fn any_pitch() {
     everywhere(|gpu, context, case, data| {
-        let dense = placement::run(gpu, context, case, data, Placement::PLAIN);
+        let dense = placed_at(gpu, context, case, data, Placement::PLAIN);
         for (gaps, shift) in [(Gaps::Growing(3), 1), (Gaps::Growing(4), 0), (Gaps::Concatenated, 0)] {
             let place = Placement { gaps, shift, ..Placement::PLAIN };
-            let strided = placement::run(gpu, context, case, data, place);
+            let strided = placed_at(gpu, context, case, data, place);
             assert_eq!(strided, dense, "{}: {} {place:?}", gpu.name, case.name());
         }
         let place = Placement { gaps: Gaps::Growing(4), over: Some(Over::X), ..Placement::PLAIN };
         if case.input == case.output {
-            let on_top = placement::run(gpu, context, case, data, place);
+            let on_top = placed_at(gpu, context, case, data, place);
             assert_eq!(on_top.evaluated, dense.evaluated, "{}: {} {place:?}", gpu.name, case.name());
         }
     });

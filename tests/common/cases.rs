@@ -218,21 +218,30 @@ pub struct Results {
     pub state: State,
 }
 
+/// A generic function with the element types of a case's input and output.
+macro_rules! with_types {
+    ($case:expr, $function:ident($($argument:expr),*)) => {{
+        use half::{bf16, f16};
+        use wgpu_norm::DType::{BF16, F16, F32};
+        match ($case.input, $case.output) {
+            (F32, F32) => $function::<f32, f32>($($argument),*),
+            (F32, F16) => $function::<f32, f16>($($argument),*),
+            (F32, BF16) => $function::<f32, bf16>($($argument),*),
+            (F16, F32) => $function::<f16, f32>($($argument),*),
+            (F16, F16) => $function::<f16, f16>($($argument),*),
+            (F16, BF16) => $function::<f16, bf16>($($argument),*),
+            (BF16, F32) => $function::<bf16, f32>($($argument),*),
+            (BF16, F16) => $function::<bf16, f16>($($argument),*),
+            (BF16, BF16) => $function::<bf16, bf16>($($argument),*),
+        }
+    }};
+}
+#[allow(unused_imports, reason = "each of the programs that share this file uses a part of it")]
+pub(crate) use with_types;
+
 /// Runs forward and backward on a backend.
 pub fn run(backend: &host::Backend, case: &Case, data: &Data) -> Result<Results, Error> {
-    macro_rules! dispatch {
-        ($($input:ident $i:ty, $output:ident $o:ty;)*) => {
-            match (case.input, case.output) {
-                $((DType::$input, DType::$output) => pollster::block_on(run_typed::<$i, $o>(backend, case, data)),)*
-            }
-        };
-    }
-    use half::{bf16, f16};
-    dispatch! {
-        F32 f32, F32 f32; F32 f32, F16 f16; F32 f32, BF16 bf16;
-        F16 f16, F32 f32; F16 f16, F16 f16; F16 f16, BF16 bf16;
-        BF16 bf16, F32 f32; BF16 bf16, F16 f16; BF16 bf16, BF16 bf16;
-    }
+    with_types!(case, run_typed(backend, case, data))
 }
 
 pub fn typed<T: Element>(values: &[f64]) -> Vec<T> {
@@ -243,7 +252,11 @@ pub fn untyped<T: Element>(values: &[T]) -> Vec<f64> {
     values.iter().map(|v| f64::from(v.to_f32())).collect()
 }
 
-async fn run_typed<I: Element, O: Element>(
+fn run_typed<I: Element, O: Element>(backend: &host::Backend, case: &Case, data: &Data) -> Result<Results, Error> {
+    pollster::block_on(run_async::<I, O>(backend, case, data))
+}
+
+async fn run_async<I: Element, O: Element>(
     backend: &host::Backend,
     case: &Case,
     data: &Data,

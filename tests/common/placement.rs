@@ -1,12 +1,10 @@
-//! Tensors in buffers of one's own: at any offset, several in one buffer, one over another, between guards.
+//! Tensors in memory of one's own: at any offset, several in one buffer, one over another, between guards.
 #![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
 
-use super::adapters::Gpu;
 use super::cases::{Case, Data, typed};
 use std::ops::Range;
-use wgpu::util::DeviceExt;
 use wgpu_norm::layout::Memory;
-use wgpu_norm::{BackwardPitches, Commit, DType, ForwardPitches, Pitch, Residual, Statistics, gpu, wgpu};
+use wgpu_norm::{BackwardPitches, DType, ForwardPitches, Pitch, Residual};
 
 /// What an output lies over.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,110 +54,67 @@ pub struct Placed {
     pub evaluated: Vec<Vec<u8>>,
 }
 
-/// Runs training and evaluation. Panics if anything but the outputs is written.
-pub fn run(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: Placement) -> Placed {
-    Placed { trained: train(gpu, context, case, data, place), evaluated: evaluate(gpu, context, case, data, place) }
-}
-
-fn train(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: Placement) -> Vec<Vec<u8>> {
-    let after = case.fusion.residual == Residual::After;
-    let vector = case.descriptor.affine_len() as usize;
-    let affine = case.descriptor.affine();
-    let mut arena = Arena::new(place, case);
-    let x = arena.input(case.input, &data.x);
-    let residual = data.residual.as_ref().map(|r| arena.input(case.input, r));
-    // Backward reads the sum; or x, and the residual to recompute a ReLU's mask.
-    let over = place.over.filter(|&over| match over {
-        Over::X => case.has_sum(),
-        Over::Residual => !(after && case.fusion.relu),
-    });
-    let y = arena.output_over(over, [Some(x), residual], case.output);
-    let sum = case.has_sum().then(|| arena.output_over(place.sum_over, [Some(x), residual], case.input));
-    let dy = arena.input(case.output, &data.dy);
-    let dsum = data.dsum.as_ref().map(|d| arena.input(case.input, d));
-    let dx = arena.output(case.input);
-    let dresidual = after.then(|| arena.output(case.input));
-    let dweight = affine.weight.then(|| arena.vector(vector));
-    let dbias = affine.bias.then(|| arena.vector(vector));
-
-    let buffers = arena.upload(&gpu.device);
-    let at = |slot: Slot| buffers.binding(slot);
-    let norm = gpu::Norm::with_state(context, case.descriptor.clone(), &data.state).unwrap();
-    let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    let forward = forward(&buffers, case, [Some(x), residual, Some(y), sum]);
-    let saved = match case.statistics {
-        Statistics::Batch => {
-            norm.forward_train(&mut encoder, &case.tensor(), case.fusion, &forward, Commit::Update).unwrap()
-        }
-        Statistics::Running => norm.forward_frozen(&mut encoder, &case.tensor(), case.fusion, &forward).unwrap(),
-    };
-    let backward = gpu::Backward {
-        x: at(sum.unwrap_or(x)),
-        residual: residual.filter(|_| after && case.fusion.relu).map(at),
-        dy: at(dy),
-        dsum: dsum.map(at),
-        dx: Some(at(dx)),
-        dresidual: dresidual.map(at),
-        dweight: dweight.map(at),
-        dbias: dbias.map(at),
-        pitches: BackwardPitches {
-            x: sum.unwrap_or(x).pitch,
-            residual: pitch(residual),
-            dy: dy.pitch,
-            dsum: pitch(dsum),
-            dx: dx.pitch,
-            dresidual: pitch(dresidual),
-        },
-    };
-    norm.backward(&mut encoder, saved, &backward).unwrap();
-    arena.read(gpu, encoder, &buffers)
-}
-
 fn pitch(slot: Option<Slot>) -> Pitch {
     slot.map_or(Pitch::default(), |slot| slot.pitch)
 }
 
-fn forward<'a>(buffers: &'a Buffers, case: &Case, [x, residual, y, sum]: [Option<Slot>; 4]) -> gpu::Forward<'a> {
-    let at = |slot: Slot| buffers.binding(slot);
-    gpu::Forward {
-        x: at(x.unwrap()),
-        residual: residual.map(at),
-        y: at(y.unwrap()),
-        sum: sum.map(at),
-        y_dtype: Some(case.output),
-        pitches: ForwardPitches { x: pitch(x), residual: pitch(residual), y: pitch(y), sum: pitch(sum) },
+/// The tensors of a forward pass.
+pub struct ForwardSlots {
+    pub x: Slot,
+    pub residual: Option<Slot>,
+    pub y: Slot,
+    pub sum: Option<Slot>,
+}
+
+impl ForwardSlots {
+    pub fn pitches(&self) -> ForwardPitches {
+        ForwardPitches { x: self.x.pitch, residual: pitch(self.residual), y: self.y.pitch, sum: pitch(self.sum) }
     }
 }
 
-fn evaluate(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: Placement) -> Vec<Vec<u8>> {
-    let mut arena = Arena::new(place, case);
-    let x = arena.input(case.input, &data.x);
-    let residual = data.residual.as_ref().map(|r| arena.input(case.input, r));
-    let y = arena.output_over(place.over, [Some(x), residual], case.output);
-    let sum = case.has_sum().then(|| arena.output_over(place.sum_over, [Some(x), residual], case.input));
-    let buffers = arena.upload(&gpu.device);
-    let norm = gpu::Norm::with_state(context, case.descriptor.clone(), &data.state).unwrap();
-    let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    let forward = forward(&buffers, case, [Some(x), residual, Some(y), sum]);
-    norm.forward_eval(&mut encoder, &case.tensor(), case.fusion, &forward).unwrap();
-    arena.read(gpu, encoder, &buffers)
+/// The tensors of a backward pass.
+pub struct BackwardSlots {
+    pub x: Slot,
+    pub residual: Option<Slot>,
+    pub dy: Slot,
+    pub dsum: Option<Slot>,
+    pub dx: Slot,
+    pub dresidual: Option<Slot>,
+    pub dweight: Option<Slot>,
+    pub dbias: Option<Slot>,
+}
+
+impl BackwardSlots {
+    pub fn pitches(&self) -> BackwardPitches {
+        BackwardPitches {
+            x: self.x.pitch,
+            residual: pitch(self.residual),
+            dy: self.dy.pitch,
+            dsum: pitch(self.dsum),
+            dx: self.dx.pitch,
+            dresidual: pitch(self.dresidual),
+        }
+    }
 }
 
 const GUARD: u8 = 0xa5;
 const UNWRITTEN: u8 = 0x5a;
 
+/// Where a tensor lies.
 #[derive(Clone, Copy, Debug)]
-struct Slot {
-    buffer: usize,
-    offset: usize,
+pub struct Slot {
+    pub buffer: usize,
+    /// Bytes before its first element.
+    pub offset: usize,
     memory: Memory,
-    pitch: Pitch,
+    pub pitch: Pitch,
     /// Bytes of an element.
     size: usize,
 }
 
 impl Slot {
-    fn bytes(self) -> usize {
+    /// From its first element to its last.
+    pub fn bytes(self) -> usize {
         let Memory { samples, rows, width, row_pitch, sample_pitch } = self.memory;
         ((samples - 1) * sample_pitch + (rows - 1) * row_pitch + width) as usize * self.size
     }
@@ -176,23 +131,63 @@ impl Slot {
 }
 
 /// Contents of buffers, and which parts of them the calls may write.
-struct Arena {
+pub struct Arena {
     place: Placement,
     /// The call's tensors, without gaps.
     dense: Memory,
     tensors: u64,
-    contents: Vec<Vec<u8>>,
+    pub contents: Vec<Vec<u8>>,
     /// Sizes of elements in buffers of concatenated tensors, and how many slices of them are taken.
     concatenated: Vec<(usize, u64)>,
     outputs: Vec<Slot>,
 }
 
-struct Buffers(Vec<wgpu::Buffer>);
-
 impl Arena {
     fn new(place: Placement, case: &Case) -> Arena {
         let dense = case.descriptor.layout(&case.tensor()).unwrap().memory;
         Arena { place, dense, tensors: 0, contents: Vec::new(), concatenated: Vec::new(), outputs: Vec::new() }
+    }
+
+    /// The tensors of an evaluation.
+    pub fn evaluation(place: Placement, case: &Case, data: &Data) -> (Arena, ForwardSlots) {
+        let mut arena = Arena::new(place, case);
+        let forward = arena.forward(place.over, case, data);
+        arena.end();
+        (arena, forward)
+    }
+
+    /// Those of a training pass, forward and backward.
+    pub fn training(place: Placement, case: &Case, data: &Data) -> (Arena, ForwardSlots, BackwardSlots) {
+        let after = case.fusion.residual == Residual::After;
+        let vector = case.descriptor.affine_len() as usize;
+        let affine = case.descriptor.affine();
+        let mut arena = Arena::new(place, case);
+        // Backward reads the sum; or x, and the residual to recompute a ReLU's mask.
+        let over = place.over.filter(|&over| match over {
+            Over::X => case.has_sum(),
+            Over::Residual => !(after && case.fusion.relu),
+        });
+        let forward = arena.forward(over, case, data);
+        let backward = BackwardSlots {
+            x: forward.sum.unwrap_or(forward.x),
+            residual: forward.residual.filter(|_| after && case.fusion.relu),
+            dy: arena.input(case.output, &data.dy),
+            dsum: data.dsum.as_ref().map(|d| arena.input(case.input, d)),
+            dx: arena.output(case.input),
+            dresidual: after.then(|| arena.output(case.input)),
+            dweight: affine.weight.then(|| arena.vector(vector)),
+            dbias: affine.bias.then(|| arena.vector(vector)),
+        };
+        arena.end();
+        (arena, forward, backward)
+    }
+
+    fn forward(&mut self, over: Option<Over>, case: &Case, data: &Data) -> ForwardSlots {
+        let x = self.input(case.input, &data.x);
+        let residual = data.residual.as_ref().map(|r| self.input(case.input, r));
+        let y = self.output_over(over, [Some(x), residual], case.output);
+        let sum = case.has_sum().then(|| self.output_over(self.place.sum_over, [Some(x), residual], case.input));
+        ForwardSlots { x, residual, y, sum }
     }
 
     fn input(&mut self, dtype: DType, values: &[f64]) -> Slot {
@@ -295,40 +290,15 @@ impl Arena {
         slot
     }
 
-    fn upload(&mut self, device: &wgpu::Device) -> Buffers {
-        let buffers = self.contents.iter_mut().map(|contents| {
+    /// Guards behind the last tensors, up to a multiple of four bytes.
+    fn end(&mut self) {
+        for contents in &mut self.contents {
             contents.resize((contents.len() + 8).next_multiple_of(4), GUARD);
-            device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-                label: Some("tensors"),
-                contents,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            })
-        });
-        Buffers(buffers.collect())
+        }
     }
 
-    /// Submits, and returns the outputs.
-    fn read(mut self, gpu: &Gpu, mut encoder: wgpu::CommandEncoder, buffers: &Buffers) -> Vec<Vec<u8>> {
-        let copies: Vec<wgpu::Buffer> = buffers
-            .0
-            .iter()
-            .map(|from| {
-                let copy = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("copy"),
-                    size: from.size(),
-                    usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                    mapped_at_creation: false,
-                });
-                encoder.copy_buffer_to_buffer(from, 0, &copy, 0, from.size());
-                copy
-            })
-            .collect();
-        gpu.queue.submit([encoder.finish()]);
-        for copy in &copies {
-            copy.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
-        }
-        gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
-        let after: Vec<Vec<u8>> = copies.iter().map(|copy| copy.get_mapped_range(..).unwrap().to_vec()).collect();
+    /// The outputs in what the contents are now. Panics if anything but the outputs was written.
+    pub fn outputs(mut self, after: &[Vec<u8>], name: &str) -> Vec<Vec<u8>> {
         let outputs = self
             .outputs
             .iter()
@@ -337,20 +307,10 @@ impl Arena {
         for (slot, row) in self.outputs.iter().flat_map(|slot| slot.rows().map(move |row| (slot, row))) {
             self.contents[slot.buffer][row.clone()].copy_from_slice(&after[slot.buffer][row]);
         }
-        for (expected, after) in self.contents.iter().zip(&after) {
+        for (expected, after) in self.contents.iter().zip(after) {
             let touched = expected.iter().zip(after).position(|(a, b)| a != b);
-            assert_eq!(touched, None, "{}: a byte that is no output's was written: {:?}", gpu.name, self.outputs);
+            assert_eq!(touched, None, "{name}: a byte that is no output's was written: {:?}", self.outputs);
         }
         outputs
-    }
-}
-
-impl Buffers {
-    fn binding(&self, slot: Slot) -> wgpu::BufferBinding<'_> {
-        wgpu::BufferBinding {
-            buffer: &self.0[slot.buffer],
-            offset: slot.offset as u64,
-            size: std::num::NonZero::new(slot.bytes() as u64),
-        }
     }
 }

@@ -2,14 +2,13 @@
 //! fails names its call's number; the same number draws the same call again.
 
 use super::plans::{check_grids, check_partials, check_windows, kernels};
-use rand::seq::IndexedRandom;
+use super::random::{self, FEW_LANES, one_of};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus as Rng};
 use std::collections::HashMap;
 use wgpu_norm::plan::{Over, Plan, Problem, Tensor, Tree};
 use wgpu_norm::{
-    BackwardPitches, BatchNormDescriptor, DType, Direction, Error, Format, ForwardPitches, Fusion, Gradients,
-    GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor, NormDescriptor, Op, Pitch, Profile, Residual,
-    RmsNormDescriptor, Statistics, TensorDescriptor,
+    BackwardPitches, Direction, Error, ForwardPitches, Gradients, NormDescriptor, Op, Pitch, Profile, Residual,
+    Statistics, TensorDescriptor,
 };
 
 const CALLS: u64 = 5000;
@@ -19,37 +18,6 @@ const MOST: usize = 40_000;
 
 /// Bindings that hold whatever is asked for.
 const ROOMY: u64 = 1 << 40;
-
-fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
-    *all.choose(rng).expect("a choice")
-}
-
-/// A size up to `most`: on either side of a power of two, as boundaries are.
-fn size(rng: &mut Rng, most: usize) -> usize {
-    let power = 1usize << rng.random_range(0..=most.ilog2());
-    (power + rng.random_range(0..3)).saturating_sub(1).clamp(1, most)
-}
-
-/// A norm, and the shape of what it is given.
-fn norm(rng: &mut Rng) -> (NormDescriptor, Vec<usize>) {
-    let channels = size(rng, 600);
-    let samples = size(rng, MOST / channels / 2);
-    let mut shape = vec![samples, channels];
-    for _ in 0..rng.random_range(0..3) {
-        shape.push(size(rng, MOST / shape.iter().product::<usize>()));
-    }
-    let of_last = &shape[shape.len() - rng.random_range(1..shape.len())..];
-    let groups = one_of(rng, &(1..=channels).filter(|groups| channels.is_multiple_of(*groups)).collect::<Vec<_>>());
-    let (affine, track_running_stats) = (rng.random_bool(0.8), rng.random_bool(0.8));
-    let norm = match rng.random_range(0..5) {
-        0 => BatchNormDescriptor { affine, track_running_stats, ..BatchNormDescriptor::new(channels) }.into(),
-        1 => GroupNormDescriptor { affine, ..GroupNormDescriptor::new(groups, channels) }.into(),
-        2 => InstanceNormDescriptor { affine, track_running_stats, ..InstanceNormDescriptor::new(channels) }.into(),
-        3 => LayerNormDescriptor { weight: affine, bias: affine, ..LayerNormDescriptor::new(of_last) }.into(),
-        _ => RmsNormDescriptor { weight: affine, ..RmsNormDescriptor::new(of_last) }.into(),
-    };
-    (norm, shape)
-}
 
 fn op(rng: &mut Rng, is_batch: bool, residual: Residual) -> Op {
     let direction = one_of(rng, &[Direction::Forward, Direction::Backward]);
@@ -99,19 +67,7 @@ fn with_pitches(rng: &mut Rng, problem: Problem) -> Problem {
 
 /// A kind of device with limits of its own, or one with few lanes, on which everything takes several of something.
 fn profile(rng: &mut Rng) -> Profile {
-    let few_lanes = Profile {
-        workgroup: 8,
-        max_units: 2,
-        max_units_in_parts: 6,
-        max_units_beside_columns: 1,
-        min_lanes: 4,
-        min_element_lanes: 8,
-        max_lanes: 8,
-        target_lanes: 4,
-        busy_workgroups: 3,
-        ..Profile::GPU
-    };
-    let kind = one_of(rng, &[Profile::GPU, Profile::GPU, Profile::SOFTWARE_GPU, few_lanes, few_lanes]);
+    let kind = one_of(rng, &[Profile::GPU, Profile::GPU, Profile::SOFTWARE_GPU, FEW_LANES, FEW_LANES]);
     Profile {
         abreast: one_of(rng, &[1, 4, 4]),
         max_workgroups: one_of(rng, &[kind.max_workgroups, 300]),
@@ -126,16 +82,11 @@ fn all_plans_keep_their_promises() {
     let (mut planned, mut refused) = (0, 0);
     for number in 0..CALLS {
         let mut rng = Rng::seed_from_u64(number);
-        let (norm, shape) = norm(&mut rng);
-        let has_channels = !matches!(norm, NormDescriptor::Layer(_) | NormDescriptor::Rms(_));
-        let tensor = TensorDescriptor {
-            dtype: one_of(&mut rng, &[DType::F32, DType::F16, DType::BF16]),
-            format: if has_channels && rng.random() { Format::ChannelsLast } else { Format::ChannelsFirst },
-            ..TensorDescriptor::new(&shape)
-        };
-        let residual = one_of(&mut rng, &[Residual::None, Residual::None, Residual::After, Residual::Before]);
-        let fusion = Fusion { residual, relu: rng.random_bool(0.3) };
-        let op = op(&mut rng, matches!(norm, NormDescriptor::Batch(_)), residual);
+        let (norm, shape) = random::norm(&mut rng, MOST);
+        let (dtype, format) = (random::dtype(&mut rng), random::format(&mut rng, &norm));
+        let tensor = TensorDescriptor { dtype, format, ..TensorDescriptor::new(&shape) };
+        let fusion = random::fusion(&mut rng);
+        let op = op(&mut rng, matches!(norm, NormDescriptor::Batch(_)), fusion.residual);
         let may_run = norm.running_stats().is_some() && matches!(op, Op::Forward | Op::Backward(_));
         let statistics = if may_run && rng.random_bool(0.3) { Statistics::Running } else { Statistics::Batch };
         let problem = match Problem::new(&norm, &tensor, statistics, fusion, op) {

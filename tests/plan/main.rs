@@ -6,3 +6,5 @@ mod limits;
 mod partials;
 mod passes;
 mod plans;
+#[path = "../common/random.rs"]
+mod random;

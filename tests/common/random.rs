@@ -1,0 +1,68 @@
+//! Calls drawn at random: the same number draws the same call again.
+#![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
+
+use rand::seq::IndexedRandom;
+use rand::{RngExt, rngs::Xoshiro256PlusPlus as Rng};
+use wgpu_norm::{
+    BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor,
+    NormDescriptor, Profile, Residual, RmsNormDescriptor,
+};
+
+pub fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
+    *all.choose(rng).expect("a choice")
+}
+
+/// A size up to `most`: on either side of a power of two, as boundaries are.
+pub fn size(rng: &mut Rng, most: usize) -> usize {
+    let power = 1usize << rng.random_range(0..=most.ilog2());
+    (power + rng.random_range(0..3)).saturating_sub(1).clamp(1, most)
+}
+
+/// A norm, and the shape of what it is given: `most` elements at the most.
+pub fn norm(rng: &mut Rng, most: usize) -> (NormDescriptor, Vec<usize>) {
+    let channels = size(rng, 600);
+    let samples = size(rng, most / channels / 2);
+    let mut shape = vec![samples, channels];
+    for _ in 0..rng.random_range(0..3) {
+        shape.push(size(rng, most / shape.iter().product::<usize>()));
+    }
+    let of_last = &shape[shape.len() - rng.random_range(1..shape.len())..];
+    let groups = one_of(rng, &(1..=channels).filter(|groups| channels.is_multiple_of(*groups)).collect::<Vec<_>>());
+    let (affine, track_running_stats) = (rng.random_bool(0.8), rng.random_bool(0.8));
+    let norm = match rng.random_range(0..5) {
+        0 => BatchNormDescriptor { affine, track_running_stats, ..BatchNormDescriptor::new(channels) }.into(),
+        1 => GroupNormDescriptor { affine, ..GroupNormDescriptor::new(groups, channels) }.into(),
+        2 => InstanceNormDescriptor { affine, track_running_stats, ..InstanceNormDescriptor::new(channels) }.into(),
+        3 => LayerNormDescriptor { weight: affine, bias: affine, ..LayerNormDescriptor::new(of_last) }.into(),
+        _ => RmsNormDescriptor { weight: affine, ..RmsNormDescriptor::new(of_last) }.into(),
+    };
+    (norm, shape)
+}
+
+pub fn dtype(rng: &mut Rng) -> DType {
+    one_of(rng, &[DType::F32, DType::F16, DType::BF16])
+}
+
+pub fn format(rng: &mut Rng, norm: &NormDescriptor) -> Format {
+    let has_channels = !matches!(norm, NormDescriptor::Layer(_) | NormDescriptor::Rms(_));
+    if has_channels && rng.random() { Format::ChannelsLast } else { Format::ChannelsFirst }
+}
+
+pub fn fusion(rng: &mut Rng) -> Fusion {
+    let residual = one_of(rng, &[Residual::None, Residual::None, Residual::After, Residual::Before]);
+    Fusion { residual, relu: rng.random_bool(0.3) }
+}
+
+/// Few lanes, so that everything takes several of something.
+pub const FEW_LANES: Profile = Profile {
+    workgroup: 8,
+    max_units: 2,
+    max_units_in_parts: 6,
+    max_units_beside_columns: 1,
+    min_lanes: 4,
+    min_element_lanes: 8,
+    max_lanes: 8,
+    target_lanes: 4,
+    busy_workgroups: 3,
+    ..Profile::GPU
+};
