@@ -188,8 +188,8 @@ pub enum Error {
         /// Which member.
         rank: usize,
     },
-    /// A member of the group is gone, or gave up an exchange: nobody can tell which exchange the others are in.
-    #[error("rank {rank} of the group is gone, or gave up an exchange: the group cannot be used any more")]
+    /// A member of the group is gone, or gave up a call: nobody can tell which exchange the others are in.
+    #[error("rank {rank} of the group is gone, or gave up a call: the group cannot be used any more")]
     MemberGone {
         /// Which member.
         rank: usize,
@@ -218,9 +218,9 @@ pub enum Error {
         /// What the device has.
         actual: u64,
     },
-    /// There is no memory for a new buffer, or the device is lost. (In a browser a lack of memory is told to the application's own
-    /// handler of wgpu's errors.)
-    #[error("a new buffer cannot be had, the device is lost or out of memory: {0}")]
+    /// There is no memory for a new buffer, or the device is lost: wgpu itself gives a device up where there is none to stage a
+    /// buffer's first contents. (In a browser a lack of memory is told to the application's handler of wgpu's errors.)
+    #[error("a buffer cannot be allocated, the device is lost or out of memory: {0}")]
     NewBuffer(String),
     /// Reading results back failed.
     #[error("reading back failed: {0}")]

@@ -27,11 +27,11 @@ use wgpu_norm::{
     DType, Element, Error, Fusion, Momentum, NonFinite, NormDescriptor, Profile, Statistics, gpu, host::Backend,
 };
 
-/// Which calls are drawn.
-fn numbers(usual: Range<u64>) -> Range<u64> {
-    let Ok(asked) = std::env::var("WGPU_NORM_CALLS") else { return usual };
+/// Which calls are asked for.
+fn asked() -> Option<Range<u64>> {
+    let asked = std::env::var("WGPU_NORM_CALLS").ok()?;
     let range = asked.split_once("..").and_then(|(a, b)| Some(a.trim().parse().ok()?..b.trim().parse().ok()?));
-    range.unwrap_or_else(|| panic!("WGPU_NORM_CALLS is {asked}, which is no range like 100..200"))
+    Some(range.unwrap_or_else(|| panic!("WGPU_NORM_CALLS is {asked}, which is no range like 100..200")))
 }
 
 /// A call that has an answer to compare with.
@@ -156,7 +156,7 @@ fn tell(name: &str, number: u64, case: &Case, wrong: Result<Vec<String>, Error>)
 #[test]
 fn on_the_cpu() {
     let mut failures = 0;
-    for number in numbers(0..400) {
+    for number in asked().unwrap_or(0..400) {
         let mut rng = Rng::seed_from_u64(number);
         let case = case(&mut rng);
         let place = place(&mut rng, &case);
@@ -170,9 +170,9 @@ fn on_the_cpu() {
 
 /// The device's own profile, that of a real GPU, or few lanes; with limits that cut tensors, or without.
 fn profile(rng: &mut Rng, own: Profile) -> Profile {
-    let Profile { max_binding_size, offset_alignment, max_workgroups, .. } = own;
-    let few_lanes = Profile { max_binding_size, offset_alignment, max_workgroups, ..random::FEW_LANES };
-    let kind = one_of(rng, &[own, own, backends::of_a_gpu(own), few_lanes]);
+    let Profile { max_binding_size, max_workgroups, .. } = own;
+    let [of_a_gpu, few_lanes] = [Profile::GPU, random::FEW_LANES].map(|sizes| backends::with_limits_of(own, sizes));
+    let kind = one_of(rng, &[own, own, of_a_gpu, few_lanes]);
     Profile {
         abreast: one_of(rng, &[1, 4, 4]),
         max_workgroups: one_of(rng, &[max_workgroups, 300]),
@@ -188,7 +188,7 @@ fn on_gpus() {
         let _turn = gpu.turn();
         let own = *gpu::Context::new(&gpu.device).unwrap().profile();
         let (mut compared, mut refused) = (0, 0);
-        for number in numbers(0..16) {
+        for number in asked().unwrap_or(0..16) {
             let mut rng = Rng::seed_from_u64(number);
             let case = case(&mut rng);
             let place = place(&mut rng, &case);
@@ -204,7 +204,7 @@ fn on_gpus() {
             }
         }
         println!("{}: {compared} calls compared, {refused} are too large for a binding", gpu.name);
-        assert!(compared > refused, "{}: most calls are too large for a binding", gpu.name);
+        assert!(asked().is_some() || compared > refused, "{}: most calls are too large for a binding", gpu.name);
     }
     assert_eq!(failures, 0, "results are off");
 }

@@ -90,7 +90,7 @@ impl<T: Element> Runner for Cpu<T> {
         match case.call {
             Call::Train => {
                 let start = Instant::now();
-                let saved = norm.forward_train::<T, T>(&tensor, fusion, forward(out), Commit::Skip)?;
+                let saved = norm.forward_train::<T, T>(&tensor, fusion, forward(out), Commit::Update)?;
                 let seconds = start.elapsed().as_secs_f64();
                 drop(saved);
                 Ok(seconds)
@@ -101,7 +101,7 @@ impl<T: Element> Runner for Cpu<T> {
                 Ok(start.elapsed().as_secs_f64())
             }
             Call::Backward => {
-                let saved = norm.forward_train::<T, T>(&tensor, fusion, forward(out), Commit::Skip)?;
+                let saved = norm.forward_train::<T, T>(&tensor, fusion, forward(out), Commit::Update)?;
                 let affine = case.norm.affine();
                 let io = cpu::Backward {
                     dx: Some(out),
@@ -118,6 +118,10 @@ impl<T: Element> Runner for Cpu<T> {
 
     fn output(&mut self) -> Result<Vec<f32>, Error> {
         Ok(self.out.iter().map(|v| v.to_f32()).collect())
+    }
+
+    fn affine_gradients(&mut self) -> Result<[Vec<f32>; 2], Error> {
+        Ok([self.dweight.clone(), self.dbias.clone()])
     }
 
     fn clock(&self) -> &'static str {

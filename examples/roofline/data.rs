@@ -30,9 +30,9 @@ impl Data {
         Ok(Data { x: tensor(-2.0, 3.0), dy: tensor(-1.0, 1.0), state })
     }
 
-    /// y, or dx, of the samples that repeat.
-    pub fn expected(&self, case: &Case) -> Result<Vec<f64>, Error> {
-        let case = &case.period();
+    /// What the call makes of them.
+    pub fn expected(&self, whole: &Case) -> Result<Expected, Error> {
+        let case = &whole.period();
         let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
         let [x, dy] = [&self.x, &self.dy].map(|values| wide(&values[..case.elements()]));
         let (weight, bias) = (self.state.weight.as_deref().map(wide), self.state.bias.as_deref().map(wide));
@@ -47,10 +47,29 @@ impl Data {
             fusion: Fusion::default(),
         };
         match case.call {
-            Call::Backward => Ok(reference::backward(&case.norm, &case.tensor(), &inputs, &dy, None)?.dx),
-            _ => Ok(reference::forward(&case.norm, &case.tensor(), &inputs)?.y),
+            Call::Backward => {
+                let of_period = reference::backward(&case.norm, &case.tensor(), &inputs, &dy, None)?;
+                let times = (whole.elements() / case.elements()) as f64;
+                let [dweight, dbias] =
+                    [of_period.dweight, of_period.dbias].map(|sums| sums.into_iter().map(|sum| sum * times).collect());
+                Ok(Expected { output: of_period.dx, dweight, dbias })
+            }
+            _ => Ok(Expected {
+                output: reference::forward(&case.norm, &case.tensor(), &inputs)?.y,
+                ..Default::default()
+            }),
         }
     }
+}
+
+/// Results by the reference.
+#[derive(Default)]
+pub struct Expected {
+    /// y, or dx, of the samples that repeat.
+    pub output: Vec<f64>,
+    /// Of all samples; empty but for backward.
+    pub dweight: Vec<f64>,
+    pub dbias: Vec<f64>,
 }
 
 /// The nearest number of an element type.

@@ -36,8 +36,12 @@ pub fn open(names: &[String]) -> Result<Vec<Device>, String> {
     for adapter in &found {
         let real = adapter.info.device_type != wgpu::DeviceType::Cpu;
         if names.iter().any(|name| asks_for(name, &adapter.name)) || (names.is_empty() && real) {
-            let features = adapter.adapter.features() & gpu::TIMESTAMPS;
-            devices.push(Device::Gpu(Box::new(adapter.open(features).map_err(|skipped| skipped.to_string())?)));
+            match adapter.open(adapter.adapter.features() & gpu::TIMESTAMPS) {
+                Ok(gpu) => devices.push(Device::Gpu(Box::new(gpu))),
+                // One that nobody asked for must not keep the others from being measured.
+                Err(skipped) if names.is_empty() => println!("Skipped {skipped}\n"),
+                Err(skipped) => return Err(skipped.to_string()),
+            }
         }
     }
     if names.is_empty() && devices.len() == 1 {
@@ -81,15 +85,15 @@ impl Device {
                  `cargo run --release --example conformance -- tests/data/pytorch_golden.safetensors` prints"
             )
         })?;
-        let plan = Plan::new(case.problem(), &self.profile()).map_err(|e| e.to_string())?;
-        Ok(Row::new(case, self.name(), self.description(), clock, measured, plan.bytes()))
+        let plan_bytes = self.plan_bytes(case).map_err(|e| e.to_string())?;
+        Ok(Row::new(case, self.name(), self.description(), clock, measured, plan_bytes))
     }
 
-    fn profile(&self) -> Profile {
-        match self {
-            Device::Cpu => Profile::CPU,
-            Device::Gpu(gpu) => Profile::new(&gpu.info, &gpu.device.limits()),
-        }
+    /// Of the tensors, by the passes of a GPU's plan.
+    fn plan_bytes(&self, case: &Case) -> Result<Option<u64>, Error> {
+        let Device::Gpu(gpu) = self else { return Ok(None) };
+        let profile = Profile::new(&gpu.info, &gpu.device.limits());
+        Ok(Some(Plan::new(case.problem(), &profile)?.bytes()))
     }
 
     fn with_runner<R>(

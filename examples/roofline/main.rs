@@ -85,6 +85,7 @@ fn run(args: &Args) -> Result<(), String> {
     let bar = cli::progress((devices.len() * cases.len()) as u64);
     let mut rows = Vec::new();
     let mut summaries = Vec::new();
+    let mut failures = Vec::new();
     for device in &devices {
         let first = rows.len();
         bar.suspend(|| println!("{}\n\n{}", device.description(), report::head()));
@@ -92,20 +93,31 @@ fn run(args: &Args) -> Result<(), String> {
             let name = case.name();
             bar.set_message(format!("{}: {name} {}", device.name(), case.call.name()));
             let row = device.measure(case, budget);
-            let row = row.map_err(|e| format!("{name}, {} on {}: {e}", case.call.name(), device.name()))?;
             bar.suspend(|| {
                 if i == 0 || cases[i - 1].name() != name {
                     println!("{name}");
                 }
-                println!("{}", row.line());
+                match &row {
+                    Ok(row) => println!("{}", row.line()),
+                    Err(_) => println!("  {} failed: see below", case.call.name()),
+                }
             });
-            rows.push(row);
+            match row {
+                Ok(row) => rows.push(row),
+                Err(e) => failures.push(format!("{name}, {} on {}: {e}", case.call.name(), device.name())),
+            }
             bar.inc(1);
         }
         bar.suspend(|| println!());
-        summaries.push(report::summary(&rows[first..]));
+        if rows.len() > first {
+            summaries.push(report::summary(&rows[first..]));
+        }
     }
     bar.finish_and_clear();
+    let failed = (!failures.is_empty()).then(|| failures.join("\n"));
+    if rows.is_empty() {
+        return failed.map_or(Ok(()), Err);
+    }
     println!("{}\n", report::LEGEND);
     plot::plot(&rows, &plot)?;
     println!("Chart: {}", plot.display());
@@ -114,7 +126,7 @@ fn run(args: &Args) -> Result<(), String> {
         println!("Every number: {}", path.display());
     }
     println!("To paste into an issue:\n\n{}", summaries.join("\n"));
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Makes the file, and the folders on the way to it.

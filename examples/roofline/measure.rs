@@ -1,6 +1,6 @@
 //! How something is timed: op and copy in turns, so that both see the same machine.
 
-use super::cases::Case;
+use super::cases::{Call, Case};
 use super::data::Data;
 use std::time::{Duration, Instant};
 use wgpu_norm::{DType, Error};
@@ -15,6 +15,8 @@ pub trait Runner {
     fn run(&mut self) -> Result<f64, Error>;
     /// What the call wrote.
     fn output(&mut self) -> Result<Vec<f32>, Error>;
+    /// Gradients of weight and bias that a backward pass wrote.
+    fn affine_gradients(&mut self) -> Result<[Vec<f32>; 2], Error>;
     /// What seconds are measured with.
     fn clock(&self) -> &'static str;
     /// The documented bound of errors, for `f32`.
@@ -40,7 +42,8 @@ pub fn measure(runner: &mut dyn Runner, budget: Duration) -> Result<Measured, Er
     let ways = runner.copies();
     let mut runs = Vec::new();
     let mut copies = vec![Vec::new(); ways.len()];
-    // Each after one of its kind: what the caches hold of the output makes a difference of a third.
+    // Each after one of its kind (a backward pass after its forward pass): what the caches hold of the output makes a
+    // difference of a third.
     let round = |runner: &mut dyn Runner| -> Result<(Vec<f64>, f64), Error> {
         let copies = (0..ways.len()).map(|way| runner.copy(way).and(runner.copy(way))).collect::<Result<_, _>>()?;
         Ok((copies, runner.run().and(runner.run())?))
@@ -73,12 +76,24 @@ pub fn median(values: &mut [f64]) -> f64 {
 /// The largest error of a case's result, in units of its tolerance. Above 1 is wrong.
 pub fn check(runner: &mut dyn Runner, case: &Case, data: &Data) -> Result<f64, Error> {
     runner.run()?;
-    let (output, expected) = (runner.output()?, data.expected(case)?);
-    let scale = expected.iter().fold(1.0, |scale: f64, e| scale.max(e.abs()));
+    let expected = data.expected(case)?;
     let half_ulp = if case.dtype == DType::F32 { 0.0 } else { case.dtype.epsilon() / 2.0 };
-    let tolerance = (runner.tolerance() + half_ulp) * scale;
-    // The batch repeats itself, and so must the result.
-    let errors = output.iter().zip(expected.iter().cycle()).map(|(&a, e)| (f64::from(a) - e).abs() / tolerance);
+    let base = runner.tolerance();
+    let mut results = vec![(runner.output()?, &expected.output, base + half_ulp)];
+    if case.call == Call::Backward {
+        let affine = case.norm.affine();
+        let gradients = runner.affine_gradients()?.into_iter().zip([&expected.dweight, &expected.dbias]);
+        let wanted = gradients.zip([affine.weight, affine.bias]).filter(|(_, wanted)| *wanted);
+        results.extend(wanted.map(|((actual, expected), _)| (actual, expected, 4.0 * base)));
+    }
     // NaN is an error, too.
-    Ok(errors.fold(0.0, |worst: f64, error| if error <= worst { worst } else { error }))
+    let worse = |worst: f64, error: f64| if error <= worst { worst } else { error };
+    Ok(results.iter().map(|(actual, expected, tolerance)| largest(actual, expected) / tolerance).fold(0.0, worse))
+}
+
+/// The largest error, relative to the largest number. A batch that repeats itself has a result that does.
+fn largest(actual: &[f32], expected: &[f64]) -> f64 {
+    let scale = expected.iter().fold(1.0, |scale: f64, e| scale.max(e.abs()));
+    let errors = actual.iter().zip(expected.iter().cycle()).map(|(&a, e)| (f64::from(a) - e).abs() / scale);
+    errors.fold(0.0, |worst, error| if error <= worst { worst } else { error })
 }

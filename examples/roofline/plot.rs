@@ -36,7 +36,7 @@ pub fn plot(rows: &[Row], path: &Path) -> Result<(), String> {
             let style = ("sans-serif", size).into_font().color(&colour).pos(Pos::new(hpos, VPos::Center));
             area.draw(&Text::new(text.to_owned(), at, style)).map_err(failed)
         };
-        text("Bytes a second over those of a copy: 1 is a call as fast as memory", (14, 22), 18, HPos::Left, BLACK)?;
+        text("Bytes a second over those of a copy: 1 is a call as fast as the copy", (14, 22), 18, HPos::Left, BLACK)?;
         for (call, from) in Call::ALL.into_iter().zip([LEFT, LEFT + 90, LEFT + 170]) {
             area.draw(&Rectangle::new([(from, 42), (from + 14, 52)], colour(call).filled())).map_err(failed)?;
             text(call.name(), (from + 20, 47), 14, HPos::Left, BLACK)?;
@@ -46,7 +46,14 @@ pub fn plot(rows: &[Row], path: &Path) -> Result<(), String> {
             y += HEAD;
             text(&rows[0].device, (14, y - 14), 16, HPos::Left, BLACK)?;
             let bottom = y + (rows.len() as i32 + cases(rows)) * BAR - BAR / 2;
-            for (tick, shade) in [(0.0, 120), (0.25, 225), (0.5, 225), (0.75, 225), (1.0, 60)] {
+            for tick in (0..).map(|quarters| f64::from(quarters) / 4.0).take_while(|&tick| tick <= most) {
+                let shade = if tick == 0.0 {
+                    120
+                } else if tick == 1.0 {
+                    60
+                } else {
+                    225
+                };
                 let line = PathElement::new(vec![(x(tick), y - 6), (x(tick), bottom)], RGBColor(shade, shade, shade));
                 area.draw(&line).map_err(failed)?;
                 text(&tick.to_string(), (x(tick), y - 14), 12, HPos::Center, BLACK)?;

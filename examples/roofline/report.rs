@@ -13,7 +13,7 @@ pub struct Row {
     description: String,
     clock: &'static str,
     measured: Measured,
-    plan_bytes: u64,
+    plan_bytes: Option<u64>,
 }
 
 /// Column heads of what [`Row::line`] makes. With it, 78 characters.
@@ -40,7 +40,7 @@ impl Row {
         description: String,
         clock: &'static str,
         measured: Measured,
-        plan_bytes: u64,
+        plan_bytes: Option<u64>,
     ) -> Row {
         Row { case: case.clone(), device: device.into(), description, clock, measured, plan_bytes }
     }

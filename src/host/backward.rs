@@ -78,7 +78,8 @@ pub struct OutputGradients<I> {
 impl Norm {
     /// Gradients; see [`gpu::Norm::backward`]. Slices have the types and the length of the forward pass's ([`Error::DType`],
     /// [`Error::Length`]). [`Error::Foreign`] if `saved` is of another layer or backend; [`Error::Missing`] and
-    /// [`Error::Unexpected`] if the slices are not what its fusion asks for; [`Error::Readback`] if the device is lost.
+    /// [`Error::Unexpected`] if the slices are not what its fusion asks for; [`Error::NewBuffer`] and [`Error::Readback`] if the
+    /// device is out of memory or lost.
     /// An error, too, uses `saved` up.
     pub async fn backward<I: Element, O: Element>(
         &self,

@@ -21,7 +21,7 @@ pub struct Output<I, O> {
 
 impl Norm {
     /// Training; see [`gpu::Norm::forward_train`]. Slices are as long as `tensor` says ([`Error::Length`]) and of its type
-    /// ([`Error::DType`]); [`Error::Readback`] if the device is lost.
+    /// ([`Error::DType`]); [`Error::NewBuffer`] and [`Error::Readback`] if the device is out of memory or lost.
     pub async fn forward_train<I: Element, O: Element>(
         &mut self,
         tensor: &TensorDescriptor<'_>,

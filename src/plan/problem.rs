@@ -76,14 +76,14 @@ impl Problem {
             output: tensor.dtype,
             memories: [layout.memory; 5],
         };
-        // Given statistics are of no values here.
-        if !running {
+        // With given statistics a forward pass on the CPU counts nothing; shaders do, see `Plan::new`.
+        if !running || op != Op::Forward {
             problem.check_count()?;
         }
         Ok(problem)
     }
 
-    /// Counts have 32 bits. [`Error::TooLarge`]
+    /// Values of a statistic are counted with 32 bits. [`Error::TooLarge`]
     pub(super) fn check_count(&self) -> Result<(), Error> {
         let (count, limit) = (self.layout.stats.count(), u32::MAX.into());
         if count > limit {
@@ -92,11 +92,13 @@ impl Problem {
         Ok(())
     }
 
-    /// A backward pass of this forward pass. [`Error::Foreign`] if one is a part of a synchronised step and the other is not.
+    /// A backward pass of this forward pass. [`Error::Foreign`] if one is a part of a synchronised step and the other is not,
+    /// [`Error::TooLarge`] if this one had not to count what a backward pass counts.
     pub(crate) fn backward(self, op: Op) -> Result<Problem, Error> {
         if self.op.is_synchronised() != op.is_synchronised() {
             return Err(Error::Foreign { what: "kind of pass (synchronised or not)" });
         }
+        self.check_count()?;
         Ok(Problem { op, ..self })
     }
 

@@ -23,7 +23,7 @@ pub trait Communicator: Send + Sync {
     fn all_gather<'a>(&'a self, message: &'a [u8]) -> Exchange<'a>;
     /// This member has begun a call and will not come to its exchange, because the call's future was dropped. What it sends
     /// next must not pass for the message of that call: all its later exchanges fail ([`Error::MemberGone`]), and the others
-    /// need not wait for it.
+    /// need not wait for it. Called by a destructor: it must not wait, nor panic.
     fn give_up(&self);
 }
 

@@ -14,11 +14,13 @@ use std::sync::Arc;
 ///
 /// Every member calls the same methods in the same order. Shards may differ in size and may be empty (N = 0).
 /// Members that begin with equal running statistics and counters end with equal ones, bit for bit (load a checkpoint on all
-/// of them), but for numbers below [`f32::MIN_POSITIVE`], which some devices take for 0; those whose eps, momentum, [`NonFinite`] or [`Commit`] differ get [`Error::Disagreement`], and nothing has
-/// changed. Equal shards of 2^k samples on devices of one kind give the bits that one device with the whole batch gives.
+/// of them), but for numbers below [`f32::MIN_POSITIVE`], which some devices take for 0. Members whose eps, momentum,
+/// [`NonFinite`] or [`Commit`] differ get [`Error::Disagreement`], and nothing has changed. Equal shards of 2^k samples on
+/// devices of one kind give the bits that one device with the whole batch gives.
 ///
 /// Calls are futures that wait for the other members without blocking: each member may have a thread of its own,
-/// or one thread drives several with [`join_all`](super::join_all), whose devices then compute at the same time.
+/// or one thread drives several with [`join_all`](super::join_all), whose devices then compute at the same time. A call that
+/// is dropped between its first poll and the end of its exchange breaks the group ([`Error::MemberGone`]).
 ///
 /// Zhang et al., 2018, section 3; [PyTorch](https://pytorch.org/docs/stable/generated/torch.nn.SyncBatchNorm.html).
 pub struct SyncBatchNorm {

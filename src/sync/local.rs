@@ -227,9 +227,10 @@ impl Drop for Turn<'_> {
     /// A member that gives up an exchange would take the answer for that of its next one.
     fn drop(&mut self) {
         let LocalMember { rank, shared } = self.member;
-        shared.with(|round| round.busy[*rank] = false);
+        // In this order, or another call of this member could take the turn in between.
         if !self.over {
             self.member.give_up();
         }
+        shared.with(|round| round.busy[*rank] = false);
     }
 }

@@ -33,7 +33,8 @@ use std::time::{Duration, Instant};
 ///
 /// **Time-outs.** The time runs from the first poll of an exchange. An exchange looks for messages each time it is
 /// polled and asks to be polled again, as MPI itself does while it waits. After a time-out each later call is the same
-/// [`Error::Timeout`]; when an exchange was dropped before its end, or failed, it is [`Error::MemberGone`], of this rank.
+/// [`Error::Timeout`]; when a call was dropped before its exchange ended, or that failed, it is [`Error::MemberGone`], of this
+/// rank, and the other ranks' time runs out.
 /// Messages that others never took stay in memory. A rank whose time ends while the last message is on its way fails where
 /// others do not, and their running statistics differ then: go on from a checkpoint.
 ///
@@ -203,9 +204,10 @@ impl Round<'_> {
 impl Drop for Round<'_> {
     /// A rank that gives up an exchange would take the others' messages for those of its next one.
     fn drop(&mut self) {
-        self.group.state().busy = false;
+        // In this order, or another call of this rank could begin in between.
         if !self.over {
             self.group.give_up();
         }
+        self.group.state().busy = false;
     }
 }

@@ -31,8 +31,12 @@ pub fn everywhere(check: impl Fn(&str, &Backend)) {
 
 /// The sizes of a real GPU, with the limits of this device: several lanes share a row, and no leaf has parts.
 pub fn of_a_gpu(own: Profile) -> Profile {
+    with_limits_of(own, Profile::GPU)
+}
+
+pub fn with_limits_of(own: Profile, sizes: Profile) -> Profile {
     let Profile { max_binding_size, offset_alignment, max_workgroups, .. } = own;
-    Profile { max_binding_size, offset_alignment, max_workgroups, ..Profile::GPU }
+    Profile { max_binding_size, offset_alignment, max_workgroups, ..sizes }
 }
 
 /// One test a table and implementation, by the program's `check`; an adapter that is not here is printed as skipped by

@@ -82,13 +82,15 @@ pub struct BackwardSlots {
     pub dresidual: Option<Slot>,
     pub dweight: Option<Slot>,
     pub dbias: Option<Slot>,
+    /// Also of a residual that the pass does not read.
+    residual_pitch: Pitch,
 }
 
 impl BackwardSlots {
     pub fn pitches(&self) -> BackwardPitches {
         BackwardPitches {
             x: self.x.pitch,
-            residual: pitch(self.residual),
+            residual: self.residual_pitch,
             dy: self.dy.pitch,
             dsum: pitch(self.dsum),
             dx: self.dx.pitch,
@@ -177,6 +179,7 @@ impl Arena {
             dresidual: after.then(|| arena.output(case.input)),
             dweight: affine.weight.then(|| arena.vector(vector)),
             dbias: affine.bias.then(|| arena.vector(vector)),
+            residual_pitch: pitch(forward.residual),
         };
         arena.end();
         (arena, forward, backward)

@@ -112,6 +112,13 @@ fn backward_moves_the_least_bytes() {
         assert_eq!(with(Gradients { dx: false, ..ALL }, before), (2, 0), "{shape:?}");
         let none = Gradients { dx: false, dresidual: false, affine: false };
         assert_eq!(plan(&norm, &tensor, PLAIN, Op::Backward(none)).passes, []);
+        let plan = plan(&norm, &tensor, PLAIN, Op::Backward(ALL));
+        assert_eq!(plan.bytes(), (all(2) as u64 + 1) * tensor.size().unwrap(), "{shape:?}");
+        assert_eq!(plan.dispatches(), plan.passes.len(), "{shape:?}: one window");
+        if matches!(norm, NormDescriptor::Batch(_)) {
+            let expected: &[Kernel] = if on_chip { &[Kernel::Rows] } else { &[Kernel::Reduce, Kernel::Apply] };
+            assert_eq!(kernels(&plan), expected, "{shape:?}");
+        }
     }
 }
 
@@ -384,9 +391,11 @@ fn errors_name_the_numbers() {
     fails!(ln(&[usize::MAX]), [2, usize::MAX], ["18446744073709551615"], Error::TooLarge { .. });
     let limit = ["8589934592", "4294967295"];
     fails!(bn(1), [1 << 20, 1, 1 << 13], limit, Error::TooLarge { what: "values of one statistic", .. });
-    // Given statistics count nothing: only a device has limits.
+    // With given statistics a forward pass on the CPU counts nothing.
     let (norm, many) = (bn(1).into(), TensorDescriptor::new(&[1 << 20, 1, 1 << 13]));
     let given = Problem::new(&norm, &many, Statistics::Running, PLAIN, Op::Forward).unwrap();
+    let backward = Problem::new(&norm, &many, Statistics::Running, PLAIN, Op::Backward(ALL));
+    assert!(matches!(backward, Err(Error::TooLarge { what: "values of one statistic", .. })));
     assert!(matches!(Plan::new(given, &Profile::GPU), Err(Error::TooLarge { what: "values of one statistic", .. })));
     let rows = ["5000000000", "4294967295"];
     fails!(ln(&[1]), [5_000_000_000, 1], rows, Error::TooLarge { what: "targets of one pass", .. });

@@ -91,7 +91,7 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     }
     let mean = sum / len as f32;
     let mut m2 = about_pivot - sum * mean;
-    // Most of it is the pivot's distance, or it is no finite number, which that alone can make it: a second pass, about the mean.
+    // The pivot's distance is most of it, or may alone have made it infinite: a second pass, about the mean.
     let most = (m2 * 4.0).min(V::splat(simd, f32::MAX));
     if !about_pivot.simd_le(most).all_true() {
         let (most, about_pivot, means) = (most.to_array(), about_pivot.to_array(), mean.to_array());
