@@ -322,45 +322,41 @@ fn relu_lets_nan_of_a_residual_through() {
     });
 }
 
-/// Many samples of one mean: no sum grows with the batch.
-fn many_samples(name: &str, backend: &host::Backend) {
-    let shape = [4096, 1, 4];
-    let descriptor = InstanceNormDescriptor { track_running_stats: true, ..InstanceNormDescriptor::new(1) };
-    let descriptor = InstanceNormDescriptor { momentum: Momentum::Exponential(1.0), ..descriptor };
-    let x: Vec<f32> = (0..4096).flat_map(|_| [-1.9, 0.1, 0.1, 2.1]).collect();
+/// The running mean of one channel of instance norm after one batch, whose average it takes over.
+fn running_mean(backend: &host::Backend, shape: [usize; 3], x: &[f32]) -> f32 {
+    let momentum = Momentum::Exponential(1.0);
+    let descriptor = InstanceNormDescriptor { track_running_stats: true, momentum, ..InstanceNormDescriptor::new(1) };
     let mut norm = host::Norm::new(backend, descriptor).unwrap();
     let tensor = TensorDescriptor::new(&shape);
     let state = pollster::block_on(async {
-        let pass = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), &x, None, Commit::Update);
+        let pass = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), x, None, Commit::Update);
         let _ = pass.await.unwrap();
         norm.state().await.unwrap()
     });
-    let mean = state.running.unwrap().running_mean[0];
+    state.running.unwrap().running_mean[0]
+}
+
+/// Many samples of one mean: no sum grows with the batch.
+fn many_samples(name: &str, backend: &host::Backend) {
+    let x: Vec<f32> = (0..4096).flat_map(|_| [-1.9, 0.1, 0.1, 2.1]).collect();
+    let mean = running_mean(backend, [4096, 1, 4], &x);
     assert!((mean - 0.1).abs() < 5e-8, "{name}: {mean}");
 }
 
 /// And of means that differ: what is rounded off an average is not lost, sample for sample.
 fn many_means(name: &str, backend: &host::Backend) {
-    let samples = 5000;
-    let means: Vec<f64> = integers(8, samples).into_iter().map(|i| 3.0 + i / 7.0).collect();
-    let x: Vec<f32> = means.iter().flat_map(|mean| [mean - 1.0, mean + 1.0]).map(|x| x as f32).collect();
+    let means = integers(8, 5000).into_iter().map(|i| 3.0 + i / 7.0);
+    let x: Vec<f32> = means.flat_map(|mean| [mean - 1.0, mean + 1.0]).map(|x| x as f32).collect();
     let expected = wide(&x).iter().sum::<f64>() / x.len() as f64;
-    let momentum = Momentum::Exponential(1.0);
-    let descriptor = InstanceNormDescriptor { track_running_stats: true, momentum, ..InstanceNormDescriptor::new(1) };
-    let mut norm = host::Norm::new(backend, descriptor).unwrap();
-    let shape = [samples, 1, 2];
-    let tensor = TensorDescriptor::new(&shape);
-    let pass = norm.forward_train::<f32, f32>(&tensor, Fusion::default(), &x, None, Commit::Update);
-    let _ = pollster::block_on(pass).unwrap();
-    let mean = pollster::block_on(norm.state()).unwrap().running.unwrap().running_mean[0];
+    let mean = running_mean(backend, [5000, 1, 2], &x);
     let error = (f64::from(mean) - expected).abs();
     assert!(error <= f64::from(f32::EPSILON) * expected, "{name}: {mean}, not {expected}");
 }
 
 #[test]
 fn running_statistics_of_many_samples() {
-    backends::everywhere(many_means);
     backends::everywhere(many_samples);
+    backends::everywhere(many_means);
 }
 
 /// A NaN in training: all of its statistic's results, and nobody else's, whoever shares a load, a workgroup or a merge.

@@ -114,19 +114,23 @@ fn run(args: &Args) -> Result<(), String> {
         }
     }
     bar.finish_and_clear();
-    let failed = (!failures.is_empty()).then(|| failures.join("\n"));
-    if rows.is_empty() {
-        return failed.map_or(Ok(()), Err);
+    if !rows.is_empty() {
+        show(&rows, &summaries, &plot, args.json.as_deref())?;
     }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+/// What all rows together are shown as.
+fn show(rows: &[report::Row], summaries: &[String], plot: &Path, json: Option<&Path>) -> Result<(), String> {
     println!("{}\n", report::LEGEND);
-    plot::plot(&rows, &plot)?;
+    plot::plot(rows, plot)?;
     println!("Chart: {}", plot.display());
-    if let Some(path) = &args.json {
-        report::json(&rows, path)?;
+    if let Some(path) = json {
+        report::json(rows, path)?;
         println!("Every number: {}", path.display());
     }
     println!("To paste into an issue:\n\n{}", summaries.join("\n"));
-    failed.map_or(Ok(()), Err)
+    Ok(())
 }
 
 /// Makes the file, and the folders on the way to it.

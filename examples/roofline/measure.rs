@@ -86,14 +86,17 @@ pub fn check(runner: &mut dyn Runner, case: &Case, data: &Data) -> Result<f64, E
         let wanted = gradients.zip([affine.weight, affine.bias]).filter(|(_, wanted)| *wanted);
         results.extend(wanted.map(|((actual, expected), _)| (actual, expected, 4.0 * base)));
     }
-    // NaN is an error, too.
-    let worse = |worst: f64, error: f64| if error <= worst { worst } else { error };
-    Ok(results.iter().map(|(actual, expected, tolerance)| largest(actual, expected) / tolerance).fold(0.0, worse))
+    let of_each = results.iter().map(|(actual, expected, tolerance)| error(actual, expected) / tolerance);
+    Ok(largest(of_each))
 }
 
 /// The largest error, relative to the largest number. A batch that repeats itself has a result that does.
-fn largest(actual: &[f32], expected: &[f64]) -> f64 {
+fn error(actual: &[f32], expected: &[f64]) -> f64 {
     let scale = expected.iter().fold(1.0, |scale: f64, e| scale.max(e.abs()));
-    let errors = actual.iter().zip(expected.iter().cycle()).map(|(&a, e)| (f64::from(a) - e).abs() / scale);
-    errors.fold(0.0, |worst, error| if error <= worst { worst } else { error })
+    largest(actual.iter().zip(expected.iter().cycle()).map(|(&a, e)| (f64::from(a) - e).abs() / scale))
+}
+
+/// Of absolute numbers. In their total order NaN, which is an error, too, is the largest.
+fn largest(numbers: impl Iterator<Item = f64>) -> f64 {
+    numbers.max_by(f64::total_cmp).unwrap_or(0.0)
 }
