@@ -17,22 +17,17 @@ mod placed_on_gpu;
 mod placement;
 #[path = "common/random.rs"]
 mod random;
+#[path = "common/shards.rs"]
+mod shards;
 
 use cases::{Case, Data, Inputs, Results, compare, run, typed, with_types};
 use placement::{Gaps, Over, Placed, Placement};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus as Rng};
 use random::one_of;
-use std::ops::Range;
+use shards::{Drive, Shards, run_sharded};
 use wgpu_norm::{
     DType, Element, Error, Fusion, Momentum, NonFinite, NormDescriptor, Profile, Statistics, gpu, host::Backend,
 };
-
-/// Which calls are asked for.
-fn asked() -> Option<Range<u64>> {
-    let asked = std::env::var("WGPU_NORM_CALLS").ok()?;
-    let range = asked.split_once("..").and_then(|(a, b)| Some(a.trim().parse().ok()?..b.trim().parse().ok()?));
-    Some(range.unwrap_or_else(|| panic!("WGPU_NORM_CALLS is {asked}, which is no range like 100..200")))
-}
 
 /// A call that has an answer to compare with.
 fn case(rng: &mut Rng) -> Case {
@@ -156,7 +151,7 @@ fn tell(name: &str, number: u64, case: &Case, wrong: Result<Vec<String>, Error>)
 #[test]
 fn on_the_cpu() {
     let mut failures = 0;
-    for number in asked().unwrap_or(0..400) {
+    for number in random::asked().unwrap_or(0..400) {
         let mut rng = Rng::seed_from_u64(number);
         let case = case(&mut rng);
         let place = place(&mut rng, &case);
@@ -188,7 +183,7 @@ fn on_gpus() {
         let _turn = gpu.turn();
         let own = *gpu::Context::new(&gpu.device).unwrap().profile();
         let (mut compared, mut refused) = (0, 0);
-        for number in asked().unwrap_or(0..16) {
+        for number in random::asked().unwrap_or(0..16) {
             let mut rng = Rng::seed_from_u64(number);
             let case = case(&mut rng);
             let place = place(&mut rng, &case);
@@ -204,7 +199,72 @@ fn on_gpus() {
             }
         }
         println!("{}: {compared} calls compared, {refused} are too large for a binding", gpu.name);
-        assert!(asked().is_some() || compared > refused, "{}: most calls are too large for a binding", gpu.name);
+        assert!(
+            random::asked().is_some() || compared > refused,
+            "{}: most calls are too large for a binding",
+            gpu.name
+        );
     }
+    assert_eq!(failures, 0, "results are off");
+}
+
+/// How many samples each of up to four members has, which may be none.
+fn shares(rng: &mut Rng, samples: usize) -> Vec<usize> {
+    let mut cuts: Vec<_> = (0..rng.random_range(0..4)).map(|_| rng.random_range(0..=samples)).collect();
+    cuts.sort_unstable();
+    let starts = [0].into_iter().chain(cuts.clone());
+    starts.zip(cuts.iter().copied().chain([samples])).map(|(start, end)| end - start).collect()
+}
+
+/// Members of a group on the CPU and on adapters, against the reference of the whole batch.
+#[test]
+fn in_groups() {
+    let gpus: Vec<_> = backends::gpus().collect();
+    let _turns: Vec<_> = gpus.iter().map(|(gpu, _)| gpu.turn()).collect();
+    let (mut compared, mut refused, mut failures) = (0, 0, 0);
+    for number in random::asked().unwrap_or(0..24) {
+        let mut rng = Rng::seed_from_u64(number);
+        let case = loop {
+            let case = case(&mut rng);
+            if matches!(case.descriptor, NormDescriptor::Batch(_)) && case.statistics == Statistics::Batch {
+                break case;
+            }
+        };
+        let sizes = shares(&mut rng, case.shape[0]);
+        let member = |rng: &mut Rng| {
+            if gpus.is_empty() || rng.random_bool(0.4) {
+                return Backend::Cpu;
+            }
+            let (gpu, _) = gpus[rng.random_range(0..gpus.len())];
+            let own = *gpu::Context::new(&gpu.device).unwrap().profile();
+            let context = gpu::Context::with_profile(&gpu.device, profile(rng, own), None).unwrap();
+            Backend::Gpu { context, queue: gpu.queue.clone() }
+        };
+        let members: Vec<_> = sizes.iter().map(|_| member(&mut rng)).collect();
+        let data = Data::of(&case, inputs(&case));
+        let result = run_sharded(Drive::OneThread, &members, &case, &data, &Shards::new(&case, &sizes));
+        let wrong = match result {
+            Err(Error::TooLarge { .. }) => {
+                refused += 1;
+                continue;
+            }
+            Err(error) => Err(error),
+            Ok(result) => {
+                let mut wrong = Vec::new();
+                if is_decided(&case) {
+                    wrong.extend(compare(&case, &data, &result.whole, 1e-6).iter().map(|check| check.to_string()));
+                }
+                if result.states.windows(2).any(|s| s[0] != s[1]) {
+                    wrong.push("members' states differ".to_string());
+                }
+                Ok(wrong)
+            }
+        };
+        compared += 1;
+        let names: Vec<_> = members.iter().map(|member| member.name()).collect();
+        failures += tell(&format!("{sizes:?} on {names:?}"), number, &case, wrong);
+    }
+    println!("groups: {compared} calls compared, {refused} are too large for a binding");
+    assert!(random::asked().is_some() || compared > refused, "most calls are too large for a binding");
     assert_eq!(failures, 0, "results are off");
 }

@@ -3,10 +3,18 @@
 
 use rand::seq::IndexedRandom;
 use rand::{RngExt, rngs::Xoshiro256PlusPlus as Rng};
+use std::ops::Range;
 use wgpu_norm::{
     BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor,
     NormDescriptor, Profile, Residual, RmsNormDescriptor,
 };
+
+/// Which calls are asked for.
+pub fn asked() -> Option<Range<u64>> {
+    let asked = std::env::var("WGPU_NORM_CALLS").ok()?;
+    let range = asked.split_once("..").and_then(|(a, b)| Some(a.trim().parse().ok()?..b.trim().parse().ok()?));
+    Some(range.unwrap_or_else(|| panic!("WGPU_NORM_CALLS is {asked}, which is no range like 100..200")))
+}
 
 pub fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
     *all.choose(rng).expect("a choice")

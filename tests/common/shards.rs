@@ -1,13 +1,14 @@
 //! Runs a case of the table as shards on the members of a group.
 #![allow(dead_code, reason = "each of the programs that share this file uses a part of it")]
 
-use super::cases::{Case, Data, Results, typed, untyped};
+use super::cases::{Case, Data, Results, typed, untyped, with_types};
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use wgpu_norm::sync::{Communicator, LocalGroup, SyncBatchNorm, join_all};
 use wgpu_norm::{
-    Commit, DType, Element, Error, Gradients, Residual, State, TensorDescriptor,
+    Commit, Element, Error, Gradients, Residual, State, TensorDescriptor,
     host::{Backend, Backward, Norm},
 };
 
@@ -74,10 +75,15 @@ pub fn run_sharded(
     data: &Data,
     shards: &Shards,
 ) -> Result<Sharded, Error> {
-    let results = each(members.len(), Duration::from_secs(120), drive, async |group| {
+    let mut results = each(members.len(), Duration::from_secs(120), drive, async |group| {
         let rank = group.rank();
         run_shard(&members[rank], group, case, data, shards).await
     });
+    // What the others have to say is that this one failed.
+    let own = |result: &Result<_, Error>| result.as_ref().is_err_and(|e| !matches!(e, Error::MemberFailed { .. }));
+    if let Some(rank) = results.iter().position(own) {
+        results.swap(0, rank);
+    }
     Ok(join(results.into_iter().collect::<Result<Vec<Results>, Error>>()?))
 }
 
@@ -92,11 +98,18 @@ pub async fn run_shard(
     let rank = group.rank();
     let norm = Norm::with_state(backend, case.descriptor.clone(), data.state.clone())?;
     let norm = SyncBatchNorm::new(norm, group)?;
-    match case.input {
-        DType::F32 => member_step::<f32>(norm, case, data, shards, rank).await,
-        DType::F16 => member_step::<half::f16>(norm, case, data, shards, rank).await,
-        DType::BF16 => member_step::<half::bf16>(norm, case, data, shards, rank).await,
-    }
+    with_types!(case, boxed_step(norm, case, data, shards, rank)).await
+}
+
+/// Steps of all element types as one type.
+fn boxed_step<'a, I: Element, O: Element>(
+    norm: SyncBatchNorm,
+    case: &'a Case,
+    data: &'a Data,
+    shards: &'a Shards,
+    rank: usize,
+) -> Pin<Box<dyn Future<Output = Result<Results, Error>> + 'a>> {
+    Box::pin(member_step::<I, O>(norm, case, data, shards, rank))
 }
 
 /// Puts together what the members computed, by rank.
@@ -120,7 +133,7 @@ pub fn join(results: Vec<Results>) -> Sharded {
     Sharded { whole, states: results.into_iter().map(|r| r.state).collect() }
 }
 
-async fn member_step<T: Element>(
+async fn member_step<I: Element, O: Element>(
     mut norm: SyncBatchNorm,
     case: &Case,
     data: &Data,
@@ -130,13 +143,14 @@ async fn member_step<T: Element>(
     let mut shape = case.shape.clone();
     shape[0] = shards.0[rank].len();
     let tensor = TensorDescriptor { shape: &shape, ..case.tensor() };
-    let slice = |all: &[f64]| typed::<T>(shards.of(rank, all));
-    let (x, dy) = (slice(&data.x), slice(&data.dy));
-    let residual = data.residual.as_deref().map(slice);
-    let dsum = data.dsum.as_deref().map(slice);
+    let input = |all: &[f64]| typed::<I>(shards.of(rank, all));
+    let x = input(&data.x);
+    let dy = typed::<O>(shards.of(rank, &data.dy));
+    let residual = data.residual.as_deref().map(input);
+    let dsum = data.dsum.as_deref().map(input);
     let after = case.fusion.residual == Residual::After;
     let (output, saved) =
-        norm.forward_train::<T, T>(&tensor, case.fusion, &x, residual.as_deref(), Commit::Update).await?;
+        norm.forward_train::<I, O>(&tensor, case.fusion, &x, residual.as_deref(), Commit::Update).await?;
     let statistics = norm.norm().statistics(&saved).await?;
     let io = Backward {
         x: output.sum.as_ref().unwrap_or(&x),
