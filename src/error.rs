@@ -146,16 +146,19 @@ pub enum Error {
         /// Why it is needed.
         hint: &'static str,
     },
-    /// A tensor was given that the pass has no use for.
-    #[error("{name} was given, but {reason}")]
+    /// Something was given or asked for that the call has no use for.
+    #[error("{name} does not belong here: {reason}")]
     Unexpected {
-        /// Which tensor.
+        /// Which tensor, parameter or call.
         name: &'static str,
-        /// Why it cannot be used.
+        /// Why not.
         reason: &'static str,
     },
     /// The element type is not what the pass works on.
-    #[error("{name} is {actual:?}, the pass works on {expected:?}")]
+    #[error(
+        "{name} has elements of {actual:?}, the call works on {expected:?}: give its type in TensorDescriptor::dtype (a \
+         backward pass has those of its forward pass)"
+    )]
     DType {
         /// Which tensor.
         name: &'static str,

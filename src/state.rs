@@ -18,7 +18,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// From PyTorch's buffers of a layer, which counts batches for all channels together.
+    /// From PyTorch's buffers of a layer, which counts batches for all channels together: to go on from a checkpoint of this
+    /// crate, keep `tracked` and `skipped` themselves (a channel that left out a batch has a count of its own).
     ///
     /// ```
     /// use wgpu_norm::{BatchNormDescriptor, Running, State};
@@ -33,7 +34,10 @@ impl Running {
         Running { running_mean, running_var, tracked: vec![num_batches_tracked; channels], skipped: vec![0; channels] }
     }
 
-    /// Batches taken in so far: the largest of the channels' counts. PyTorch counts a batch that is not finite, too.
+    /// Batches taken in so far, for PyTorch: the largest of the channels' counts, so not all that [`Momentum::Cumulative`]
+    /// needs to go on where a channel left one out. PyTorch counts a batch that is not finite, too.
+    ///
+    /// [`Momentum::Cumulative`]: crate::Momentum::Cumulative
     pub fn num_batches_tracked(&self) -> u32 {
         self.tracked.iter().copied().max().unwrap_or(0)
     }
@@ -69,7 +73,8 @@ impl State {
     }
 
     /// Checks that every vector is there exactly when the descriptor has it, with the right length:
-    /// [`Error::Missing`], [`Error::Unexpected`], [`Error::Length`].
+    /// [`Error::Missing`], [`Error::Unexpected`], [`Error::Length`]; and that no variance is negative:
+    /// [`Error::Parameter`]. (It may be NaN, as [`NonFinite::Poison`](crate::NonFinite::Poison) makes it.)
     pub fn check(&self, descriptor: &NormDescriptor) -> Result<(), Error> {
         let (affine, len) = (descriptor.affine(), descriptor.affine_len());
         let running = self.running.as_ref();
@@ -90,6 +95,9 @@ impl State {
                 (true, None) => return Err(Error::Missing { name, hint: "the layer was made with it" }),
                 _ => check_len(name, actual, len)?,
             }
+        }
+        if let Some(&var) = running.and_then(|r| r.running_var.iter().find(|&&var| var < 0.0)) {
+            return Err(Error::Parameter { name: "running_var", value: var.into(), expected: "0 or more" });
         }
         Ok(())
     }

@@ -337,6 +337,23 @@ fn saved_statistics_are_for_their_own_pass() {
     });
 }
 
+/// Moments of nothing, for a shard that has values, are those of a channel with mean 0 and variance 0.
+#[test]
+fn moments_of_nothing_are_zero() {
+    let (x, tensor) = ([1.0f32, -2.0, 3.0, 0.5], TensorDescriptor::new(&[2, 2]));
+    let descriptor = BatchNormDescriptor { eps: 0.25, ..BatchNormDescriptor::new(2) };
+    backends::everywhere(|name, backend| {
+        let mut norm = host::Norm::new(backend, descriptor.clone()).unwrap();
+        let before = pollster::block_on(norm.state()).unwrap();
+        let moments = [Moments::EMPTY; 2];
+        let call = norm.forward_train_with::<f32, f32>(&tensor, Fusion::default(), &x, None, &moments, Commit::Update);
+        let (output, saved) = pollster::block_on(call).unwrap();
+        drop(saved);
+        assert_eq!(output.y, x.map(|x| 2.0 * x), "{name}");
+        assert_eq!(pollster::block_on(norm.state()).unwrap(), before, "{name}");
+    });
+}
+
 /// A frozen pass is that of the running statistics that it was made with, whatever they are later.
 #[test]
 fn frozen_passes_keep_their_statistics() {

@@ -15,7 +15,8 @@ pub(crate) struct Stat {
 
 impl Stat {
     pub fn new(moments: &Moments, eps: f32) -> Stat {
-        let var = moments.m2 / moments.count as f32;
+        // Moments of nothing, given for a shard that has values, are mean 0 and variance 0, as on a GPU.
+        let var = moments.m2 / moments.count.max(1) as f32;
         Stat { hi: moments.mean_hi, lo: moments.mean_lo, var, rstd: 1.0 / (var + eps).sqrt() }
     }
 

@@ -130,6 +130,9 @@ impl Norm {
 
     /// Training: y from the batch's own statistics; `commit` says whether the running statistics take them in.
     ///
+    /// Encoders with calls of one layer are submitted in the order in which they were recorded ([why](super)): the backward pass
+    /// of an encoder that was dropped, or comes first, reads what no pass has written.
+    ///
     /// y may be written over the residual, unless the ReLU behind it needs that again. With
     /// [`Residual::Before`](crate::Residual::Before) backward reads the sum: y and sum may each lie over x or over the
     /// residual, as a transformer's residual stream does that is updated in place. Errors: shape, dtype, buffers ([`Error`]
@@ -190,15 +193,26 @@ impl Norm {
         sums: Option<&wgpu::Buffer>,
         update: Update,
     ) -> Result<Saved, Error> {
+        let (plan, tensors) = self.forward_plan(problem, io, in_place)?;
+        let saved = self.saved(plan.problem)?;
+        self.record(encoder, &plan, &tensors, &saved, sums, update)?;
+        Ok(saved)
+    }
+
+    /// Any forward pass's plan, and its tensors, checked.
+    pub(super) fn forward_plan<'a>(
+        &self,
+        problem: Problem,
+        io: &'a Forward,
+        in_place: InPlace,
+    ) -> Result<(Arc<Plan>, Tensors<'a>), Error> {
         let mut problem = problem.with_forward_pitches(&io.pitches)?;
         problem.output = io.y_dtype.unwrap_or(problem.input);
         let tensors = io.tensors(problem.fusion)?;
         let plan = self.plan(problem)?;
         io::check(&plan, &tensors, in_place)?;
         self.check_apart(&plan, &tensors)?;
-        let saved = self.saved(problem)?;
-        self.record(encoder, &plan, &tensors, &saved, sums, update)?;
-        Ok(saved)
+        Ok((plan, tensors))
     }
 
     /// Gradients of the pass that gave `saved`; those that `io` leaves out cost nothing. Weight and bias are read once more:

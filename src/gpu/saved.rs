@@ -44,7 +44,8 @@ impl Pool {
 /// Statistics of one training pass, or of a frozen one: consumed by the backward pass of the same layer.
 ///
 /// It cannot be cloned, so a backward pass before forward or twice does not compile. Dropping it gives its
-/// memory back to the layer.
+/// memory back to the layer. It stands for what the forward pass's encoder is going to write: if that is never submitted, it is
+/// of no use.
 #[derive(Debug)]
 #[must_use = "the backward pass needs it; drop it only if there is none"]
 pub struct Saved {

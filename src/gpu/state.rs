@@ -50,14 +50,14 @@ impl Norm {
         &self.state
     }
 
-    /// The state from the bytes of [`Norm::state_buffer`]. [`Error::Length`] if there are too few.
+    /// The state from the bytes of [`Norm::state_buffer`]. [`Error::BufferTooSmall`] if there are too few.
     pub fn parse_state(&self, bytes: &[u8]) -> Result<State, Error> {
         let stride = stride(&self.descriptor) as usize;
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
-        let expected = VECTORS * stride as u64;
-        if (words.len() as u64) < expected {
-            return Err(Error::Length { name: "the state", expected, actual: words.len() as u64 });
+        let (required, available) = (VECTORS * stride as u64 * 4, bytes.len() as u64);
+        if available < required {
+            return Err(Error::BufferTooSmall { name: "the state", required, offset: 0, available });
         }
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[..required as usize]);
         let len = self.descriptor.affine_len() as usize;
         let vector = |i: usize| words[i * stride..i * stride + len].to_vec();
         let floats = |i: usize| vector(i).into_iter().map(f32::from_bits).collect::<Vec<f32>>();

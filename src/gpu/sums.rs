@@ -13,6 +13,7 @@ use crate::plan::{Plan, Problem};
 use crate::sums::{GradientSums, Sum, check_channels, check_count};
 use crate::tensor::{ForwardPitches, TensorDescriptor};
 use std::marker::PhantomData;
+use std::sync::Arc;
 use wgpu::{BufferUsages, CommandEncoder};
 
 const LABEL: &str = "wgpu-norm sums";
@@ -140,10 +141,31 @@ impl Norm {
         sums: &DeviceSums<GradientSums>,
     ) -> Result<(), Error> {
         check_channels(sums.channels() as usize, self.descriptor())?;
+        let (plan, tensors) = self.last_backward_plan(saved, io)?;
+        self.record(encoder, &plan, &tensors, saved, Some(&sums.buffer), Update::Never)
+    }
+
+    /// What the last step, forward, would find wrong before it has the sums of the group.
+    pub(crate) fn check_train_with(
+        &self,
+        tensor: &TensorDescriptor,
+        fusion: Fusion,
+        io: &Forward,
+    ) -> Result<(), Error> {
+        let problem = self.synchronised(tensor, fusion, Op::ApplyMoments)?;
+        self.forward_plan(problem, io, InPlace::training(fusion)).map(drop)
+    }
+
+    /// The same, backward.
+    pub(crate) fn check_backward_with(&self, saved: &Saved, io: &Backward) -> Result<(), Error> {
+        self.last_backward_plan(saved, io).map(drop)
+    }
+
+    fn last_backward_plan<'a>(&self, saved: &Saved, io: &'a Backward) -> Result<(Arc<Plan>, Tensors<'a>), Error> {
         let wanted = Gradients { affine: false, ..io.wanted() };
         let (plan, tensors) = self.backward_plan(Op::ApplyGradientSums(wanted), saved, io)?;
         self.check_apart(&plan, &tensors)?;
-        self.record(encoder, &plan, &tensors, saved, Some(&sums.buffer), Update::Never)
+        Ok((plan, tensors))
     }
 
     /// Merges sums of several shards on one device, in the order given: shards of one batch, or micro-batches.

@@ -113,6 +113,17 @@ async fn submitted() {
     .await;
 }
 
+/// Sums that the commands make, one a channel.
+pub(crate) async fn read_sums<S: Sum>(
+    device: &Device,
+    queue: &wgpu::Queue,
+    encoder: CommandEncoder,
+    sums: &gpu::DeviceSums<S>,
+) -> Result<Vec<S>, Error> {
+    let bytes = read_buffer(device, queue, encoder, sums.buffer(), sums.buffer().size()).await?;
+    Ok(bytemuck::pod_collect_to_vec(&bytes))
+}
+
 /// Bytes as elements.
 pub(super) fn elements<T: Element>(bytes: &[u8]) -> Vec<T> {
     bytemuck::pod_collect_to_vec(bytes)

@@ -13,6 +13,7 @@ mod sync;
 
 pub use backend::Backend;
 pub use backward::{Backward, OutputGradients};
+pub(crate) use device::read_sums;
 pub use forward::Output;
 pub use layer::{Norm, Saved, Statistic};
 pub use sync::LocalAffine;

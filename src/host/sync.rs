@@ -1,7 +1,7 @@
 //! The steps of a synchronised batch norm on slices; [`SyncBatchNorm`](crate::sync::SyncBatchNorm) joins them.
 
 use super::backward::{Backward, OutputGradients};
-use super::device::{commands, read_buffer, upload};
+use super::device::{commands, read_sums, upload};
 use super::forward::check_slices;
 use super::layer::{Kept, Layer, Norm, Saved};
 use crate::element::Element;
@@ -37,9 +37,7 @@ impl Norm {
                 let x = x.as_entire_buffer_binding();
                 let moments =
                     norm.local_moments(&mut encoder, tensor, fusion, x, residual, &ForwardPitches::default())?;
-                let buffer = moments.buffer();
-                let bytes = read_buffer(device, queue, encoder, buffer, buffer.size()).await?;
-                Ok(bytemuck::pod_collect_to_vec(&bytes))
+                read_sums(device, queue, encoder, &moments).await
             }
         }
     }
@@ -68,9 +66,7 @@ impl Norm {
                 };
                 let mut encoder = commands(device);
                 let sums = norm.local_gradient_sums(&mut encoder, saved, &io)?;
-                let buffer = sums.buffer();
-                let bytes = read_buffer(device, queue, encoder, buffer, buffer.size()).await?;
-                bytemuck::pod_collect_to_vec(&bytes)
+                read_sums(device, queue, encoder, &sums).await?
             }
             _ => return Err(Error::Foreign { what: "backend" }),
         };

@@ -161,7 +161,7 @@ impl NormDescriptor {
         match self {
             NormDescriptor::Batch(_) => Ok(()),
             _ => {
-                let reason = "only batch norm has statistics over the batch";
+                let reason = "only batch norm has statistics over the batch, other norms need no group";
                 Err(Error::Unexpected { name: "a synchronised call", reason })
             }
         }
@@ -233,11 +233,16 @@ fn nchw(layer: &'static str, tensor: &TensorDescriptor, channels: usize) -> Resu
         });
     }
     if let Some(axis) = shape.iter().position(|&d| d == 0) {
-        return Err(Error::Empty { what: ["N", "C", "spatial axis 2", "spatial axis 3", "spatial axis 4"][axis] });
+        return Err(Error::Empty {
+            what: ["N (the number of samples)", "C", "spatial axis 2", "spatial axis 3", "spatial axis 4"][axis],
+        });
     }
     product("elements of the tensor", shape)?;
     Ok(Nchw { n: shape[0] as u64, c: shape[1] as u64, s: product("positions", &shape[2..])?, format: tensor.format })
 }
+
+/// Names of axes, from the last one on.
+const LAST_AXES: [&str; 3] = ["the last axis", "the last axis but one", "the last axis but two"];
 
 /// Splits a shape into rows of the trailing `normalized_shape`.
 fn trailing_rows(layer: &'static str, tensor: &TensorDescriptor, normalized_shape: &[usize]) -> Result<Layout, Error> {
@@ -252,9 +257,10 @@ fn trailing_rows(layer: &'static str, tensor: &TensorDescriptor, normalized_shap
         });
     }
     let (leading, trailing) = shape.split_at(shape.len() - normalized_shape.len());
-    for (&actual, &expected) in trailing.iter().zip(normalized_shape) {
+    for (i, (&actual, &expected)) in trailing.iter().rev().zip(normalized_shape.iter().rev()).enumerate() {
         if actual != expected {
-            return Err(Error::Axis { axis: "an axis of normalized_shape", shape: shape.to_vec(), expected, actual });
+            let axis = *LAST_AXES.get(i).unwrap_or(&"an axis of normalized_shape");
+            return Err(Error::Axis { axis, shape: shape.to_vec(), expected, actual });
         }
     }
     if shape.contains(&0) {

@@ -53,7 +53,10 @@ impl Problem {
         };
         let running = statistics == Statistics::Running;
         if running && descriptor.running_stats().is_none() {
-            return Err(Error::Missing { name: "running statistics", hint: "the layer does not track them" });
+            return Err(Error::Missing {
+                name: "running statistics",
+                hint: "the layer does not track them, and trains by forward_train",
+            });
         }
         if running {
             // Given statistics belong to channels, whatever the norm.

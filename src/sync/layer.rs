@@ -5,7 +5,8 @@ use super::together::{BackwardPart, ForwardPart, backward_together, forward_trai
 use crate::element::Element;
 use crate::error::Error;
 use crate::host::{Backward, Norm, Output, OutputGradients, Saved};
-use crate::norm::{Momentum, NonFinite};
+use crate::moments::Moments;
+use crate::norm::{Momentum, NonFinite, NormDescriptor};
 use crate::op::{Commit, Fusion, Gradients};
 use crate::tensor::TensorDescriptor;
 use std::sync::Arc;
@@ -36,7 +37,22 @@ impl std::fmt::Debug for SyncBatchNorm {
 }
 
 impl SyncBatchNorm {
-    /// Synchronises a batch norm; it keeps weight, bias, running statistics, momentum and counters.
+    /// Synchronises a batch norm; it keeps weight, bias, running statistics, momentum and counters. All layers of a member
+    /// share its `group`.
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    /// use wgpu_norm::{BatchNormDescriptor, host, sync::{Communicator, LocalGroup, SyncBatchNorm}};
+    /// for member in LocalGroup::members(2, Duration::from_secs(60)) {
+    ///     let group: Arc<dyn Communicator> = Arc::new(member);
+    ///     let layer = |channels| {
+    ///         let norm = host::Norm::new(&host::Backend::Cpu, BatchNormDescriptor::new(channels))?;
+    ///         SyncBatchNorm::new(norm, group.clone())
+    ///     };
+    ///     let (first, second) = (layer(64)?, layer(128)?);
+    /// }
+    /// # Ok::<(), wgpu_norm::Error>(())
+    /// ```
     ///
     /// [`Error::Unexpected`] for another norm: only batch norm has statistics over the batch.
     pub fn new(norm: Norm, group: Arc<dyn Communicator>) -> Result<SyncBatchNorm, Error> {
@@ -86,25 +102,30 @@ impl SyncBatchNorm {
     }
 }
 
-impl SyncBatchNorm {
-    /// What members must have in common to end with the same running statistics.
-    pub(super) fn settings(&self, commit: Commit) -> [Word; 4] {
-        let descriptor = self.norm.descriptor();
-        let running = descriptor.running_stats();
-        let momentum = running.map_or(0.0, |running| running.momentum.number());
-        let poisons = running.is_some_and(|running| running.non_finite == NonFinite::Poison);
-        let commits = running.is_some() && commit == Commit::Update;
-        let show_float = |bits| match f32::from_bits(bits) {
-            Momentum::CUMULATIVE => "the cumulative average".into(),
-            value => value.to_string(),
-        };
-        let show_flag = |flag| if flag == 1 { "yes".into() } else { "no".into() };
-        [
-            Word { what: "eps", value: descriptor.eps().to_bits(), show: show_float },
-            Word { what: "momentum", value: momentum.to_bits(), show: show_float },
-            Word { what: "whether batches that are not finite are taken in", value: poisons.into(), show: show_flag },
-            Word { what: "whether running statistics take the batch in", value: commits.into(), show: show_flag },
-        ]
+/// What members must have in common to end with the same running statistics.
+pub(super) fn settings(descriptor: &NormDescriptor, commit: Commit) -> [Word; 4] {
+    let running = descriptor.running_stats();
+    let momentum = running.map_or(0.0, |running| running.momentum.number());
+    let poisons = running.is_some_and(|running| running.non_finite == NonFinite::Poison);
+    let commits = running.is_some() && commit == Commit::Update;
+    let show_float = |bits| match f32::from_bits(bits) {
+        Momentum::CUMULATIVE => "the cumulative average".into(),
+        value => value.to_string(),
+    };
+    let show_flag = |flag| if flag == 1 { "yes".into() } else { "no".into() };
+    [
+        Word { what: "eps", value: descriptor.eps().to_bits(), show: show_float },
+        Word { what: "momentum", value: momentum.to_bits(), show: show_float },
+        Word { what: "whether batches that are not finite are taken in", value: poisons.into(), show: show_flag },
+        Word { what: "whether running statistics take the batch in", value: commits.into(), show: show_flag },
+    ]
+}
+
+/// [`Error::TooFewValues`] if all shards together have one value a channel.
+pub(super) fn check_values(merged: &[Moments], tensor: &TensorDescriptor) -> Result<(), Error> {
+    match merged.first() {
+        Some(&Moments { count: 1, .. }) => Err(Error::TooFewValues { count: 1, shape: tensor.shape.to_vec() }),
+        _ => Ok(()),
     }
 }
 

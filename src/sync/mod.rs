@@ -6,7 +6,7 @@
 //! 2. their exchange, O(channels) values ([`all_reduce`] over a [`Communicator`]);
 //! 3. the pass over the shard with the sums of all ([`gpu::Norm::forward_train_with`], ...).
 //!
-//! [`SyncBatchNorm`] does the three on slices. Moments travel as (count, mean as a pair, m2), never as `1/std`.
+//! [`SyncBatchNorm`] does the three on slices, [`DeviceSyncBatchNorm`] on buffers of your own. Moments travel as (count, mean as a pair, m2), never as `1/std`.
 //! Layers whose inputs do not depend on each other share an exchange: [`forward_train_together`].
 //!
 //! Groups are the devices and CPU workers of a process ([`LocalGroup`]), the ranks of an MPI communicator (`MpiGroup`,
@@ -24,6 +24,7 @@
 //! [`gpu::Norm::forward_train_with`]: crate::gpu::Norm::forward_train_with
 //! [`host::Norm::local_moments`]: crate::host::Norm::local_moments
 
+mod device;
 mod exchange;
 mod layer;
 mod local;
@@ -35,6 +36,7 @@ mod together;
 mod transfer;
 mod watchdog;
 
+pub use device::DeviceSyncBatchNorm;
 pub use exchange::{Communicator, Exchange, all_reduce};
 /// Awaits several futures together: drives several members on one thread.
 pub use futures_util::future::join_all;

@@ -1,11 +1,10 @@
 //! Several layers in one exchange.
 
 use super::exchange::{OnTheWay, Word, all_reduce, all_reduce_alike};
-use super::layer::SyncBatchNorm;
+use super::layer::{SyncBatchNorm, check_values, settings};
 use crate::element::Element;
 use crate::error::Error;
 use crate::host::{Backward, Output, OutputGradients, Saved};
-use crate::moments::Moments;
 use crate::op::{Commit, Fusion, Gradients};
 use crate::tensor::TensorDescriptor;
 use futures_util::future::join_all;
@@ -57,12 +56,10 @@ pub async fn forward_train_together<I: Element, O: Element>(
     let local =
         one_group(parts.iter().map(|p| &*p.layer)).and(parts.iter().try_for_each(ForwardPart::check)).and(local);
     member.arrived();
-    let settings: Vec<Word> = parts.iter().flat_map(|p| p.layer.settings(commit)).collect();
+    let settings: Vec<Word> = parts.iter().flat_map(|p| settings(p.layer.norm.descriptor(), commit)).collect();
     let merged = all_reduce_alike(&*group, I::DTYPE, local, &settings).await?;
     for (part, moments) in parts.iter().zip(&merged) {
-        if let Some(&Moments { count: 1, .. }) = moments.first() {
-            return Err(Error::TooFewValues { count: 1, shape: part.tensor.shape.to_vec() });
-        }
+        check_values(moments, part.tensor)?;
     }
     let passes = parts
         .iter_mut()

@@ -27,7 +27,13 @@ impl Shards {
         Shards(ranges.collect(), row)
     }
 
-    fn of<'a>(&self, rank: usize, all: &'a [f64]) -> &'a [f64] {
+    /// The shape of a member's shard.
+    pub fn shape(&self, case: &Case, rank: usize) -> Vec<usize> {
+        [&[self.0[rank].len()], &case.shape[1..]].concat()
+    }
+
+    /// A member's part of a tensor.
+    pub fn of<'a>(&self, rank: usize, all: &'a [f64]) -> &'a [f64] {
         &all[self.0[rank].start * self.1..self.0[rank].end * self.1]
     }
 }
@@ -140,8 +146,7 @@ async fn member_step<I: Element, O: Element>(
     shards: &Shards,
     rank: usize,
 ) -> Result<Results, Error> {
-    let mut shape = case.shape.clone();
-    shape[0] = shards.0[rank].len();
+    let shape = shards.shape(case, rank);
     let tensor = TensorDescriptor { shape: &shape, ..case.tensor() };
     let input = |all: &[f64]| typed::<I>(shards.of(rank, all));
     let x = input(&data.x);

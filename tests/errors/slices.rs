@@ -38,6 +38,14 @@ fn states() {
             fails!(norm.set_state(state.clone()), Error::Length { .. } | Error::Missing { .. }, words);
             assert_eq!(pollster::block_on(norm.state()).unwrap(), good);
         }
+        let running = good.running.clone().unwrap();
+        let running = Running { running_var: vec![1.0, f32::NAN, 0.0, -0.5], ..running };
+        let negative = State { running: Some(running), ..good.clone() };
+        fails!(
+            host::Norm::with_state(backend, descriptor(), negative),
+            Error::Parameter { .. },
+            ["running_var", "-0.5"]
+        );
         let empty = State { weight: Some(Vec::new()), ..State::new(&bare).unwrap() };
         for state in [good.clone(), empty] {
             fails!(host::Norm::with_state(backend, bare.clone(), state), Error::Unexpected { .. }, ["weight", "None"]);
@@ -48,7 +56,7 @@ fn states() {
         check(&host::Backend::from_device(&gpu.device, &gpu.queue).unwrap());
         let norm = Bench::new(gpu, BatchNormDescriptor::new(4)).norm;
         for bytes in [0, 1, 100, 6 * 64 * 4 - 1] {
-            fails!(norm.parse_state(&vec![0; bytes]), Error::Length { expected: 384, .. }, ["384"]);
+            fails!(norm.parse_state(&vec![0; bytes]), Error::BufferTooSmall { required: 1536, .. }, ["1536"]);
         }
     });
 }
