@@ -156,8 +156,8 @@ pub enum Error {
     },
     /// The element type is not what the pass works on.
     #[error(
-        "{name} has elements of {actual:?}, the call works on {expected:?}: give its type in TensorDescriptor::dtype (a \
-         backward pass has those of its forward pass)"
+        "{name} is {actual:?}, the call works on {expected:?}: TensorDescriptor::dtype says on what, and a backward pass \
+         works on what its forward pass did"
     )]
     DType {
         /// Which tensor.

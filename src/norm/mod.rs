@@ -233,9 +233,7 @@ fn nchw(layer: &'static str, tensor: &TensorDescriptor, channels: usize) -> Resu
         });
     }
     if let Some(axis) = shape.iter().position(|&d| d == 0) {
-        return Err(Error::Empty {
-            what: ["N (the number of samples)", "C", "spatial axis 2", "spatial axis 3", "spatial axis 4"][axis],
-        });
+        return Err(Error::Empty { what: ["N", "C", "spatial axis 2", "spatial axis 3", "spatial axis 4"][axis] });
     }
     product("elements of the tensor", shape)?;
     Ok(Nchw { n: shape[0] as u64, c: shape[1] as u64, s: product("positions", &shape[2..])?, format: tensor.format })
