@@ -298,7 +298,7 @@ fn a_layer_keeps_nothing_that_shows() {
     for gpu in adapters::all() {
         let _turn = gpu.turn();
         let (mut passes, mut backward) = (0, 0);
-        for number in random::asked().unwrap_or(0..12) {
+        for number in random::asked().unwrap_or(0..6) {
             let mut rng = Rng::seed_from_u64(number);
             let world = World::new(&mut rng, gpu);
             let mut state = State::new(&world.descriptor).unwrap();
@@ -319,7 +319,7 @@ fn a_layer_keeps_nothing_that_shows() {
             backward += done.iter().filter(|done| done.gradients.is_some()).count();
         }
         println!("{}: {passes} forward passes, {backward} backward", gpu.name);
-        assert!(random::asked().is_some() || backward > 10, "{}: hardly any backward pass was drawn", gpu.name);
+        assert!(random::asked().is_some() || backward > 5, "{}: hardly any backward pass was drawn", gpu.name);
     }
     assert_eq!(failures, 0, "sequences give other bits than their calls");
 }
