@@ -1,9 +1,10 @@
-//! The kernels of `kernels.wgsl` on a device: buffers, dispatches, readback.
+//! The kernels of `kernels.wgsl` on a device, and the linear layer that they make.
 
+use rand::{RngExt, rngs::Xoshiro256PlusPlus as Rng};
 use std::error::Error;
 use wgpu_norm::wgpu::{self, BufferUsages, util::DeviceExt};
 
-const LEARNING_RATE: f64 = 0.3;
+const LEARNING_RATE: f64 = 0.05;
 /// What `@workgroup_size` says in the kernels.
 const WORKGROUP: usize = 64;
 
@@ -35,8 +36,8 @@ impl Kernels {
         Kernels { device, queue, multiply, squared_error, descend }
     }
 
-    /// `product = a · b`.
-    pub fn multiply(&self, label: String, a: &Matrix, b: &Matrix, product: &Matrix) -> Dispatch {
+    /// `product = a · b`, which is stored row by row.
+    fn multiply(&self, label: String, a: &Matrix, b: &Matrix, product: &Matrix) -> Dispatch {
         let sizes = [a.strides[0], a.strides[1], b.strides[0], b.strides[1], product.shape[1], a.shape[1]];
         let sizes = self.buffer(&label, &sizes.map(|size| size as u32), BufferUsages::UNIFORM);
         let bindings = [a.binding(), b.binding(), product.binding(), sizes.as_entire_buffer_binding()];
@@ -61,14 +62,12 @@ impl Kernels {
         result: &Matrix,
         bindings: &[wgpu::BufferBinding],
     ) -> Dispatch {
-        let entry = |(i, binding): (usize, &wgpu::BufferBinding)| wgpu::BindGroupEntry {
-            binding: i as u32,
-            resource: wgpu::BindingResource::Buffer(binding.clone()),
-        };
+        let resources = bindings.iter().cloned().map(wgpu::BindingResource::Buffer);
+        let entries = (0..).zip(resources).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource });
         let bind_group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(&label),
             layout: &pipeline.get_bind_group_layout(0),
-            entries: &bindings.iter().enumerate().map(entry).collect::<Vec<_>>(),
+            entries: &entries.collect::<Vec<_>>(),
         });
         let workgroups = (result.shape[0] * result.shape[1]).div_ceil(WORKGROUP) as u32;
         Dispatch { label, pipeline: pipeline.clone(), bind_group, workgroups }
@@ -139,6 +138,7 @@ impl Dispatch {
     }
 }
 
+/// Numbers in a buffer, read in rows or in columns.
 #[derive(Clone)]
 pub struct Matrix {
     pub buffer: wgpu::Buffer,
@@ -164,4 +164,37 @@ impl Matrix {
 pub struct Tensor {
     pub value: Matrix,
     pub gradient: Matrix,
+}
+
+/// `y = x · weightᵀ`. It needs no bias: the batch norm behind it would subtract that with the mean.
+pub struct Linear {
+    pub y: Tensor,
+    pub forward: Dispatch,
+    backward: [Dispatch; 2],
+    pub update: Dispatch,
+}
+
+impl Linear {
+    /// With PyTorch's initial values: uniform within ±1/sqrt(inputs).
+    pub fn new(kernels: &Kernels, name: &str, x: &Tensor, outputs: usize, rng: &mut Rng) -> Linear {
+        let [rows, inputs] = x.value.shape;
+        let bound = 1.0 / (inputs as f32).sqrt();
+        let label = |part| format!("{name} {part}");
+        let weight = kernels.tensor(&label("weight"), [outputs, inputs], || rng.random_range(-bound..bound));
+        let y = kernels.tensor(&label("y"), [rows, outputs], || 0.0);
+        Linear {
+            forward: kernels.multiply(label("forward"), &x.value, &weight.value.transposed(), &y.value),
+            // The first layer's dx is for nothing, and small.
+            backward: [
+                kernels.multiply(label("dweight"), &y.gradient.transposed(), &x.value, &weight.gradient),
+                kernels.multiply(label("dx"), &y.gradient, &weight.value, &x.gradient),
+            ],
+            update: kernels.descend(label("update"), weight.value.binding(), &weight.gradient),
+            y,
+        }
+    }
+
+    pub fn backward(&self, encoder: &mut wgpu::CommandEncoder) {
+        self.backward.iter().for_each(|dispatch| dispatch.record(encoder));
+    }
 }

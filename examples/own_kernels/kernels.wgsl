@@ -20,9 +20,13 @@ fn multiply(@builtin(global_invocation_id) id: vec3<u32>) {
     }
     let row = id.x / sizes.columns;
     let column = id.x % sizes.columns;
+    var i = row * sizes.a_strides.x;
+    var j = column * sizes.b_strides.y;
     var sum = 0.0;
     for (var k = 0u; k < sizes.inner; k++) {
-        sum += a[dot(vec2(row, k), sizes.a_strides)] * b[dot(vec2(k, column), sizes.b_strides)];
+        sum += a[i] * b[j];
+        i += sizes.a_strides.y;
+        j += sizes.b_strides.x;
     }
     product[id.x] = sum;
 }

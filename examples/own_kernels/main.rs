@@ -6,7 +6,7 @@
 mod cli;
 mod kernels;
 
-use kernels::{Dispatch, Kernels, Matrix, Tensor};
+use kernels::{Dispatch, Kernels, Linear, Matrix, Tensor};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus as Rng};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{error::Error, f32::consts::TAU, process::ExitCode};
@@ -15,27 +15,31 @@ use wgpu_norm::{BatchNormDescriptor, Commit, Fusion, Residual, Running, State, T
 
 const USAGE: &str = "\
 Trains a network that tells two spirals apart: its linear layers, loss and optimiser are WGSL kernels of the example,
-its batch norms are this crate's. Every step is one command buffer. Then saves and loads the norms as PyTorch would.
+its batch norms are this crate's. Every step is one command buffer. Then saves the norms under PyTorch's names.
 
 cargo run --release --example own_kernels
 
   WGPU_BACKEND=vulkan|metal|dx12|gl and WGPU_ADAPTER_NAME=part-of-a-name choose among GPUs";
 
-const STEPS: usize = 400;
+const STEPS: usize = 200;
 /// Steps from one line that is printed to the next.
-const SHOWN: usize = 50;
+const SHOWN: usize = 25;
 /// Points in a batch.
 const BATCH: usize = 256;
 const HIDDEN: usize = 64;
+/// What the norms take and give.
+const ACTIVATIONS: TensorDescriptor = TensorDescriptor::new(&[BATCH, HIDDEN]);
 /// The ReLU runs in the pass that normalises, forward and backward.
 const RELU: Fusion = Fusion { relu: true, residual: Residual::None };
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     cli::parse(USAGE, |_, _| Ok(false));
     cli::end(run())
 }
 
-fn run() -> Result<(), Box<dyn Error>> {
+fn run() -> Result<()> {
     let (device, queue) = pollster::block_on(open())?;
     let info = device.adapter_info();
     println!("Runs on {} ({}).\n", info.name, info.backend);
@@ -52,38 +56,35 @@ fn run() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    println!("\nEvaluation, by the running statistics");
-    println!("accuracy on the {BATCH} points of the training  {:>5.1} %", training.accuracy(&network.evaluate()?));
+    println!("\nAccuracy in evaluation, by the running statistics");
+    println!("the points of the training  {:>5.1} %", training.accuracy(&network.evaluate()?));
     network.set_points(&held_out);
     let before = network.evaluate()?;
-    println!("accuracy on {BATCH} others                      {:>5.1} %", held_out.accuracy(&before));
+    println!("as many others              {:>5.1} %", held_out.accuracy(&before));
 
     let file = network.save()?;
     network.load(&file)?;
-    println!("\nNorms saved as safetensors ({} bytes, in memory) and loaded into new layers", file.len());
+    println!("\nNorms saved ({} bytes of safetensors, kept in memory) and loaded into new layers", file.len());
     let after = network.evaluate()?;
     if before.iter().zip(&after).any(|(before, after)| before.to_bits() != after.to_bits()) {
-        return Err("the loaded layers give other outputs, which is a bug. Please report it".into());
+        return Err("the new layers give other outputs, which is a bug. Please report it".into());
     }
-    println!("outputs: the same {BATCH} numbers, bit for bit");
+    println!("The outputs have the same bits.");
     Ok(())
 }
 
 /// A device with WebGPU's default limits and no features.
-async fn open() -> Result<(wgpu::Device, wgpu::Queue), Box<dyn Error>> {
+async fn open() -> Result<(wgpu::Device, wgpu::Queue)> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
     let wanted = std::env::var("WGPU_ADAPTER_NAME").unwrap_or_default().to_lowercase();
     adapters.retain(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted));
     // A software driver only where there is nothing better.
-    let adapter = adapters.into_iter().min_by_key(|a| a.get_info().device_type == wgpu::DeviceType::Cpu);
-    let adapter = adapter.ok_or(
-        "no GPU was found. Unset WGPU_BACKEND and WGPU_ADAPTER_NAME if they are set; scripts/test installs software drivers",
-    )?;
-    let descriptor = wgpu::DeviceDescriptor { label: Some("own kernels"), ..Default::default() };
-    let opened = adapter.request_device(&descriptor).await;
-    Ok(opened
-        .map_err(|e| format!("{} does not open: {e}. WGPU_ADAPTER_NAME chooses another", adapter.get_info().name))?)
+    let best = adapters.into_iter().min_by_key(|a| a.get_info().device_type == wgpu::DeviceType::Cpu);
+    let hint = "Unset WGPU_BACKEND and WGPU_ADAPTER_NAME, or install a driver: scripts/test installs software drivers";
+    let adapter = best.ok_or_else(|| format!("no adapter was found. {hint}"))?;
+    let descriptor = wgpu::DeviceDescriptor { label: Some("own_kernels"), ..Default::default() };
+    Ok(adapter.request_device(&descriptor).await.map_err(|e| format!("the adapter does not open: {e}. {hint}"))?)
 }
 
 /// Points of two spirals, one turned by half a circle from the other, with targets 1 and -1.
@@ -110,39 +111,7 @@ impl Points {
     }
 }
 
-/// `y = x · weightᵀ`. It needs no bias: the batch norm behind it would subtract that with the mean.
-struct Linear {
-    y: Tensor,
-    forward: Dispatch,
-    backward: [Dispatch; 2],
-    update: Dispatch,
-}
-
-impl Linear {
-    /// With PyTorch's initial values: uniform within ±1/sqrt(inputs).
-    fn new(kernels: &Kernels, name: &str, x: &Tensor, outputs: usize, rng: &mut Rng) -> Linear {
-        let [rows, inputs] = x.value.shape;
-        let bound = 1.0 / (inputs as f32).sqrt();
-        let label = |part| format!("{name} {part}");
-        let weight = kernels.tensor(&label("weight"), [outputs, inputs], || rng.random_range(-bound..bound));
-        let y = kernels.tensor(&label("y"), [rows, outputs], || 0.0);
-        Linear {
-            forward: kernels.multiply(label("forward"), &x.value, &weight.value.transposed(), &y.value),
-            backward: [
-                kernels.multiply(label("dweight"), &y.gradient.transposed(), &x.value, &weight.gradient),
-                kernels.multiply(label("dx"), &y.gradient, &weight.value, &x.gradient),
-            ],
-            update: kernels.descend(label("update"), weight.value.binding(), &weight.gradient),
-            y,
-        }
-    }
-
-    fn backward(&self, encoder: &mut CommandEncoder) {
-        self.backward.iter().for_each(|dispatch| dispatch.record(encoder));
-    }
-}
-
-/// A layer of the crate at its place in the network, with the ReLU behind it.
+/// A norm of the crate at its place in the network, with the ReLU behind it.
 struct BatchNorm {
     norm: gpu::Norm,
     x: Tensor,
@@ -157,30 +126,32 @@ impl BatchNorm {
         let label = |part| format!("{} {part}", norm.label());
         let [dweight, dbias] = ["dweight", "dbias"].map(|part| kernels.matrix(&label(part), [1, HIDDEN], || 0.0));
         // The optimiser writes where the layer keeps its parameters.
-        let parameters = [(norm.weight(), &dweight), (norm.bias(), &dbias)];
-        let update = |(parameter, gradient)| Some(kernels.descend(label("update"), parameter?, gradient));
+        let parameters = [("weight update", norm.weight(), &dweight), ("bias update", norm.bias(), &dbias)];
+        let update = |(part, parameter, gradient)| Some(kernels.descend(label(part), parameter?, gradient));
         let updates = parameters.into_iter().filter_map(update).collect();
         BatchNorm { x: x.clone(), y: y.clone(), dweight, dbias, updates, norm }
     }
 
-    fn forward_train(&self, encoder: &mut CommandEncoder) -> Result<gpu::Saved, wgpu_norm::Error> {
-        let io = gpu::Forward::new(self.x.value.binding(), self.y.value.binding());
-        self.norm.forward_train(encoder, &TensorDescriptor::new(&self.x.value.shape), RELU, &io, Commit::Update)
+    fn io(&self) -> gpu::Forward<'_> {
+        gpu::Forward::new(self.x.value.binding(), self.y.value.binding())
     }
 
-    fn forward_eval(&self, encoder: &mut CommandEncoder) -> Result<(), wgpu_norm::Error> {
-        let io = gpu::Forward::new(self.x.value.binding(), self.y.value.binding());
-        self.norm.forward_eval(encoder, &TensorDescriptor::new(&self.x.value.shape), RELU, &io)
+    fn forward_train(&self, encoder: &mut CommandEncoder) -> Result<gpu::Saved> {
+        Ok(self.norm.forward_train(encoder, &ACTIVATIONS, RELU, &self.io(), Commit::Update)?)
     }
 
-    fn backward(&self, encoder: &mut CommandEncoder, saved: gpu::Saved) -> Result<(), wgpu_norm::Error> {
+    fn forward_eval(&self, encoder: &mut CommandEncoder) -> Result<()> {
+        Ok(self.norm.forward_eval(encoder, &ACTIVATIONS, RELU, &self.io())?)
+    }
+
+    fn backward(&self, encoder: &mut CommandEncoder, saved: gpu::Saved) -> Result<()> {
         let io = gpu::Backward {
             dx: Some(self.x.gradient.binding()),
             dweight: Some(self.dweight.binding()),
             dbias: Some(self.dbias.binding()),
             ..gpu::Backward::new(self.x.value.binding(), self.y.gradient.binding())
         };
-        self.norm.backward(encoder, saved, &io)
+        Ok(self.norm.backward(encoder, saved, &io)?)
     }
 }
 
@@ -192,7 +163,7 @@ struct Network {
     bn1: BatchNorm,
     linear2: Linear,
     bn2: BatchNorm,
-    /// Without a bias, too: the classes are equally large.
+    /// Needs no bias either: the classes are equally large.
     linear3: Linear,
     loss: Dispatch,
     targets: Matrix,
@@ -200,11 +171,11 @@ struct Network {
 }
 
 impl Network {
-    fn new(kernels: Kernels, context: &gpu::Context, rng: &mut Rng) -> Result<Network, wgpu_norm::Error> {
-        let batch_norm = |name: &str, x: &Tensor| {
+    fn new(kernels: Kernels, context: &gpu::Context, rng: &mut Rng) -> Result<Network> {
+        let batch_norm = |name: &str, x: &Tensor| -> Result<BatchNorm> {
             let norm = gpu::Norm::new(context, BatchNormDescriptor::new(HIDDEN))?.with_label(name);
             let y = kernels.tensor(&format!("{name} y"), x.value.shape, || 0.0);
-            Ok::<_, wgpu_norm::Error>(BatchNorm::new(&kernels, norm, x, &y))
+            Ok(BatchNorm::new(&kernels, norm, x, &y))
         };
         let x = kernels.tensor("x", [BATCH, 2], || 0.0);
         let linear1 = Linear::new(&kernels, "linear1", &x, HIDDEN, rng);
@@ -212,8 +183,8 @@ impl Network {
         let linear2 = Linear::new(&kernels, "linear2", &bn1.y, HIDDEN, rng);
         let bn2 = batch_norm("bn2", &linear2.y)?;
         let linear3 = Linear::new(&kernels, "linear3", &bn2.y, 1, rng);
-        let [targets, squared_errors] =
-            ["targets", "squared errors"].map(|label| kernels.matrix(label, [BATCH, 1], || 0.0));
+        let column = |label| kernels.matrix(label, [BATCH, 1], || 0.0);
+        let [targets, squared_errors] = ["targets", "squared errors"].map(column);
         let loss = kernels.squared_error(&linear3.y, &targets, &squared_errors);
         Ok(Network { kernels, x, linear1, bn1, linear2, bn2, linear3, loss, targets, squared_errors })
     }
@@ -223,8 +194,8 @@ impl Network {
         self.kernels.write(&self.targets, &points.targets);
     }
 
-    /// A whole step, with nothing for the host to wait for.
-    fn train(&self) -> Result<(), wgpu_norm::Error> {
+    /// Forward, backward and optimiser in one command buffer. Nothing waits for the device.
+    fn train(&self) -> Result<()> {
         let mut encoder = self.kernels.encoder("training step");
         self.linear1.forward.record(&mut encoder);
         let saved1 = self.bn1.forward_train(&mut encoder)?;
@@ -239,7 +210,7 @@ impl Network {
         self.bn1.backward(&mut encoder, saved1)?;
         self.linear1.backward(&mut encoder);
 
-        // Not earlier: a backward pass reads the parameters that its forward pass had.
+        // Not earlier: backward passes read the parameters that the forward passes had.
         let linear = [&self.linear1.update, &self.linear2.update, &self.linear3.update];
         for update in linear.into_iter().chain(&self.bn1.updates).chain(&self.bn2.updates) {
             update.record(&mut encoder);
@@ -249,12 +220,12 @@ impl Network {
     }
 
     /// Of the last step, before its update.
-    fn loss(&self) -> Result<f32, Box<dyn Error>> {
+    fn loss(&self) -> Result<f32> {
         let squared_errors = self.kernels.read::<f32>(&self.squared_errors.buffer)?;
         Ok(squared_errors.iter().sum::<f32>() / BATCH as f32)
     }
 
-    fn evaluate(&self) -> Result<Vec<f32>, Box<dyn Error>> {
+    fn evaluate(&self) -> Result<Vec<f32>> {
         let mut encoder = self.kernels.encoder("evaluation");
         self.linear1.forward.record(&mut encoder);
         self.bn1.forward_eval(&mut encoder)?;
@@ -266,35 +237,31 @@ impl Network {
     }
 
     /// The norms' state as a safetensors file, with the names of PyTorch's `state_dict`.
-    fn save(&self) -> Result<Vec<u8>, Box<dyn Error>> {
+    fn save(&self) -> Result<Vec<u8>> {
         let mut tensors = Vec::new();
         for BatchNorm { norm, .. } in [&self.bn1, &self.bn2] {
             let state = norm.parse_state(&self.kernels.read::<u8>(norm.state_buffer())?)?;
             let State { weight: Some(weight), bias: Some(bias), running: Some(running) } = state else {
                 return Err(format!("{} has no parameters or no running statistics", norm.label()).into());
             };
-            let tracked = i64::from(running.num_batches_tracked()).to_le_bytes().to_vec();
-            let vectors = [
-                ("weight", weight),
-                ("bias", bias),
-                ("running_mean", running.running_mean),
-                ("running_var", running.running_var),
-            ];
-            for (name, values) in vectors {
-                let bytes = bytemuck::cast_slice(&values).to_vec();
-                tensors.push((format!("{}.{name}", norm.label()), Dtype::F32, vec![values.len()], bytes));
+            let mut add = |name, dtype, shape: &[usize], bytes: &[u8]| {
+                tensors.push((format!("{}.{name}", norm.label()), dtype, shape.to_vec(), bytes.to_vec()));
+            };
+            let Running { running_mean, running_var, .. } = &running;
+            let vectors = [&weight, &bias, running_mean, running_var];
+            for (name, values) in ["weight", "bias", "running_mean", "running_var"].into_iter().zip(vectors) {
+                add(name, Dtype::F32, &[values.len()], bytemuck::cast_slice(values));
             }
-            tensors.push((format!("{}.num_batches_tracked", norm.label()), Dtype::I64, vec![], tracked));
+            add("num_batches_tracked", Dtype::I64, &[], &i64::from(running.num_batches_tracked()).to_le_bytes());
         }
         let views = tensors
             .iter()
             .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
-        let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-        Ok(safetensors::serialize(views, None)?)
+        Ok(safetensors::serialize(views.collect::<Result<Vec<_>>>()?, None)?)
     }
 
     /// New norms in the place of those that are there, with what a file of [`Network::save`] or of PyTorch has.
-    fn load(&mut self, file: &[u8]) -> Result<(), Box<dyn Error>> {
+    fn load(&mut self, file: &[u8]) -> Result<()> {
         let file = SafeTensors::deserialize(file)?;
         for layer in [&mut self.bn1, &mut self.bn2] {
             let old = &layer.norm;
@@ -306,15 +273,13 @@ impl Network {
     }
 }
 
-fn read_state(file: &SafeTensors, layer: &str) -> Result<State, Box<dyn Error>> {
-    let tensor = |name: &str, dtype| {
+fn read_state(file: &SafeTensors, layer: &str) -> Result<State> {
+    let bytes = |name: &str, dtype| -> Result<&[u8]> {
         let tensor = file.tensor(&format!("{layer}.{name}"))?;
-        if tensor.dtype() == dtype { Ok(tensor) } else { Err(format!("{layer}.{name} is not {dtype}").into()) }
+        if tensor.dtype() == dtype { Ok(tensor.data()) } else { Err(format!("{layer}.{name} is not {dtype}").into()) }
     };
-    let floats = |name| -> Result<Vec<f32>, Box<dyn Error>> {
-        Ok(bytemuck::pod_collect_to_vec(tensor(name, Dtype::F32)?.data()))
-    };
-    let tracked = i64::from_le_bytes(tensor("num_batches_tracked", Dtype::I64)?.data().try_into()?);
-    let running = Running::from_pytorch(floats("running_mean")?, floats("running_var")?, tracked.try_into()?);
-    Ok(State { weight: Some(floats("weight")?), bias: Some(floats("bias")?), running: Some(running) })
+    let vector = |name| bytes(name, Dtype::F32).map(bytemuck::pod_collect_to_vec);
+    let tracked = i64::from_le_bytes(bytes("num_batches_tracked", Dtype::I64)?.try_into()?);
+    let running = Running::from_pytorch(vector("running_mean")?, vector("running_var")?, tracked.try_into()?);
+    Ok(State { weight: Some(vector("weight")?), bias: Some(vector("bias")?), running: Some(running) })
 }

@@ -12,10 +12,12 @@ use wgpu::BufferUsages;
 const VECTORS: u64 = 6;
 
 impl Norm {
-    /// Scale, one `f32` a channel or element, for an optimiser: `STORAGE`, `COPY_SRC` and `COPY_DST`.
+    /// Scale, one `f32` a channel or element, for an optimiser: `STORAGE`, `COPY_SRC` and `COPY_DST`. It stays where it is
+    /// as long as the layer lives, also when [`Norm::write_state`] fills it.
     ///
-    /// All vectors of a layer lie in one buffer: a pass of yours that writes one of them binds the others it needs for
-    /// reading and writing, too, as WebGPU asks of one buffer in one dispatch.
+    /// Write it after the backward pass, which reads weight and bias once more, by a dispatch that binds it for reading and
+    /// writing. All vectors of a layer lie in one buffer: a dispatch that reads another of them besides binds that for reading
+    /// and writing, too, as WebGPU asks.
     pub fn weight(&self) -> Option<wgpu::BufferBinding<'_>> {
         self.descriptor.affine().weight.then(|| self.vector(0))
     }
