@@ -4,7 +4,8 @@ use crate::tensor::DType;
 
 /// Everything that can go wrong. Nothing has been written and nothing recorded when one is returned, except by
 /// [`Error::Readback`], which comes after the work was submitted: running statistics may have moved. (What a call of several
-/// layers leaves: [`forward_train_together`](crate::sync::forward_train_together).)
+/// layers leaves: [`forward_train_together`](crate::sync::forward_train_together); a call that submits your encoder:
+/// [`DeviceSyncBatchNorm`](crate::sync::DeviceSyncBatchNorm).)
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -56,7 +57,7 @@ pub enum Error {
         /// The input's shape.
         shape: Vec<usize>,
     },
-    /// A parameter of a descriptor is out of its range.
+    /// A parameter of a descriptor, or a running variance, is out of its range.
     #[error("{name} is {value}, it must be {expected}")]
     Parameter {
         /// Name of the parameter.

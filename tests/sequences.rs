@@ -6,14 +6,10 @@
 mod adapters;
 #[path = "common/backends.rs"]
 mod backends;
-#[path = "common/cases.rs"]
-mod cases;
-#[path = "common/golden.rs"]
-mod golden;
 #[path = "common/random.rs"]
 mod random;
-#[path = "common/shards.rs"]
-mod shards;
+#[path = "common/readback.rs"]
+mod readback;
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus as Rng};
 use random::one_of;
@@ -73,7 +69,8 @@ impl<'a> World<'a> {
         let profile = one_of(rng, &[own, of_a_gpu, few_lanes]);
         let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
         let (descriptor, format, shapes) = loop {
-            let (descriptor, shape) = random::norm(rng, 5000);
+            let (mut descriptor, shape) = random::norm(rng, 5000);
+            random::vary(rng, &mut descriptor);
             let format = random::format(rng, &descriptor);
             let samples = random::size(rng, 2 * shape[0]);
             let shapes = [shape.clone(), [&[samples], &shape[1..]].concat()];
@@ -126,7 +123,7 @@ impl<'a> World<'a> {
     }
 
     fn read(&self, buffer: &wgpu::Buffer) -> Vec<u32> {
-        shards::read(&self.gpu.device, &self.gpu.queue, self.encoder(), buffer)
+        readback::read(&self.gpu.device, &self.gpu.queue, self.encoder(), buffer)
     }
 
     fn forward(
@@ -263,7 +260,8 @@ fn refused(world: &World, norm: &gpu::Norm, encoder: &mut wgpu::CommandEncoder, 
     let tensor = TensorDescriptor { format: world.format, ..TensorDescriptor::new(&world.shapes[forward.batch]) };
     let y = world.of(forward.batch, &world.outputs[forward.output][0]);
     let io = gpu::Forward::new(wgpu::BufferBinding { size: 4.try_into().ok(), ..y.clone() }, y);
-    norm.forward_train(encoder, &tensor, Fusion::default(), &io, Commit::Update).unwrap_err();
+    let error = norm.forward_train(encoder, &tensor, Fusion::default(), &io, Commit::Update).unwrap_err();
+    assert!(matches!(error, Error::BufferTooSmall { name: "x", .. }), "{error}");
 }
 
 /// The same passes one by one, each on a layer of its own; the state after them, and what is not the same.

@@ -9,8 +9,8 @@ mod backends;
 mod cases;
 #[path = "common/golden.rs"]
 mod golden;
-#[path = "common/shards.rs"]
-mod shards;
+#[path = "common/readback.rs"]
+mod readback;
 
 use cases::{Case, Data, typed};
 use std::ops::Range;
@@ -258,7 +258,7 @@ fn steps_on_a_gpu(gpu: &adapters::Gpu, context: &gpu::Context, case: &Case, data
     gpu.queue.submit([encoder.finish()]);
     let read = |buffer: &wgpu::Buffer| -> Vec<f32> {
         let encoder = gpu.device.create_command_encoder(&Default::default());
-        shards::read(&gpu.device, &gpu.queue, encoder, buffer)
+        readback::read(&gpu.device, &gpu.queue, encoder, buffer)
     };
     let join = |tensor: &[wgpu::Buffer; 2]| [0, 1].map(|k| shards[k].written(&read(&tensor[k]))).concat();
     let concat = |vectors: &[wgpu::Buffer; 2]| vectors.each_ref().map(read).concat();

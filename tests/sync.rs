@@ -8,6 +8,8 @@ mod backends;
 mod cases;
 #[path = "common/golden.rs"]
 mod golden;
+#[path = "common/readback.rs"]
+mod readback;
 #[path = "common/shards.rs"]
 mod shards;
 
@@ -166,7 +168,7 @@ fn the_device_merges_as_the_host_does() {
             let on_device: Vec<_> = sums.iter().map(|s| gpu::DeviceSums::from_slice(context, s).unwrap()).collect();
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             let merged = norm.merge_sums(&mut encoder, &on_device.iter().collect::<Vec<_>>()).unwrap();
-            let merged: Vec<Moments> = shards::read(&gpu.device, queue, encoder, merged.buffer());
+            let merged: Vec<Moments> = readback::read(&gpu.device, queue, encoder, merged.buffer());
             for c in 0..5 {
                 let column: Vec<Moments> = sums.iter().map(|s| s[c]).collect();
                 assert_eq!(merged[c], wgpu_norm::merge_shards(&column), "{}: {shards} shards, channel {c}", gpu.name);

@@ -8,15 +8,18 @@ mod backends;
 mod cases;
 #[path = "common/golden.rs"]
 mod golden;
+#[path = "common/readback.rs"]
+mod readback;
 #[path = "common/shards.rs"]
 mod shards;
 
-use cases::{Case, Data, Results, typed, untyped};
+use cases::{Case, Data, Results, compare, typed, untyped};
 use shards::{Drive, Shards, each, run_shard};
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 use wgpu::util::DeviceExt;
-use wgpu_norm::sync::{Communicator, DeviceSyncBatchNorm};
+use wgpu_norm::sync::{Communicator, DeviceSyncBatchNorm, LocalGroup};
 use wgpu_norm::{
     BatchNormDescriptor, Commit, Error, Format, Fusion, Residual, TensorDescriptor, gpu,
     host::{Backend, Statistic},
@@ -51,13 +54,14 @@ async fn run_on_device(
     let elements: usize = shape.iter().product();
     let input = |all: &[f64]| buffer(device, &typed::<f32>(shards.of(rank, all)));
     let output = |len: usize| buffer(device, &vec![f32::NAN; len]);
-    let (x, dy) = (input(&data.x), input(&data.dy));
+    let (given, dy) = (input(&data.x), input(&data.dy));
+    let x = buffer(device, &vec![f32::NAN; elements.max(1)]);
     let (residual, dsum) = (data.residual.as_deref().map(input), data.dsum.as_deref().map(input));
     let (y, sum, dx, dresidual) = (output(elements), output(elements), output(elements), output(elements));
     let channels = case.descriptor.affine_len() as usize;
     let (dweight, dbias) = (output(channels), output(channels));
     let all = |buffer: &wgpu::Buffer| -> Vec<f32> {
-        shards::read(device, &gpu.queue, device.create_command_encoder(&Default::default()), buffer)
+        readback::read(device, &gpu.queue, device.create_command_encoder(&Default::default()), buffer)
     };
 
     let io = gpu::Forward {
@@ -65,8 +69,10 @@ async fn run_on_device(
         sum: case.has_sum().then(|| sum.as_entire_buffer_binding()),
         ..gpu::Forward::new(x.as_entire_buffer_binding(), y.as_entire_buffer_binding())
     };
-    let encoder = device.create_command_encoder(&Default::default());
-    let (encoder, saved) = layer.forward_train(encoder, &tensor, case.fusion, &io, Commit::Update).await?;
+    let mut encoder = device.create_command_encoder(&Default::default());
+    // What was recorded before the call runs before it.
+    encoder.copy_buffer_to_buffer(&given, 0, &x, 0, x.size());
+    let saved = layer.forward_train(&mut encoder, &tensor, case.fusion, &io, Commit::Update).await?;
     let after = case.fusion.residual == Residual::After;
     let statistics = saved.statistics().expect("those of the batch");
     let statistics = (statistics.buffer.clone(), statistics.size.map_or(0, |size| size.get() as usize));
@@ -91,8 +97,8 @@ async fn run_on_device(
             dy.as_entire_buffer_binding(),
         )
     };
-    let encoder = device.create_command_encoder(&Default::default());
-    let encoder = layer.backward(encoder, saved, &io).await?;
+    let mut encoder = device.create_command_encoder(&Default::default());
+    layer.backward(&mut encoder, saved, &io).await?;
     gpu.queue.submit([encoder.finish()]);
     let tensor = |buffer: &wgpu::Buffer| untyped(&all(buffer)[..elements]);
     let state: Vec<f32> = all(layer.norm().state_buffer());
@@ -136,53 +142,112 @@ fn buffers_give_the_bits_of_slices() {
                     _ => run_shard(backend, group, &case, &data, &shards).await,
                 })
             };
-            for (rank, (buffers, slices)) in of(true).into_iter().zip(of(false)).enumerate() {
-                let name = format!("{}: {} in {sizes:?}, rank {rank}", gpu.name, case.name());
-                assert_eq!(buffers.unwrap(), slices.unwrap(), "{name}");
-            }
+            let name = format!("{}: {} in {sizes:?}", gpu.name, case.name());
+            let [buffers, slices] = [true, false].map(|on_device| -> Vec<Results> {
+                of(on_device).into_iter().map(|result| result.unwrap_or_else(|e| panic!("{name}: {e}"))).collect()
+            });
+            assert!(buffers == slices, "{name}: other bits than from slices");
+            let wrong = compare(&case, &data, &shards::join(buffers).whole, 1e-6);
+            assert!(wrong.is_empty(), "{name}: {wrong:?}");
         }
     }
 }
 
-/// What its last step would find wrong keeps a member from the exchange, and nobody's statistics change.
+/// A member of a group with a layer of two channels, on buffers of its own.
+struct Member<'a> {
+    gpu: &'a adapters::Gpu,
+    layer: DeviceSyncBatchNorm,
+    x: wgpu::Buffer,
+    y: wgpu::Buffer,
+    short: wgpu::Buffer,
+}
+
+impl<'a> Member<'a> {
+    fn new(gpu: &'a adapters::Gpu, context: &gpu::Context, group: Arc<dyn Communicator>) -> Member<'a> {
+        let norm = gpu::Norm::new(context, BatchNormDescriptor::new(2)).unwrap();
+        let layer = DeviceSyncBatchNorm::new(norm, &gpu.queue, group).unwrap();
+        let [x, y, short] = [&[1.0, 2.0, 3.0, 5.0][..], &[0.0; 4], &[0.0; 3]].map(|of| buffer(&gpu.device, of));
+        Member { gpu, layer, x, y, short }
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.gpu.device.create_command_encoder(&Default::default())
+    }
+
+    async fn train(&self, encoder: &mut wgpu::CommandEncoder, y: &wgpu::Buffer) -> Result<gpu::Saved, Error> {
+        let io = gpu::Forward::new(self.x.as_entire_buffer_binding(), y.as_entire_buffer_binding());
+        let tensor = TensorDescriptor::new(&[2, 2]);
+        self.layer.forward_train(encoder, &tensor, Fusion::default(), &io, Commit::Update).await
+    }
+
+    async fn backward(&self, saved: gpu::Saved, dx: &wgpu::Buffer, dweight: &wgpu::Buffer) -> Result<(), Error> {
+        let io = gpu::Backward {
+            dx: Some(dx.as_entire_buffer_binding()),
+            dweight: Some(wgpu::BufferBinding { size: 8.try_into().ok(), ..dweight.as_entire_buffer_binding() }),
+            ..gpu::Backward::new(self.x.as_entire_buffer_binding(), self.x.as_entire_buffer_binding())
+        };
+        self.layer.backward(&mut self.encoder(), saved, &io).await
+    }
+
+    fn tracked(&self) -> Vec<u32> {
+        let state = self.layer.norm().state_buffer();
+        let state: Vec<f32> = readback::read(&self.gpu.device, &self.gpu.queue, self.encoder(), state);
+        self.layer.norm().parse_state(bytemuck::cast_slice(&state)).unwrap().running.unwrap().tracked
+    }
+}
+
+/// What its last step would find wrong keeps a member from the exchange, and nobody's statistics change; what was recorded
+/// before is not lost.
 #[test]
 fn a_member_that_cannot_end_does_not_begin() {
     for (gpu, backend) in backends::gpus() {
         let _turn = gpu.turn();
         let Backend::Gpu { context, .. } = backend else { continue };
-        let device = &gpu.device;
-        let (full, short) = (buffer(device, &[1.0, 2.0, 3.0, 5.0]), buffer(device, &[0.0; 3]));
-        let (full, short) = (full.as_entire_buffer_binding(), short.as_entire_buffer_binding());
-        let results = each(2, WAIT, Drive::OneThread, async |group| {
-            let (rank, plain) = (group.rank(), Fusion::default());
-            let norm = gpu::Norm::new(context, BatchNormDescriptor::new(2)).unwrap();
-            let layer = DeviceSyncBatchNorm::new(norm, &gpu.queue, group).unwrap();
-            let tensor = TensorDescriptor::new(&[2, 2]);
-            let y = buffer(device, &[0.0; 4]);
-            let encoder = || device.create_command_encoder(&Default::default());
-            let of = |bad: bool| {
-                let y = if bad { short.clone() } else { y.as_entire_buffer_binding() };
-                gpu::Forward::new(full.clone(), y)
-            };
-            let forward = layer.forward_train(encoder(), &tensor, plain, &of(rank == 1), Commit::Update).await;
-            let forward = forward.map(|_| ()).unwrap_err();
-            let (after, saved) =
-                layer.forward_train(encoder(), &tensor, plain, &of(false), Commit::Update).await.unwrap();
-            gpu.queue.submit([after.finish()]);
-            let dx = if rank == 0 { short.clone() } else { y.as_entire_buffer_binding() };
-            let io = gpu::Backward { dx: Some(dx), ..gpu::Backward::new(full.clone(), full.clone()) };
-            let backward = layer.backward(encoder(), saved, &io).await.map(|_| ()).unwrap_err();
-            let state: Vec<f32> = shards::read(device, &gpu.queue, encoder(), layer.norm().state_buffer());
-            let state = layer.norm().parse_state(bytemuck::cast_slice(&state)).unwrap();
-            (forward, backward, state.running.unwrap().tracked)
+        let mut results = each(2, WAIT, Drive::OneThread, async |group| {
+            let rank = group.rank();
+            let member = Member::new(gpu, context, group);
+            let Member { y, short, .. } = &member;
+            let mut encoder = member.encoder();
+            let saved = member.train(&mut encoder, y).await.unwrap();
+            let short_y = member.train(&mut encoder, if rank == 1 { short } else { y }).await.map(drop).unwrap_err();
+            gpu.queue.submit([encoder.finish()]);
+            let tracked = member.tracked();
+            let short_dx = member.backward(saved, if rank == 0 { short } else { y }, short).await.unwrap_err();
+            let mut encoder = member.encoder();
+            let saved = member.train(&mut encoder, y).await.unwrap();
+            gpu.queue.submit([encoder.finish()]);
+            let dx_over_dweight = member.backward(saved, y, if rank == 0 { y } else { short }).await.unwrap_err();
+            (tracked, [short_y, short_dx, dx_over_dweight])
         });
-        let [(forward, backward, tracked), (own_forward, own_backward, own_tracked)] = &results[..] else {
-            panic!("two members")
-        };
-        assert_eq!(*forward, Error::MemberFailed { rank: 1 }, "{}", gpu.name);
-        assert!(matches!(own_forward, Error::BufferTooSmall { name: "y", .. }), "{}: {own_forward}", gpu.name);
-        assert!(matches!(backward, Error::BufferTooSmall { name: "dx", .. }), "{}: {backward}", gpu.name);
-        assert_eq!(*own_backward, Error::MemberFailed { rank: 0 }, "{}", gpu.name);
-        assert_eq!([tracked, own_tracked], [&[1, 1]; 2], "{}", gpu.name);
+        let (second, first) = (results.pop().unwrap(), results.pop().unwrap());
+        assert_eq!([first.0, second.0], [[1, 1]; 2], "{}", gpu.name);
+        let failed = |rank| Error::MemberFailed { rank };
+        let [short_y, short_dx, dx_over_dweight] = first.1;
+        assert_eq!(short_y, failed(1), "{}", gpu.name);
+        assert!(matches!(short_dx, Error::BufferTooSmall { name: "dx", .. }), "{}: {short_dx}", gpu.name);
+        assert!(matches!(dx_over_dweight, Error::Overlap { .. }), "{}: {dx_over_dweight}", gpu.name);
+        let [short_y, others @ ..] = second.1;
+        assert!(matches!(short_y, Error::BufferTooSmall { name: "y", .. }), "{}: {short_y}", gpu.name);
+        assert_eq!(others, [failed(0), failed(0)], "{}", gpu.name);
+    }
+}
+
+/// A call that is dropped while the device makes its sums.
+#[test]
+fn a_member_that_gives_up_a_call_breaks_the_group() {
+    for (gpu, backend) in backends::gpus() {
+        let _turn = gpu.turn();
+        let Backend::Gpu { context, .. } = backend else { continue };
+        let members: Vec<Member> =
+            LocalGroup::members(2, WAIT).into_iter().map(|group| Member::new(gpu, context, Arc::new(group))).collect();
+        let mut encoder = members[0].encoder();
+        {
+            let mut given_up = Box::pin(members[0].train(&mut encoder, &members[0].y));
+            assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "{}", gpu.name);
+        }
+        for member in &members {
+            let error = pollster::block_on(member.train(&mut member.encoder(), &member.y)).map(drop).unwrap_err();
+            assert!(matches!(error, Error::MemberGone { rank: 0 }), "{}: {error}", gpu.name);
+        }
     }
 }

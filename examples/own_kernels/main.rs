@@ -236,7 +236,8 @@ impl Network {
         self.kernels.read(&self.linear3.y.value.buffer)
     }
 
-    /// The norms' state as a safetensors file, with the names of PyTorch's `state_dict`.
+    /// The norms' state as a safetensors file, with the names of PyTorch's `state_dict`, which counts batches for all channels
+    /// together. (A cumulative average needs the counts of `Running` to go on from.)
     fn save(&self) -> Result<Vec<u8>> {
         let mut tensors = Vec::new();
         for BatchNorm { norm, .. } in [&self.bn1, &self.bn2] {

@@ -76,8 +76,8 @@ impl<'a, I, O> Forward<'a, I, O> {
     }
 }
 
-/// Inputs and outputs of a backward pass. Gradients that are not wanted are `None` and cost nothing; those that are replace what
-/// was there.
+/// Inputs and outputs of a backward pass. Gradients that are not wanted are `None` and cost nothing; others overwrite their
+/// slices.
 #[derive(Debug)]
 pub struct Backward<'a, I, O> {
     /// The forward pass's input; with [`Residual::Before`] the `sum` that it wrote.

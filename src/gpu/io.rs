@@ -40,8 +40,8 @@ impl<'a> Forward<'a> {
     }
 }
 
-/// Tensors of a backward pass. What is `None` among the gradients is not computed; what is not replaces what was there:
-/// where a step has several backward passes, as PyTorch's `.grad` is their sum, add them up yourself.
+/// Tensors of a backward pass. Gradients that are `None` are not computed; others overwrite their buffers, so where a step has
+/// several backward passes, of which PyTorch's `.grad` is the sum, add them up yourself.
 #[derive(Clone, Debug)]
 pub struct Backward<'a> {
     /// The forward pass's x; with [`Residual::Before`] its sum.

@@ -130,8 +130,8 @@ impl Norm {
 
     /// Training: y from the batch's own statistics; `commit` says whether the running statistics take them in.
     ///
-    /// Encoders with calls of one layer are submitted in the order in which they were recorded ([why](super)): the backward pass
-    /// of an encoder that was dropped, or comes first, reads what no pass has written.
+    /// Encoders with calls of one layer are submitted in the order in which they were recorded ([why](super)): where the forward
+    /// pass's encoder is dropped, or submitted later, backward reads what no pass has written.
     ///
     /// y may be written over the residual, unless the ReLU behind it needs that again. With
     /// [`Residual::Before`](crate::Residual::Before) backward reads the sum: y and sum may each lie over x or over the

@@ -50,6 +50,14 @@ impl<S: Sum> DeviceSums<S> {
         &self.buffer
     }
 
+    /// [`Error::Readback`] if what was read back is not what the device was to make: it refused the commands.
+    pub(crate) fn check_read(&self, sums: &[S]) -> Result<(), Error> {
+        if sums.iter().all(|sum| u64::from(sum.count()) <= self.values) {
+            return Ok(());
+        }
+        Err(Error::Readback("the commands have not run: wgpu's own error says why".into()))
+    }
+
     /// Number of channels.
     pub fn channels(&self) -> u64 {
         self.buffer.size() / size_of::<S>() as u64
@@ -164,7 +172,7 @@ impl Norm {
     fn last_backward_plan<'a>(&self, saved: &Saved, io: &'a Backward) -> Result<(Arc<Plan>, Tensors<'a>), Error> {
         let wanted = Gradients { affine: false, ..io.wanted() };
         let (plan, tensors) = self.backward_plan(Op::ApplyGradientSums(wanted), saved, io)?;
-        self.check_apart(&plan, &tensors)?;
+        self.check_affine(saved, io, &plan, &tensors)?;
         Ok((plan, tensors))
     }
 

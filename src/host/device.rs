@@ -121,7 +121,9 @@ pub(crate) async fn read_sums<S: Sum>(
     sums: &gpu::DeviceSums<S>,
 ) -> Result<Vec<S>, Error> {
     let bytes = read_buffer(device, queue, encoder, sums.buffer(), sums.buffer().size()).await?;
-    Ok(bytemuck::pod_collect_to_vec(&bytes))
+    let read = bytemuck::pod_collect_to_vec(&bytes);
+    sums.check_read(&read)?;
+    Ok(read)
 }
 
 /// Bytes as elements.

@@ -130,7 +130,7 @@ pub(super) fn check_values(merged: &[Moments], tensor: &TensorDescriptor) -> Res
 }
 
 /// The result of a call with one layer.
-fn only<T>(results: Vec<T>) -> Result<T, Error> {
+pub(super) fn only<T>(results: Vec<T>) -> Result<T, Error> {
     results.into_iter().next().ok_or(Error::Empty { what: "the number of layers" })
 }
 

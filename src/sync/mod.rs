@@ -6,8 +6,9 @@
 //! 2. their exchange, O(channels) values ([`all_reduce`] over a [`Communicator`]);
 //! 3. the pass over the shard with the sums of all ([`gpu::Norm::forward_train_with`], ...).
 //!
-//! [`SyncBatchNorm`] does the three on slices, [`DeviceSyncBatchNorm`] on buffers of your own. Moments travel as (count, mean as a pair, m2), never as `1/std`.
-//! Layers whose inputs do not depend on each other share an exchange: [`forward_train_together`].
+//! [`SyncBatchNorm`] does the three on slices, [`DeviceSyncBatchNorm`] on buffers of your own. Moments travel as (count, mean
+//! as a pair, m2), never as `1/std`. Layers whose inputs do not depend on each other share an exchange:
+//! [`forward_train_together`].
 //!
 //! Groups are the devices and CPU workers of a process ([`LocalGroup`]), the ranks of an MPI communicator (`MpiGroup`,
 //! with feature `mpi`), or whatever else implements [`Communicator`].

@@ -6,7 +6,7 @@ use rand::{RngExt, rngs::Xoshiro256PlusPlus as Rng};
 use std::ops::Range;
 use wgpu_norm::{
     BatchNormDescriptor, DType, Format, Fusion, GroupNormDescriptor, InstanceNormDescriptor, LayerNormDescriptor,
-    NormDescriptor, Profile, Residual, RmsNormDescriptor,
+    Momentum, NonFinite, NormDescriptor, Profile, Residual, RmsNormDescriptor,
 };
 
 /// Which calls are asked for.
@@ -45,6 +45,21 @@ pub fn norm(rng: &mut Rng, most: usize) -> (NormDescriptor, Vec<usize>) {
         _ => RmsNormDescriptor { weight: affine, ..RmsNormDescriptor::new(of_last) }.into(),
     };
     (norm, shape)
+}
+
+/// Other numbers than the defaults.
+pub fn vary(rng: &mut Rng, descriptor: &mut NormDescriptor) {
+    let any_eps = one_of(rng, &[1e-5, 1e-3, 1e-12]);
+    let any_momentum = one_of(rng, &[Momentum::Exponential(0.1), Momentum::Exponential(1.0), Momentum::Cumulative]);
+    let any_policy = one_of(rng, &[NonFinite::Skip, NonFinite::Poison]);
+    match descriptor {
+        NormDescriptor::Batch(d) => (d.eps, d.momentum, d.non_finite) = (any_eps, any_momentum, any_policy),
+        NormDescriptor::Instance(d) => (d.eps, d.momentum, d.non_finite) = (any_eps, any_momentum, any_policy),
+        NormDescriptor::Group(d) => d.eps = any_eps,
+        NormDescriptor::Layer(d) => d.eps = any_eps,
+        NormDescriptor::Rms(d) => d.eps = any_eps,
+        _ => {}
+    }
 }
 
 pub fn dtype(rng: &mut Rng) -> DType {

@@ -86,7 +86,9 @@ pub fn run_sharded(
         run_shard(&members[rank], group, case, data, shards).await
     });
     // What the others have to say is that this one failed.
-    let own = |result: &Result<_, Error>| result.as_ref().is_err_and(|e| !matches!(e, Error::MemberFailed { .. }));
+    let own = |result: &Result<_, Error>| {
+        result.as_ref().is_err_and(|e| !matches!(e, Error::MemberFailed { .. } | Error::MemberGone { .. }))
+    };
     if let Some(rank) = results.iter().position(own) {
         results.swap(0, rank);
     }
@@ -175,24 +177,4 @@ async fn member_step<I: Element, O: Element>(
         dbias: gradients.dbias.as_deref().map(untyped),
         state: norm.norm().state().await?,
     })
-}
-
-/// Reads a buffer back.
-pub fn read<T: bytemuck::Pod>(
-    device: &wgpu::Device,
-    queue: &wgpu::Queue,
-    mut encoder: wgpu::CommandEncoder,
-    buffer: &wgpu::Buffer,
-) -> Vec<T> {
-    let staging = device.create_buffer(&wgpu::BufferDescriptor {
-        label: None,
-        size: buffer.size(),
-        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
-    encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
-    queue.submit([encoder.finish()]);
-    staging.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
-    device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
-    bytemuck::pod_collect_to_vec(&staging.get_mapped_range(..).unwrap())
 }
