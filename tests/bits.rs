@@ -12,6 +12,8 @@ mod golden;
 mod placed_on_gpu;
 #[path = "common/placement.rs"]
 mod placement;
+#[path = "common/transfer.rs"]
+mod transfer;
 
 use adapters::Gpu;
 use cases::{Case, Data, Results, half, last, norms, run};

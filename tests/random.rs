@@ -19,6 +19,8 @@ mod placement;
 mod random;
 #[path = "common/shards.rs"]
 mod shards;
+#[path = "common/transfer.rs"]
+mod transfer;
 
 use cases::{Case, Data, Inputs, Results, compare, run, typed, with_types};
 use placement::{Gaps, Over, Placed, Placement};

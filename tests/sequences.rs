@@ -8,12 +8,11 @@ mod adapters;
 mod backends;
 #[path = "common/random.rs"]
 mod random;
-#[path = "common/readback.rs"]
-mod readback;
+#[path = "common/transfer.rs"]
+mod transfer;
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus as Rng};
 use random::one_of;
-use wgpu::util::DeviceExt;
 use wgpu_norm::{
     Commit, Error, Format, ForwardPitches, Fusion, NormDescriptor, Profile, Residual, State, TensorDescriptor, gpu,
 };
@@ -84,18 +83,10 @@ impl<'a> World<'a> {
         };
         let elements = shapes.iter().map(|shape| shape.iter().product()).max().unwrap_or(0);
         let channels = descriptor.affine_len().max(1) as usize;
-        let mut buffer = |len: usize, value: &mut dyn FnMut(&mut Rng) -> f32| {
-            let contents: Vec<f32> = (0..len).map(|_| value(rng)).collect();
-            gpu.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-                label: None,
-                contents: bytemuck::cast_slice(&contents),
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            })
-        };
-        let inputs = (0..INPUTS).map(|_| buffer(elements, &mut |rng| rng.random_range(-1.0..3.0))).collect();
-        let outputs = (0..2)
-            .map(|_| [elements, elements, channels, channels].map(|len| buffer(len, &mut |_| f32::NAN)))
-            .collect();
+        let mut noise = || (0..elements).map(|_| rng.random_range(-1.0f32..3.0)).collect::<Vec<_>>();
+        let inputs = (0..INPUTS).map(|_| transfer::upload(gpu, &noise())).collect();
+        let poisoned = |len: usize| transfer::upload(gpu, &vec![f32::NAN; len]);
+        let outputs = (0..2).map(|_| [elements, elements, channels, channels].map(poisoned)).collect();
         World { gpu, context, descriptor, format, shapes, inputs, outputs }
     }
 
@@ -123,7 +114,7 @@ impl<'a> World<'a> {
     }
 
     fn read(&self, buffer: &wgpu::Buffer) -> Vec<u32> {
-        readback::read(&self.gpu.device, &self.gpu.queue, self.encoder(), buffer)
+        transfer::read(self.gpu, self.encoder(), buffer)
     }
 
     fn forward(
@@ -193,10 +184,6 @@ impl<'a> World<'a> {
         let written = [io.dx, io.dresidual, io.dweight, io.dbias];
         done.gradients = Some(written.into_iter().flatten().map(|of| self.copy(encoder, of)).collect());
         Ok(())
-    }
-
-    fn state(&self, norm: &gpu::Norm) -> State {
-        norm.parse_state(bytemuck::cast_slice(&self.read(norm.state_buffer()))).unwrap()
     }
 }
 
@@ -275,7 +262,7 @@ fn compare(world: &World, mut state: State, passes: &[Done]) -> (State, Vec<Stri
             world.backward(&norm, &mut encoder, saved, &mut alone, 0).unwrap();
         }
         world.gpu.queue.submit([encoder.finish()]);
-        state = world.state(&norm);
+        state = transfer::state(world.gpu, &norm);
         let buffers = |done: &Done| -> Vec<wgpu::Buffer> {
             let gradients = done.gradients.iter().flatten();
             [&done.y].into_iter().chain(&done.sum).chain(gradients).cloned().collect()
@@ -306,7 +293,7 @@ fn a_layer_keeps_nothing_that_shows() {
             let norm = gpu::Norm::with_state(&world.context, world.descriptor.clone(), &state).unwrap();
             let done = run(&mut rng, &world, &norm);
             let (state, mut wrong) = compare(&world, state, &done);
-            if world.state(&norm) != state {
+            if transfer::state(world.gpu, &norm) != state {
                 wrong.push("the state differs".to_string());
             }
             for wrong in &wrong {

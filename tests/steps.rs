@@ -9,13 +9,11 @@ mod backends;
 mod cases;
 #[path = "common/golden.rs"]
 mod golden;
-#[path = "common/readback.rs"]
-mod readback;
+#[path = "common/transfer.rs"]
+mod transfer;
 
 use cases::{Case, Data, typed};
 use std::ops::Range;
-use wgpu::BufferUsages;
-use wgpu::util::DeviceExt;
 use wgpu_norm::host::{self, Backend};
 use wgpu_norm::{
     BackwardPitches, BatchNormDescriptor, Commit, Error, Format, ForwardPitches, Fusion, GradientSums, Gradients,
@@ -208,13 +206,7 @@ fn steps_on_a_gpu(gpu: &adapters::Gpu, context: &gpu::Context, case: &Case, data
     let norm = gpu::Norm::with_state(context, case.descriptor.clone(), &data.state).unwrap();
     let channels = case.descriptor.affine_len() as usize;
     let shards = Shard::both(case, data, gap);
-    let upload = |contents: Vec<f32>| {
-        gpu.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-            label: None,
-            contents: bytemuck::cast_slice(&contents),
-            usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-        })
-    };
+    let upload = |contents: Vec<f32>| transfer::upload(gpu, &contents);
     let inputs = |all: &[f64]| shards.each_ref().map(|shard| upload(shard.input(all)));
     let outputs = || shards.each_ref().map(|shard| upload(shard.output()));
     let vectors = || [(); 2].map(|()| upload(vec![f32::NAN; channels]));
@@ -258,11 +250,10 @@ fn steps_on_a_gpu(gpu: &adapters::Gpu, context: &gpu::Context, case: &Case, data
     gpu.queue.submit([encoder.finish()]);
     let read = |buffer: &wgpu::Buffer| -> Vec<f32> {
         let encoder = gpu.device.create_command_encoder(&Default::default());
-        readback::read(&gpu.device, &gpu.queue, encoder, buffer)
+        transfer::read(gpu, encoder, buffer)
     };
     let join = |tensor: &[wgpu::Buffer; 2]| [0, 1].map(|k| shards[k].written(&read(&tensor[k]))).concat();
     let concat = |vectors: &[wgpu::Buffer; 2]| vectors.each_ref().map(read).concat();
-    let state: Vec<f32> = read(norm.state_buffer());
     Results {
         y: join(&y),
         sum: if case.has_sum() { join(&sum) } else { Vec::new() },
@@ -270,7 +261,7 @@ fn steps_on_a_gpu(gpu: &adapters::Gpu, context: &gpu::Context, case: &Case, data
         dresidual: if shards[0].after() { join(&dresidual) } else { Vec::new() },
         dweight: concat(&dweight),
         dbias: concat(&dbias),
-        state: norm.parse_state(bytemuck::cast_slice(&state)).unwrap(),
+        state: transfer::state(gpu, &norm),
     }
 }
 

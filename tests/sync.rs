@@ -8,10 +8,10 @@ mod backends;
 mod cases;
 #[path = "common/golden.rs"]
 mod golden;
-#[path = "common/readback.rs"]
-mod readback;
 #[path = "common/shards.rs"]
 mod shards;
+#[path = "common/transfer.rs"]
+mod transfer;
 
 use cases::{Case, Data, compare, run};
 use shards::{DRIVES, Drive, Shards, run_sharded};
@@ -151,7 +151,7 @@ fn converting_and_back_loses_nothing() {
 fn the_device_merges_as_the_host_does() {
     for (gpu, backend) in backends::gpus() {
         let _turn = gpu.turn();
-        let Backend::Gpu { context, queue } = backend else { continue };
+        let Backend::Gpu { context, .. } = backend else { continue };
         let norm = gpu::Norm::new(context, BatchNormDescriptor::new(5)).unwrap();
         for shards in [1, 2, 3, 7, 40, 300] {
             let sums: Vec<Vec<Moments>> = (0..shards)
@@ -168,7 +168,7 @@ fn the_device_merges_as_the_host_does() {
             let on_device: Vec<_> = sums.iter().map(|s| gpu::DeviceSums::from_slice(context, s).unwrap()).collect();
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             let merged = norm.merge_sums(&mut encoder, &on_device.iter().collect::<Vec<_>>()).unwrap();
-            let merged: Vec<Moments> = readback::read(&gpu.device, queue, encoder, merged.buffer());
+            let merged: Vec<Moments> = transfer::read(gpu, encoder, merged.buffer());
             for c in 0..5 {
                 let column: Vec<Moments> = sums.iter().map(|s| s[c]).collect();
                 assert_eq!(merged[c], wgpu_norm::merge_shards(&column), "{}: {shards} shards, channel {c}", gpu.name);

@@ -8,17 +8,16 @@ mod backends;
 mod cases;
 #[path = "common/golden.rs"]
 mod golden;
-#[path = "common/readback.rs"]
-mod readback;
 #[path = "common/shards.rs"]
 mod shards;
+#[path = "common/transfer.rs"]
+mod transfer;
 
 use cases::{Case, Data, Results, compare, typed, untyped};
 use shards::{Drive, Shards, each, run_shard};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
-use wgpu::util::DeviceExt;
 use wgpu_norm::sync::{Communicator, DeviceSyncBatchNorm, LocalGroup};
 use wgpu_norm::{
     BatchNormDescriptor, Commit, Error, Format, Fusion, Residual, TensorDescriptor, gpu,
@@ -27,14 +26,9 @@ use wgpu_norm::{
 
 const WAIT: Duration = Duration::from_secs(60);
 
-fn buffer(device: &wgpu::Device, contents: &[f32]) -> wgpu::Buffer {
+fn buffer(gpu: &adapters::Gpu, contents: &[f32]) -> wgpu::Buffer {
     // An empty shard has buffers, too.
-    let contents = if contents.is_empty() { &[0.0] } else { contents };
-    device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-        label: None,
-        contents: bytemuck::cast_slice(contents),
-        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-    })
+    transfer::upload(gpu, if contents.is_empty() { &[0.0] } else { contents })
 }
 
 /// As [`run_shard`], of a case in `f32`.
@@ -52,16 +46,16 @@ async fn run_on_device(
     let (device, shape) = (&gpu.device, shards.shape(case, rank));
     let tensor = TensorDescriptor { shape: &shape, ..case.tensor() };
     let elements: usize = shape.iter().product();
-    let input = |all: &[f64]| buffer(device, &typed::<f32>(shards.of(rank, all)));
-    let output = |len: usize| buffer(device, &vec![f32::NAN; len]);
+    let input = |all: &[f64]| buffer(gpu, &typed::<f32>(shards.of(rank, all)));
+    let output = |len: usize| buffer(gpu, &vec![f32::NAN; len]);
     let (given, dy) = (input(&data.x), input(&data.dy));
-    let x = buffer(device, &vec![f32::NAN; elements.max(1)]);
+    let x = buffer(gpu, &vec![f32::NAN; elements.max(1)]);
     let (residual, dsum) = (data.residual.as_deref().map(input), data.dsum.as_deref().map(input));
     let (y, sum, dx, dresidual) = (output(elements), output(elements), output(elements), output(elements));
     let channels = case.descriptor.affine_len() as usize;
     let (dweight, dbias) = (output(channels), output(channels));
     let all = |buffer: &wgpu::Buffer| -> Vec<f32> {
-        readback::read(device, &gpu.queue, device.create_command_encoder(&Default::default()), buffer)
+        transfer::read(gpu, device.create_command_encoder(&Default::default()), buffer)
     };
 
     let io = gpu::Forward {
@@ -101,7 +95,6 @@ async fn run_on_device(
     layer.backward(&mut encoder, saved, &io).await?;
     gpu.queue.submit([encoder.finish()]);
     let tensor = |buffer: &wgpu::Buffer| untyped(&all(buffer)[..elements]);
-    let state: Vec<f32> = all(layer.norm().state_buffer());
     Ok(Results {
         y: tensor(&y),
         sum: case.has_sum().then(|| tensor(&sum)),
@@ -110,7 +103,7 @@ async fn run_on_device(
         dresidual: after.then(|| tensor(&dresidual)),
         dweight: Some(untyped(&all(&dweight))),
         dbias: Some(untyped(&all(&dbias))),
-        state: layer.norm().parse_state(bytemuck::cast_slice(&state))?,
+        state: transfer::state(gpu, layer.norm()),
     })
 }
 
@@ -166,7 +159,7 @@ impl<'a> Member<'a> {
     fn new(gpu: &'a adapters::Gpu, context: &gpu::Context, group: Arc<dyn Communicator>) -> Member<'a> {
         let norm = gpu::Norm::new(context, BatchNormDescriptor::new(2)).unwrap();
         let layer = DeviceSyncBatchNorm::new(norm, &gpu.queue, group).unwrap();
-        let [x, y, short] = [&[1.0, 2.0, 3.0, 5.0][..], &[0.0; 4], &[0.0; 3]].map(|of| buffer(&gpu.device, of));
+        let [x, y, short] = [&[1.0, 2.0, 3.0, 5.0][..], &[0.0; 4], &[0.0; 3]].map(|of| buffer(gpu, of));
         Member { gpu, layer, x, y, short }
     }
 
@@ -190,9 +183,7 @@ impl<'a> Member<'a> {
     }
 
     fn tracked(&self) -> Vec<u32> {
-        let state = self.layer.norm().state_buffer();
-        let state: Vec<f32> = readback::read(&self.gpu.device, &self.gpu.queue, self.encoder(), state);
-        self.layer.norm().parse_state(bytemuck::cast_slice(&state)).unwrap().running.unwrap().tracked
+        transfer::state(self.gpu, self.layer.norm()).running.unwrap().tracked
     }
 }
 

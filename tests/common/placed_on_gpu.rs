@@ -3,7 +3,7 @@
 use super::adapters::Gpu;
 use super::cases::{Case, Data};
 use super::placement::{Arena, BackwardSlots, ForwardSlots, Placed, Placement, Slot};
-use wgpu::util::DeviceExt;
+use super::transfer;
 use wgpu_norm::{Commit, Error, Statistics, gpu, wgpu};
 
 /// Runs training and evaluation. Panics if anything but the outputs is written.
@@ -14,7 +14,7 @@ pub fn run(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: P
 
 fn train(gpu: &Gpu, context: &gpu::Context, case: &Case, data: &Data, place: Placement) -> Result<Vec<Vec<u8>>, Error> {
     let (arena, forward, backward) = Arena::training(place, case, data);
-    let buffers = Buffers::new(&gpu.device, &arena);
+    let buffers = Buffers::new(gpu, &arena);
     let norm = gpu::Norm::with_state(context, case.descriptor.clone(), &data.state)?;
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     let (tensor, io) = (case.tensor(), buffers.forward(case, &forward));
@@ -34,7 +34,7 @@ fn evaluate(
     place: Placement,
 ) -> Result<Vec<Vec<u8>>, Error> {
     let (arena, forward) = Arena::evaluation(place, case, data);
-    let buffers = Buffers::new(&gpu.device, &arena);
+    let buffers = Buffers::new(gpu, &arena);
     let norm = gpu::Norm::with_state(context, case.descriptor.clone(), &data.state)?;
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     norm.forward_eval(&mut encoder, &case.tensor(), case.fusion, &buffers.forward(case, &forward))?;
@@ -44,15 +44,8 @@ fn evaluate(
 struct Buffers(Vec<wgpu::Buffer>);
 
 impl Buffers {
-    fn new(device: &wgpu::Device, arena: &Arena) -> Buffers {
-        let buffers = arena.contents.iter().map(|contents| {
-            device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-                label: Some("tensors"),
-                contents,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            })
-        });
-        Buffers(buffers.collect())
+    fn new(gpu: &Gpu, arena: &Arena) -> Buffers {
+        Buffers(arena.contents.iter().map(|contents| transfer::upload(gpu, contents)).collect())
     }
 
     fn at(&self, slot: Slot) -> wgpu::BufferBinding<'_> {
@@ -91,26 +84,6 @@ impl Buffers {
 }
 
 /// Submits, and returns the outputs.
-fn read(gpu: &Gpu, mut encoder: wgpu::CommandEncoder, buffers: &Buffers, arena: Arena) -> Vec<Vec<u8>> {
-    let copies: Vec<wgpu::Buffer> = buffers
-        .0
-        .iter()
-        .map(|from| {
-            let copy = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("copy"),
-                size: from.size(),
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
-            encoder.copy_buffer_to_buffer(from, 0, &copy, 0, from.size());
-            copy
-        })
-        .collect();
-    gpu.queue.submit([encoder.finish()]);
-    for copy in &copies {
-        copy.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
-    }
-    gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
-    let after: Vec<Vec<u8>> = copies.iter().map(|copy| copy.get_mapped_range(..).unwrap().to_vec()).collect();
-    arena.outputs(&after, &gpu.name)
+fn read(gpu: &Gpu, encoder: wgpu::CommandEncoder, buffers: &Buffers, arena: Arena) -> Vec<Vec<u8>> {
+    arena.outputs(&transfer::read_all(gpu, encoder, &buffers.0.iter().collect::<Vec<_>>()), &gpu.name)
 }

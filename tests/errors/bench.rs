@@ -1,6 +1,7 @@
 //! A layer, its buffers, and how an error is checked.
 
 use super::adapters::{self, Gpu};
+use super::transfer;
 use wgpu::util::DeviceExt;
 use wgpu::{Buffer, BufferBinding, BufferUsages, CommandEncoder};
 use wgpu_norm::{Commit, Error, Fusion, NormDescriptor, Residual, TensorDescriptor, gpu};
@@ -77,24 +78,7 @@ impl<'a> Bench<'a> {
     /// Everything that a call could write.
     pub fn bytes(&self, encoder: CommandEncoder) -> Vec<Vec<u8>> {
         let buffers: Vec<&Buffer> = self.buffers.iter().chain([self.norm.state_buffer()]).collect();
-        let mut encoder = encoder;
-        let copies: Vec<Buffer> = buffers
-            .into_iter()
-            .map(|from| {
-                let to = self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("readback"),
-                    size: from.size(),
-                    usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
-                    mapped_at_creation: false,
-                });
-                encoder.copy_buffer_to_buffer(from, 0, &to, 0, from.size());
-                to
-            })
-            .collect();
-        self.gpu.queue.submit([encoder.finish()]);
-        copies.iter().for_each(|copy| copy.map_async(wgpu::MapMode::Read, .., |result| result.unwrap()));
-        self.gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
-        copies.iter().map(|copy| copy.get_mapped_range(..).unwrap().to_vec()).collect()
+        transfer::read_all(self.gpu, encoder, &buffers)
     }
 
     pub fn encoder(&self) -> CommandEncoder {

@@ -8,3 +8,5 @@ mod buffers;
 mod devices;
 mod shapes;
 mod slices;
+#[path = "../common/transfer.rs"]
+mod transfer;
