@@ -137,7 +137,7 @@ fn synchronised() -> Result<(), String> {
     let state = State {
         weight: Some((0..CHANNELS).map(|c| 0.5 + c as f32 / 10.0).collect()),
         bias: Some((0..CHANNELS).map(|c| c as f32 / 5.0 - 1.0).collect()),
-        ..State::new(&BatchNormDescriptor::new(CHANNELS).into()).map_err(|e| e.to_string())?
+        ..State::new(BatchNormDescriptor::new(CHANNELS)).map_err(|e| e.to_string())?
     };
     let one = Norm::with_state(&Backend::Cpu, BatchNormDescriptor::new(CHANNELS), state.clone())
         .and_then(|norm| pollster::block_on(train_whole(norm, &x, &dy)))

@@ -9,6 +9,15 @@ use crate::tensor::DType;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// What went wrong in a call of a layer that has a label ([`gpu::Norm::with_label`](crate::gpu::Norm::with_label)); see
+    /// [`Error::kind`].
+    #[error("{label}: {error}")]
+    Layer {
+        /// The layer's label.
+        label: String,
+        /// The error.
+        error: Box<Error>,
+    },
     /// The number of axes is not what the layer takes.
     #[error("{layer} takes {expected} axes, the shape {shape:?} has {}", shape.len())]
     Rank {
@@ -174,6 +183,15 @@ pub enum Error {
         /// What differs.
         what: &'static str,
     },
+    /// A backward pass on a device is given something else than the forward pass read.
+    #[error(
+        "{name} is not where the forward pass read it (did {name} and dy change places?): bind that, or set Backward::moved \
+         if it was copied or computed again"
+    )]
+    Moved {
+        /// Which tensor.
+        name: &'static str,
+    },
     /// Members of a group called different things: nobody computed anything.
     #[error("members of the group disagree on {what}: rank 0 has {expected}, rank {rank} has {actual}")]
     Disagreement {
@@ -229,6 +247,23 @@ pub enum Error {
     /// Reading results back failed.
     #[error("reading back failed: {0}")]
     Readback(String),
+}
+
+impl Error {
+    /// What went wrong, whichever layer it was in.
+    ///
+    /// ```
+    /// use wgpu_norm::Error;
+    /// let error = Error::Layer { label: "bn1".into(), error: Box::new(Error::MemberFailed { rank: 1 }) };
+    /// assert_eq!(error.to_string(), "bn1: rank 1 of the group failed before the exchange: see its own error");
+    /// assert!(matches!(error.kind(), Error::MemberFailed { .. }));
+    /// ```
+    pub fn kind(&self) -> &Error {
+        match self {
+            Error::Layer { error, .. } => error.kind(),
+            error => error,
+        }
+    }
 }
 
 /// [`Error::Length`] if something that may be absent has another length than it needs.

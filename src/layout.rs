@@ -194,6 +194,9 @@ pub struct Layout {
     pub memory: Memory,
     /// Elements of the tensor.
     pub elements: u64,
+    /// Whether several leading axes are taken as one (layer and RMS norm), so that what is called a sample above is less than
+    /// one of the shape's.
+    pub folds_axes: bool,
 }
 
 impl Layout {
@@ -316,6 +319,7 @@ impl Nchw {
             stat_of_affine: IndexMap::OF_TARGET,
             memory: self.memory(),
             elements: self.n * self.c * self.s,
+            folds_axes: false,
         }
     }
 
@@ -350,12 +354,13 @@ impl Nchw {
             stat_of_affine,
             memory: self.memory(),
             elements: self.n * self.c * self.s,
+            folds_axes: false,
         }
     }
 }
 
-/// One statistic a row of `d` contiguous elements, one weight a column.
-pub(crate) fn rows(m: u64, d: u64) -> Layout {
+/// One statistic a row of `d` contiguous elements, one weight a column. `folds_axes`: see [`Layout`].
+pub(crate) fn rows(m: u64, d: u64, folds_axes: bool) -> Layout {
     let stats = Walk {
         outer: m,
         outer_stride: d,
@@ -380,5 +385,6 @@ pub(crate) fn rows(m: u64, d: u64) -> Layout {
     };
     let by_position = IndexMap { target_div: 1, target: 0, segment: 0, position_div: 1, position: 1 };
     let memory = Memory::dense(m, 1, d);
-    Layout { stats, affine_of_stats: by_position, affine, stat_of_affine: by_position, memory, elements: m * d }
+    let elements = m * d;
+    Layout { stats, affine_of_stats: by_position, affine, stat_of_affine: by_position, memory, elements, folds_axes }
 }

@@ -20,7 +20,25 @@ pub enum Residual {
     None,
     /// `y = norm(x) + residual`, before the ReLU if there is one: residual networks.
     After,
-    /// `sum = x + residual; y = norm(sum)`, and `sum` is written too: transformer blocks.
+    /// `sum = x + residual; y = norm(sum)`, and `sum` is written too: transformer blocks. The norm is of the sum as it is
+    /// stored, rounded to x's element type, which the residual and the sum have whatever y's is.
+    ///
+    /// ```no_run
+    /// # fn f(norm: &wgpu_norm::gpu::Norm, encoder: &mut wgpu_norm::wgpu::CommandEncoder, tokens: usize,
+    /// #      [branch, stream, y]: [&wgpu_norm::wgpu::Buffer; 3]) -> Result<(), wgpu_norm::Error> {
+    /// use wgpu_norm::{DType, Fusion, Residual, TensorDescriptor, gpu};
+    /// // stream += branch; y = norm(stream)
+    /// let shape = [tokens, 4096];
+    /// let rows = TensorDescriptor { dtype: DType::F16, ..TensorDescriptor::new(&shape) };
+    /// let before = Fusion { residual: Residual::Before, relu: false };
+    /// let io = gpu::Forward {
+    ///     residual: Some(stream.as_entire_buffer_binding()),
+    ///     sum: Some(stream.as_entire_buffer_binding()),
+    ///     ..gpu::Forward::new(branch.as_entire_buffer_binding(), y.as_entire_buffer_binding())
+    /// };
+    /// norm.forward_eval(encoder, &rows, before, &io)
+    /// # }
+    /// ```
     Before,
 }
 

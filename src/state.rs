@@ -23,10 +23,10 @@ impl Running {
     ///
     /// ```
     /// use wgpu_norm::{BatchNormDescriptor, Running, State};
-    /// let descriptor = BatchNormDescriptor::new(2).into();
+    /// let descriptor = BatchNormDescriptor::new(2);
     /// let running = Running::from_pytorch(vec![0.5, -1.0], vec![2.0, 3.0], 1000);
-    /// let state = State { running: Some(running), ..State::new(&descriptor)? };
-    /// state.check(&descriptor)?;
+    /// let state = State { running: Some(running), ..State::new(descriptor.clone())? };
+    /// state.check(&descriptor.into())?;
     /// # Ok::<(), wgpu_norm::Error>(())
     /// ```
     pub fn from_pytorch(running_mean: Vec<f32>, running_var: Vec<f32>, num_batches_tracked: u32) -> Running {
@@ -56,7 +56,8 @@ pub struct State {
 
 impl State {
     /// The state of a new layer. Errors as [`NormDescriptor::validate`].
-    pub fn new(descriptor: &NormDescriptor) -> Result<State, Error> {
+    pub fn new(descriptor: impl Into<NormDescriptor>) -> Result<State, Error> {
+        let descriptor = descriptor.into();
         descriptor.validate()?;
         let len = usize::try_from(descriptor.affine_len()).unwrap_or(usize::MAX);
         let affine = descriptor.affine();

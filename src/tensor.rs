@@ -98,7 +98,7 @@ pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<u64, Error>
 /// A *row* is a run of neighbouring elements: a whole sample in channels-first tensors, the channels of one position
 /// in channels-last tensors, one `normalized_shape` for layer and RMS norm. What is `None` follows without a gap.
 /// Where a sample is one row, the two are the same distance and either will do. Layer and RMS norm take all leading axes
-/// as one: their rows are equally far apart, and a sample is one of them.
+/// as one: their rows are equally far apart, so that of several leading axes none has a sample's pitch, but `row` alone.
 ///
 /// Channels 64 to 128 of a buffer of 256 channels, of 28 x 28 positions, start at element `64 * 28 * 28` (bind the
 /// buffer there) and have this pitch:
@@ -108,6 +108,15 @@ pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<u64, Error>
 /// let slice = Pitch { sample: Some(256 * 28 * 28), ..Pitch::default() };
 /// // In channels-last order they start at element 64, and
 /// let slice = Pitch { row: Some(256), ..Pitch::default() };
+/// ```
+///
+/// Of the rows `[tokens, (8 + 2 + 2) * 64]` of a fused query, key and value, each of the eight heads of the query is a call of
+/// its own on `[tokens, 64]`, bound at element `64 * head`, by one layer that keeps as many calls
+/// ([`Norm::keep_calls`](crate::gpu::Norm::keep_calls)):
+///
+/// ```
+/// # use wgpu_norm::Pitch;
+/// let head = Pitch { row: Some((8 + 2 + 2) * 64), ..Pitch::default() };
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pitch {

@@ -17,12 +17,12 @@ mod transfer;
 
 use adapters::Gpu;
 use cases::{Case, Data, Results, half, last, norms, run};
-use placement::{Gaps, Over, Placed, Placement};
-use wgpu_norm::plan::{Pass, Plan, Problem};
+use placement::{Gaps, Over, Placed, Placement, Read};
+use wgpu_norm::plan::{Kernel, Pass, Plan, Problem};
 use wgpu_norm::{
     BatchNormDescriptor, Commit, DType, Format, Fusion, Gradients, GroupNormDescriptor, InstanceNormDescriptor,
     LayerNormDescriptor, Moments, Momentum, NonFinite, Op, Profile, Residual, RmsNormDescriptor, Statistics,
-    TensorDescriptor, gpu, host, host::Backend,
+    TensorDescriptor, gpu, host, host::Backend, plan,
 };
 
 fn fused(residual: Residual, relu: bool, case: Case) -> Case {
@@ -436,6 +436,63 @@ fn in_place() {
             assert_eq!(on_top, apart, "{}: {} {place:?}", gpu.name, case.name());
         }
     });
+}
+
+/// Gradients over what the pass reads, whatever its passes are.
+#[test]
+fn gradients_in_place() {
+    /// What passes may be like: one that holds what it writes, or not, windows, and weights' sums by themselves.
+    fn kinds(plan: &Plan) -> [bool; 4] {
+        let any = |of: fn(&Pass) -> bool| plan.passes.iter().any(of);
+        [
+            any(|pass| pass.kernel == Kernel::Rows),
+            any(|pass| pass.kernel == Kernel::Apply && !pass.writes.is_empty()),
+            any(|pass| pass.dispatches.len() > 1 && !pass.writes.is_empty()),
+            any(|pass| pass.over == plan::Over::Affine && !pass.reads.is_empty()),
+        ]
+    }
+    // Channels of a group that are too small for sums of their own.
+    let small = Case::new(GroupNormDescriptor::new(2, 6), &[40, 6, 3]);
+    let cases: Vec<Case> = [table(), placed(), vec![small]].concat();
+    for gpu in adapters::all() {
+        let _turn = gpu.turn();
+        let own = *gpu::Context::new(&gpu.device).unwrap().profile();
+        let mut reached = [false; 4];
+        // Each case with one of these, as new bindings are new pipelines.
+        let kinds_of_profiles = [(own, 1), (backends::of_a_gpu(own), 1), (own, 3)].into_iter().cycle();
+        for (i, (case, (sizes, parts))) in cases.iter().zip(kinds_of_profiles).enumerate() {
+            let bytes = case.tensor().size().unwrap() / parts + own.offset_alignment;
+            let max_binding_size = if parts == 1 { own.max_binding_size } else { bytes / 4 * 4 };
+            let profile = Profile { max_binding_size, ..sizes };
+            let Some([_, backward]) = plans(case, &profile) else { continue };
+            let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
+            let data = Data::new(case);
+            let placed = |place| placed_on_gpu::run(gpu, &context, case, &data, place);
+            // The vectors of the state need their bytes in one binding, too.
+            let Ok(apart) = placed(Placement::PLAIN) else { continue };
+            let of = |read: &Read| match read {
+                Read::X => true,
+                Read::Dy => case.input == case.output,
+                Read::Residual => case.fusion == Fusion { residual: Residual::After, relu: true },
+                Read::Dsum => case.has_sum(),
+            };
+            let has_second = case.fusion.residual == Residual::After;
+            let usual = if i % 2 == 0 { Read::X } else { Read::Dy };
+            for dx in [usual, Read::Residual, Read::Dsum].into_iter().filter(of) {
+                let second = if dx == Read::Dy { Read::X } else { Read::Dy };
+                let second = Some(second).filter(|second| has_second && of(second));
+                let gradients_over = [Some(dx), second];
+                let place = Placement { gradients_over, shared: parts > 1, ..Placement::PLAIN };
+                let on_top = placed(place).unwrap_or_else(|error| panic!("{}: {error}", case.name()));
+                // y, and the sum, which may be gone.
+                let before = if case.has_sum() { 2 } else { 1 };
+                let is_same = on_top.trained[before..] == apart.trained[before..];
+                assert!(is_same, "{}: {} {place:?} {profile:?}", gpu.name, case.name());
+            }
+            reached.iter_mut().zip(kinds(&backward)).for_each(|(reached, now)| *reached |= now);
+        }
+        assert_eq!(reached, [true; 4], "{}", gpu.name);
+    }
 }
 
 /// Slices of larger tensors, and of one: what lies in the gaps is not touched.

@@ -102,14 +102,14 @@ fn one_value_in_all_is_an_error_on_every_member() {
     });
     for (error, state) in results.concat() {
         assert!(matches!(error, Error::TooFewValues { count: 1, .. }), "{error}");
-        assert_eq!(state, State::new(&BatchNormDescriptor::new(2).into()).unwrap());
+        assert_eq!(state, State::new(BatchNormDescriptor::new(2)).unwrap());
     }
 }
 
 #[test]
 fn no_value_in_all_leaves_running_statistics_alone() {
     for state in each(2, WAIT, async |group| train(&mut layer(2, group), &[0, 2]).await.unwrap()).concat() {
-        assert_eq!(state, State::new(&BatchNormDescriptor::new(2).into()).unwrap());
+        assert_eq!(state, State::new(BatchNormDescriptor::new(2)).unwrap());
     }
 }
 
@@ -169,7 +169,7 @@ fn a_member_that_does_not_come_is_a_time_out() {
         let mut layer = layer(4, group);
         let first = train(&mut layer, &[2, 4]).await.unwrap_err();
         let state = layer.norm().state().await.unwrap();
-        assert_eq!(state, State::new(&BatchNormDescriptor::new(4).into()).unwrap(), "half-written state");
+        assert_eq!(state, State::new(BatchNormDescriptor::new(4)).unwrap(), "half-written state");
         Some((first, train(&mut layer, &[2, 4]).await.unwrap_err()))
     });
     for (first, again) in errors.concat().into_iter().flatten() {
@@ -339,7 +339,7 @@ fn settings_must_be_the_same() {
             let (x, tensor) = ([1.0f32, 2.0, 3.0, 4.0], TensorDescriptor::new(&[1, 4]));
             let pass = layer.forward_train::<f32, f32>(&tensor, Fusion::default(), &x, None, commit);
             let error = pass.await.unwrap_err();
-            assert_eq!(layer.norm().state().await.unwrap(), State::new(&descriptor.into()).unwrap());
+            assert_eq!(layer.norm().state().await.unwrap(), State::new(descriptor).unwrap());
             error
         });
         for error in errors.into_iter().flatten() {
@@ -366,7 +366,7 @@ fn an_error_in_one_of_several_layers_is_one_of_the_call() {
     for members in all {
         assert!(matches!(members[0].0, Error::MemberFailed { rank: 1 }), "{}", members[0].0);
         assert!(matches!(members[1].0, Error::Missing { .. }), "{}", members[1].0);
-        let untouched = State::new(&BatchNormDescriptor::new(4).into()).unwrap();
+        let untouched = State::new(BatchNormDescriptor::new(4)).unwrap();
         assert!(members.iter().all(|(_, states)| states.iter().all(|state| *state == untouched)));
     }
 }

@@ -67,17 +67,27 @@ fn rows_that_are_samples_have_one_distance() {
     }
 }
 
-/// Leading axes of layer norm are one: a slice of each of several blocks of rows has no pitch.
+/// Leading axes of layer norm are one: a slice of each of several blocks of rows has no pitch, and which rows a sample's would
+/// be between nobody can tell.
 #[test]
 fn rows_of_layer_norm_are_equally_far_apart() {
-    let (norm, shape) = (LayerNormDescriptor::new(&[4]).into(), [2, 3, 4]);
-    let tensor = TensorDescriptor::new(&shape);
-    for (row, sample) in [(Some(6), None), (None, Some(6)), (Some(6), Some(6))] {
-        assert!(with_pitch(&norm, &tensor, row, sample).is_ok());
+    let norm = LayerNormDescriptor::new(&[4]).into();
+    let refused = |shape: &[usize], row, sample| {
+        let error = with_pitch(&norm, &TensorDescriptor::new(shape), row, sample).unwrap_err();
+        assert!(matches!(error, Error::Unexpected { .. }), "{error:?}");
+        assert!(error.to_string().contains("equally far apart"), "{error}");
+    };
+    for shape in [&[2, 3, 4][..], &[1, 3, 4], &[2, 1, 3, 4]] {
+        for (row, sample) in [(Some(6), None), (Some(6), Some(6))] {
+            assert!(with_pitch(&norm, &TensorDescriptor::new(shape), row, sample).is_ok(), "{shape:?}");
+        }
+        refused(shape, Some(4), Some(20));
+        // Of the slices [2, 3, 4] of rows of 24, not a row each.
+        refused(shape, None, Some(24));
     }
-    let error = with_pitch(&norm, &tensor, Some(4), Some(20)).unwrap_err();
-    assert!(matches!(error, Error::Unexpected { .. }), "{error:?}");
-    assert!(error.to_string().contains("equally far apart"), "{error}");
+    for shape in [&[6, 4][..], &[6, 1, 4]] {
+        assert!(with_pitch(&norm, &TensorDescriptor::new(shape), None, Some(6)).is_ok(), "{shape:?}");
+    }
 }
 
 /// With a pitch, a slice of a larger tensor may be longer than the call needs; without one, it is a mistake.

@@ -23,7 +23,7 @@ mod shards;
 mod transfer;
 
 use cases::{Case, Data, Inputs, Results, compare, run, typed, with_types};
-use placement::{Gaps, Over, Placed, Placement};
+use placement::{Gaps, Over, Placed, Placement, Read};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus as Rng};
 use random::one_of;
 use shards::{Drive, Shards, run_sharded};
@@ -75,8 +75,16 @@ fn place(rng: &mut Rng, case: &Case) -> Placement {
         shared: rng.random(),
         over,
         sum_over: if case.has_sum() { one_of(rng, &sum_overs) } else { None },
+        gradients_over: [None; 2],
         gaps: one_of(rng, &[Gaps::None, Gaps::None, growing, Gaps::Concatenated]),
     }
+}
+
+/// What gradients lie over on a GPU: not over a sum, which is compared, too.
+fn gradients_over(rng: &mut Rng, case: &Case) -> [Option<Read>; 2] {
+    let reads = [None, Some(Read::X), Some(Read::Residual), Some(Read::Dy), Some(Read::Dsum)];
+    let [dx, dresidual] = [(); 2].map(|()| one_of(rng, &reads).filter(|&read| read != Read::X || !case.has_sum()));
+    [dx, dresidual.filter(|_| dresidual != dx)]
 }
 
 /// As [`placement`] tells of outputs.
@@ -174,6 +182,7 @@ fn on_gpus() {
             let case = case(&mut rng);
             let place = place(&mut rng, &case);
             let profile = profile(&mut rng, own);
+            let place = Placement { gradients_over: gradients_over(&mut rng, &case), ..place };
             let context = gpu::Context::with_profile(&gpu.device, profile, None).unwrap();
             let backend = Backend::Gpu { context: context.clone(), queue: gpu.queue.clone() };
             match wrong(&case, place, &backend, |data| placed_on_gpu::run(gpu, &context, &case, data, place)) {

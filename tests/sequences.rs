@@ -14,7 +14,8 @@ mod transfer;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus as Rng};
 use random::one_of;
 use wgpu_norm::{
-    Commit, Error, Format, ForwardPitches, Fusion, NormDescriptor, Profile, Residual, State, TensorDescriptor, gpu,
+    BatchNormDescriptor, Commit, Error, Format, ForwardPitches, Fusion, NormDescriptor, Profile, Residual, State,
+    TensorDescriptor, gpu,
 };
 
 /// What a layer is called for.
@@ -172,6 +173,8 @@ impl<'a> World<'a> {
             dresidual: after.then(|| self.of(batch, dresidual)),
             dweight: affine.weight.then(|| dweight.as_entire_buffer_binding()),
             dbias: affine.bias.then(|| dbias.as_entire_buffer_binding()),
+            // A copy of the sum.
+            moved: done.sum.is_some(),
             ..gpu::Backward::new(self.of(batch, x), self.of(batch, &self.inputs[(input + 2) % INPUTS]))
         };
         if let Kind::Synchronise(_) = kind {
@@ -307,4 +310,56 @@ fn a_layer_keeps_nothing_that_shows() {
         assert!(random::asked().is_some() || backward > 5, "{}: hardly any backward pass was drawn", gpu.name);
     }
     assert_eq!(failures, 0, "sequences give other bits than their calls");
+}
+
+/// A layer's forward and backward passes may go to encoders of their own while what they saved is held, and backward may run
+/// again.
+#[test]
+fn saved_statistics_may_stay() {
+    for gpu in adapters::all() {
+        let _turn = gpu.turn();
+        let context = gpu::Context::new(&gpu.device).unwrap();
+        let (shape, descriptor) = ([4, 3, 50], BatchNormDescriptor::new(3));
+        let tensor = TensorDescriptor::new(&shape);
+        let mut rng = Rng::seed_from_u64(1);
+        let mut noise = || transfer::upload(gpu, &(0..600).map(|_| rng.random_range(-1.0f32..3.0)).collect::<Vec<_>>());
+        let batches = [(); 3].map(|()| [noise(), noise()]);
+        let poisoned = || transfer::upload(gpu, &[f32::NAN; 600]);
+        let (y, dx, again) = (poisoned(), [(); 3].map(|()| poisoned()), [(); 3].map(|()| poisoned()));
+        let all = |buffer| wgpu::Buffer::as_entire_buffer_binding(buffer);
+        let encoder = || gpu.device.create_command_encoder(&Default::default());
+        let train = |norm: &gpu::Norm, to: &mut wgpu::CommandEncoder, x| {
+            let io = gpu::Forward::new(all(x), all(&y));
+            norm.forward_train(to, &tensor, Fusion::default(), &io, Commit::Update).unwrap()
+        };
+        fn io<'a>([x, dy]: &'a [wgpu::Buffer; 2], dx: &'a wgpu::Buffer) -> gpu::Backward<'a> {
+            let all = wgpu::Buffer::as_entire_buffer_binding;
+            gpu::Backward { dx: Some(all(dx)), ..gpu::Backward::new(all(x), all(dy)) }
+        }
+
+        let norm = gpu::Norm::new(&context, descriptor.clone()).unwrap();
+        let (mut forward, mut backward) = (encoder(), encoder());
+        let mut held = Vec::new();
+        for (batch, [dx, again]) in batches.iter().zip(dx.iter().zip(&again).map(|(dx, again)| [dx, again])) {
+            let saved = train(&norm, &mut forward, &batch[0]);
+            let short = gpu::Backward { x: all(&batch[1]), ..io(batch, dx) };
+            assert!(matches!(norm.backward_retained(&mut backward, &saved, &short), Err(Error::Moved { .. })));
+            norm.backward_retained(&mut backward, &saved, &io(batch, dx)).unwrap();
+            norm.backward_retained(&mut backward, &saved, &io(batch, again)).unwrap();
+            held.push(saved);
+        }
+        gpu.queue.submit([forward.finish(), backward.finish()]);
+        drop(held);
+        for (i, batch) in batches.iter().enumerate() {
+            let alone = gpu::Norm::new(&context, descriptor.clone()).unwrap();
+            let (mut encoder, expected) = (encoder(), poisoned());
+            let saved = train(&alone, &mut encoder, &batch[0]);
+            alone.backward(&mut encoder, saved, &io(batch, &expected)).unwrap();
+            let expected: Vec<u32> = transfer::read(gpu, encoder, &expected);
+            for (which, dx) in [("first", &dx[i]), ("second", &again[i])] {
+                let dx: Vec<u32> = transfer::read(gpu, gpu.device.create_command_encoder(&Default::default()), dx);
+                assert_eq!(dx, expected, "{}: batch {i}, the {which} backward pass", gpu.name);
+            }
+        }
+    }
 }

@@ -125,7 +125,7 @@ fn equal_shards_give_the_bits_of_one_device() {
 #[test]
 fn converting_and_back_loses_nothing() {
     let descriptor = BatchNormDescriptor { momentum: Momentum::Cumulative, eps: 3e-4, ..BatchNormDescriptor::new(3) };
-    let mut state = State::new(&descriptor.clone().into()).unwrap();
+    let mut state = State::new(descriptor.clone()).unwrap();
     let running = state.running.as_mut().unwrap();
     (running.tracked, running.skipped) = (vec![7, 8, 9], vec![1, 0, 2]);
     running.running_mean = vec![0.25, -1.0, 4.0];

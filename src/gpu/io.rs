@@ -2,9 +2,10 @@
 
 use crate::error::Error;
 use crate::layout::Memory;
-use crate::op::{Direction, Fusion, Gradients, Residual};
+use crate::op::{Fusion, Gradients, Residual};
 use crate::plan::{Plan, Problem, Tensor};
 use crate::tensor::{BackwardPitches, DType, ForwardPitches};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::ops::Range;
 use wgpu::{BufferBinding, BufferUsages};
 
@@ -42,6 +43,9 @@ impl<'a> Forward<'a> {
 
 /// Tensors of a backward pass. Gradients that are `None` are not computed; others overwrite their buffers, so where a step has
 /// several backward passes, of which PyTorch's `.grad` is the sum, add them up yourself.
+///
+/// dx and dresidual may each lie exactly over a tensor that the pass reads and nobody needs again: over dy or x, or over
+/// dsum, a gradient that goes up a residual stream and is updated in place. (Not in a browser: see [`Forward`].)
 #[derive(Clone, Debug)]
 pub struct Backward<'a> {
     /// The forward pass's x; with [`Residual::Before`] its sum.
@@ -50,7 +54,7 @@ pub struct Backward<'a> {
     pub residual: Option<BufferBinding<'a>>,
     /// Gradient of y, in y's element type.
     pub dy: BufferBinding<'a>,
-    /// Gradient of the sum ([`Residual::Before`]) from its other uses.
+    /// Gradient of the sum ([`Residual::Before`]) from its other uses, in x's element type, as dx and dresidual.
     pub dsum: Option<BufferBinding<'a>>,
     /// Gradient of x.
     pub dx: Option<BufferBinding<'a>>,
@@ -62,6 +66,9 @@ pub struct Backward<'a> {
     pub dbias: Option<BufferBinding<'a>>,
     /// Gaps within the tensors: each is bound where its first element lies.
     pub pitches: BackwardPitches,
+    /// x, and the residual where it is needed, are not where the forward pass had them: they were copied, or computed again
+    /// as gradient checkpointing does. By default they must be, or it is [`Error::Moved`].
+    pub moved: bool,
 }
 
 impl<'a> Backward<'a> {
@@ -77,6 +84,7 @@ impl<'a> Backward<'a> {
             dweight: None,
             dbias: None,
             pitches: BackwardPitches::default(),
+            moved: false,
         }
     }
 }
@@ -91,6 +99,8 @@ pub(crate) enum InPlace {
     Any,
     /// y over the residual; x is needed again.
     Residual,
+    /// Gradients, each over any tensor.
+    Gradients,
     /// None.
     Never,
 }
@@ -112,6 +122,13 @@ impl<'a> Forward<'a> {
         fusion.check_sum(self.sum.is_some())?;
         Ok([Some(self.x.clone()), self.residual.clone(), None, Some(self.y.clone()), self.sum.clone()])
     }
+
+    /// Where the tensors lie that backward reads again.
+    pub(super) fn read_again(&self, fusion: Fusion) -> ReadAgain {
+        let residual = self.residual.as_ref().filter(|_| fusion.masks_by_residual());
+        [(Tensor::Input, Some(self.sum.as_ref().unwrap_or(&self.x))), (Tensor::Residual, residual)]
+            .map(|(tensor, binding)| binding.map(|binding| (tensor, Spot::of(binding))))
+    }
 }
 
 impl<'a> Backward<'a> {
@@ -129,6 +146,22 @@ impl<'a> Backward<'a> {
             self.residual.clone().filter(|_| fusion.masks_by_residual())
         };
         Ok([Some(self.x.clone()), residual, Some(self.dy.clone()), self.dx.clone(), self.dresidual.clone()])
+    }
+}
+
+/// Where a tensor lies, to be found again: not the buffer itself, which is its user's to drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    buffer: u64,
+    offset: u64,
+}
+
+/// Tensors of a forward pass.
+pub(super) type ReadAgain = [Option<(Tensor, Spot)>; 2];
+
+impl Spot {
+    pub fn of(binding: &BufferBinding) -> Spot {
+        Spot { buffer: BuildHasherDefault::<DefaultHasher>::default().hash_one(binding.buffer), offset: binding.offset }
     }
 }
 
@@ -205,7 +238,6 @@ pub(crate) fn check_binding(
 
 /// Checks every tensor that a plan uses: there, large enough, with its usage, and not in another's way.
 pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result<(), Error> {
-    let backward = plan.problem.op.direction() == Direction::Backward;
     let used = Tensor::ALL.into_iter().filter(|&t| plan.uses(t));
     for tensor in used.clone() {
         let name = plan.problem.name(tensor);
@@ -229,22 +261,23 @@ pub(crate) fn check(plan: &Plan, tensors: &Tensors, in_place: InPlace) -> Result
             if !a.overlaps(&b) {
                 continue;
             }
-            let same = a.range() == b.range() && a.memory == b.memory;
-            let exact = same && !backward;
-            let allowed = matches!(
-                (in_place, other),
-                (InPlace::Any, Tensor::Input | Tensor::Residual) | (InPlace::Residual, Tensor::Residual)
-            );
+            let exact = a.range() == b.range() && a.memory == b.memory;
+            let allowed = match in_place {
+                InPlace::Any => matches!(other, Tensor::Input | Tensor::Residual),
+                InPlace::Residual => other == Tensor::Residual,
+                InPlace::Gradients => !plan.writes(other),
+                InPlace::Never => false,
+            };
             if !(exact && allowed) {
-                let hint = match (in_place, backward) {
-                    (InPlace::Any, false) => {
+                let hint = match in_place {
+                    InPlace::Any => {
                         "an output may lie exactly over x or over residual, and nothing may overlap in part"
                     }
-                    (InPlace::Residual, false) => {
-                        "backward needs x: only y exactly over residual is possible in training"
+                    InPlace::Residual => "backward needs x: only y exactly over residual is possible in training",
+                    InPlace::Gradients => {
+                        "a gradient may lie exactly over a tensor that is read, and nothing may overlap in part"
                     }
-                    (_, false) => "backward needs x and residual again: give y a place of its own",
-                    (_, true) => "gradients need a place of their own",
+                    InPlace::Never => "backward needs x and residual again: give y a place of its own",
                 };
                 let (first, second) = (plan.problem.name(written), plan.problem.name(other));
                 return Err(Error::Overlap { first, second, hint });

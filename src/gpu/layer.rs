@@ -3,7 +3,7 @@
 use super::buffer::new_buffer;
 use super::context::Context;
 use super::encode::{Prepared, Vectors};
-use super::io::{self, Backward, Forward, InPlace, Tensors, check_binding};
+use super::io::{self, Backward, Forward, InPlace, ReadAgain, Tensors, check_binding};
 use super::key::Update;
 use super::params::Numbers;
 use super::recent::{KEPT, Recent};
@@ -34,9 +34,11 @@ use wgpu::{BufferUsages, CommandEncoder};
 /// ```
 ///
 /// It keeps what its last eight calls were recorded with, the callers' buffers among it, until other calls take their
-/// place or it is dropped; [`Norm::keep_calls`] makes it more or fewer. A call with other buffers makes new bind groups, a
-/// shape that is new to the context may need new pipelines, which a driver compiles while the call is recorded: to have them
-/// beforehand, record the call into an encoder that is dropped. The [`Context`] keeps them all.
+/// place or it is dropped; [`Norm::keep_calls`] makes it more or fewer. A call with other buffers or offsets makes new bind
+/// groups, a shape that is new to the context may need new pipelines, which a driver compiles while the call is recorded: to
+/// have them beforehand, record the call into an encoder that is dropped. The [`Context`] keeps them all. Layer and RMS norm
+/// have the same pipelines for any number of rows, batch, group and instance norm mostly others for another image size, and an
+/// offset that is no multiple of four elements may need others, too: who takes images of any size had better pad them to a few.
 #[derive(Debug)]
 pub struct Norm {
     context: Context,
@@ -94,11 +96,19 @@ impl Norm {
     }
 
     /// The layer with a name for its compute passes and bind groups, by which captures, profilers and wgpu's own errors tell
-    /// it from others: by default the norm's.
+    /// it from others: by default the norm's. Errors of its calls come as [`Error::Layer`] then, with that name.
     #[must_use]
     pub fn with_label(mut self, label: impl Into<String>) -> Norm {
         self.label = Some(label.into());
         self
+    }
+
+    /// The result of a call, whose error tells which layer it is of, if that has a label.
+    pub(super) fn named<T>(&self, call: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        call().map_err(|error| match &self.label {
+            Some(label) => Error::Layer { label: label.clone(), error: Box::new(error) },
+            None => error,
+        })
     }
 
     /// What its compute passes are called.
@@ -107,8 +117,9 @@ impl Norm {
     }
 
     /// Keeps what the last so many calls were recorded with, by default eight: more where one layer makes many calls a step
-    /// (the heads of a query, each a slice), so that none makes its bind groups anew; none where each step has buffers of its
-    /// own, which are then freed when their user drops them. What is more than that is let go at once.
+    /// (the heads of a query, each a slice; the steps of a recurrent network, each two calls), so that none makes its bind
+    /// groups anew; none where each step has buffers of its own, which are then freed when their user drops them. What is more
+    /// than that is let go at once, but for up to eight buffers of saved statistics, which are the layer's own.
     pub fn keep_calls(&self, calls: usize) {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         // Plans hold no buffers.
@@ -145,8 +156,10 @@ impl Norm {
         io: &Forward,
         commit: Commit,
     ) -> Result<Saved, Error> {
-        let problem = Problem::new(&self.descriptor, tensor, Statistics::Batch, fusion, Op::Forward)?;
-        self.forward(encoder, problem, io, InPlace::training(fusion), None, self.update(commit))
+        self.named(|| {
+            let problem = Problem::new(&self.descriptor, tensor, Statistics::Batch, fusion, Op::Forward)?;
+            self.forward(encoder, problem, io, InPlace::training(fusion), None, self.update(commit))
+        })
     }
 
     /// Evaluation: y from the running statistics; from the batch's own where the layer tracks none.
@@ -159,9 +172,11 @@ impl Norm {
         fusion: Fusion,
         io: &Forward,
     ) -> Result<(), Error> {
-        let statistics = self.descriptor.evaluation();
-        let problem = Problem::new(&self.descriptor, tensor, statistics, fusion, Op::Forward)?;
-        self.forward(encoder, problem, io, InPlace::Any, None, Update::Never).map(drop)
+        self.named(|| {
+            let statistics = self.descriptor.evaluation();
+            let problem = Problem::new(&self.descriptor, tensor, statistics, fusion, Op::Forward)?;
+            self.forward(encoder, problem, io, InPlace::Any, None, Update::Never).map(drop)
+        })
     }
 
     /// A frozen layer in a network that trains: y from the running statistics, and what backward needs, a copy of them
@@ -175,12 +190,14 @@ impl Norm {
         fusion: Fusion,
         io: &Forward,
     ) -> Result<Saved, Error> {
-        let problem = Problem::new(&self.descriptor, tensor, Statistics::Running, fusion, Op::Forward)?;
-        let saved = self.forward(encoder, problem, io, InPlace::training(fusion), None, Update::Never)?;
-        // Those of the layer may be others by the time of the backward pass.
-        let (from, bytes) = self.running_bytes();
-        encoder.copy_buffer_to_buffer(&self.state, from, &saved.buffer, 0, bytes);
-        Ok(saved)
+        self.named(|| {
+            let problem = Problem::new(&self.descriptor, tensor, Statistics::Running, fusion, Op::Forward)?;
+            let saved = self.forward(encoder, problem, io, InPlace::training(fusion), None, Update::Never)?;
+            // Those of the layer may be others by the time of the backward pass.
+            let (from, bytes) = self.running_bytes();
+            encoder.copy_buffer_to_buffer(&self.state, from, &saved.buffer, 0, bytes);
+            Ok(saved)
+        })
     }
 
     /// Any forward pass. `sums`: those of the group, where it is synchronised.
@@ -194,7 +211,7 @@ impl Norm {
         update: Update,
     ) -> Result<Saved, Error> {
         let (plan, tensors) = self.forward_plan(problem, io, in_place)?;
-        let saved = self.saved(plan.problem)?;
+        let saved = self.saved(plan.problem, io.read_again(plan.problem.fusion))?;
         self.record(encoder, &plan, &tensors, &saved, sums, update)?;
         Ok(saved)
     }
@@ -218,23 +235,23 @@ impl Norm {
     /// Gradients of the pass that gave `saved`; those that `io` leaves out cost nothing. Weight and bias are read once more:
     /// they must be those of the forward pass still.
     ///
-    /// [`Error::Foreign`] if `saved` is another layer's. An error, too, uses `saved` up: the forward pass has to run again.
+    /// [`Error::Foreign`] if `saved` is another layer's, [`Error::Moved`] if x is not where the forward pass read it, unless
+    /// [`Backward::moved`] says so. An error, too, uses `saved` up ([`Norm::backward_retained`] does not).
     pub fn backward(&self, encoder: &mut CommandEncoder, saved: Saved, io: &Backward) -> Result<(), Error> {
-        self.record_backward(encoder, &saved, io)
+        self.backward_retained(encoder, &saved, io)
     }
 
-    /// The same for who submits it: `saved` is to be dropped after that, as its memory then serves the next call.
-    pub(crate) fn record_backward(
-        &self,
-        encoder: &mut CommandEncoder,
-        saved: &Saved,
-        io: &Backward,
-    ) -> Result<(), Error> {
-        let (plan, tensors) = self.backward_plan(Op::Backward(io.wanted()), saved, io)?;
-        self.check_affine(saved, io, &plan, &tensors)?;
-        self.record(encoder, &plan, &tensors, saved, None, Update::Never)?;
-        self.copy_affine(encoder, saved, io);
-        Ok(())
+    /// As [`Norm::backward`], and `saved` stays: for another backward pass of the same forward pass (PyTorch's `retain_graph`),
+    /// or another try after an error; and until the commands are submitted, where a layer's forward and backward passes go to
+    /// encoders of their own, as its memory serves the layer's next call once it is dropped ([why](super)).
+    pub fn backward_retained(&self, encoder: &mut CommandEncoder, saved: &Saved, io: &Backward) -> Result<(), Error> {
+        self.named(|| {
+            let (plan, tensors) = self.backward_plan(Op::Backward(io.wanted()), saved, io)?;
+            self.check_affine(saved, io, &plan, &tensors)?;
+            self.record(encoder, &plan, &tensors, saved, None, Update::Never)?;
+            self.copy_affine(encoder, saved, io);
+            Ok(())
+        })
     }
 
     /// Any backward pass's plan, and its tensors, checked.
@@ -248,7 +265,10 @@ impl Norm {
         let problem = saved.problem.backward(op)?.with_backward_pitches(&io.pitches)?;
         let tensors = io.tensors(problem.fusion)?;
         let plan = self.plan(io::without_unused(problem, &tensors))?;
-        io::check(&plan, &tensors, InPlace::Never)?;
+        io::check(&plan, &tensors, InPlace::Gradients)?;
+        if !io.moved {
+            saved.check_inputs(&plan, &tensors)?;
+        }
         Ok((plan, tensors))
     }
 
@@ -311,14 +331,14 @@ impl Norm {
         }
     }
 
-    pub(super) fn saved(&self, problem: Problem) -> Result<Saved, Error> {
+    fn saved(&self, problem: Problem, inputs: ReadAgain) -> Result<Saved, Error> {
         let size = (self.gradients_at(&problem) + 2 * stride(&self.descriptor)) * 4;
         let limit = self.context.profile().max_binding_size;
         if size > limit {
             return Err(Error::TooLarge { what: "bytes of the saved statistics", required: size, limit });
         }
         let buffer = self.pool.take(self.context.device(), size)?;
-        Ok(Saved { layer: self.id, problem, buffer, pool: self.pool.clone() })
+        Ok(Saved { layer: self.id, problem, inputs, buffer, pool: self.pool.clone() })
     }
 
     /// Records a plan. `sums`: partial results that the call is given, where the plan takes any.

@@ -4,10 +4,13 @@
 //! [`Norm::write_state`] writes through the queue. What a call needs is made once for the last few kinds of calls, but for
 //! those of a synchronised step, whose [`DeviceSums`] are new each time.
 //!
-//! Command buffers with calls of one layer must be submitted in the order in which they were recorded, and its calls must
-//! not alternate between encoders, since a [`Saved`] that is dropped gives its memory to the layer's next call. So where
-//! threads share a layer, one finishes its command buffer before another records a call. (Encoders may come in any order
-//! only where each pass that gives a [`Saved`], training or frozen, has its backward pass in the same encoder, or none.)
+//! **The order of submission.** A layer's evaluation may be recorded by several threads at once, and submitted in any order.
+//! So may whole steps: encoders in each of which every pass that gives a [`Saved`], training or frozen, is followed by its
+//! backward pass (running statistics then take batches in as they are submitted). Where a backward pass is in another encoder
+//! than its forward pass, that one is submitted first; and since a [`Saved`] that is dropped gives its memory to the layer's
+//! next call, hold it, with [`Norm::backward_retained`], until both are submitted, or submit the layer's encoders in the order
+//! in which they were recorded, without recording into two by turns. Weight and bias that change between forward and backward
+//! make other gradients than the forward pass's.
 
 pub(crate) mod buffer;
 mod context;

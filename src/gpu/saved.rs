@@ -1,10 +1,11 @@
 //! What a training pass keeps for its backward pass.
 
 use super::buffer::new_buffer;
+use super::io::{ReadAgain, Spot, Tensors};
 use super::recent::Recent;
 use crate::error::Error;
 use crate::op::Statistics;
-use crate::plan::Problem;
+use crate::plan::{Plan, Problem};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Buffers that went through their backward pass and can serve again.
@@ -43,7 +44,7 @@ impl Pool {
 
 /// Statistics of one training pass, or of a frozen one: consumed by the backward pass of the same layer.
 ///
-/// It cannot be cloned, so a backward pass before forward or twice does not compile. Dropping it gives its
+/// It cannot be cloned, so a backward pass before forward, or twice by mistake, does not compile. Dropping it gives its
 /// memory back to the layer. It stands for what the forward pass's encoder is going to write: if that is never submitted, it is
 /// of no use.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ impl Pool {
 pub struct Saved {
     pub(super) layer: u64,
     pub(super) problem: Problem,
+    /// Where the forward pass had what backward reads, too.
+    pub(super) inputs: ReadAgain,
     pub(super) buffer: wgpu::Buffer,
     pub(super) pool: Arc<Pool>,
 }
@@ -66,6 +69,16 @@ impl Saved {
             offset: 0,
             size: std::num::NonZero::new(self.problem.layout.stats.targets() * 16),
         })
+    }
+
+    /// Checks that a backward pass reads what the forward pass did, where it did.
+    pub(super) fn check_inputs(&self, plan: &Plan, tensors: &Tensors) -> Result<(), Error> {
+        for (tensor, spot) in self.inputs.into_iter().flatten().filter(|&(tensor, _)| plan.uses(tensor)) {
+            if tensors[tensor as usize].as_ref().map(Spot::of) != Some(spot) {
+                return Err(Error::Moved { name: plan.problem.name(tensor) });
+            }
+        }
+        Ok(())
     }
 
     /// The forward pass.

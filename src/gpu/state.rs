@@ -3,7 +3,7 @@
 use super::buffer::with_contents;
 use super::context::Context;
 use super::layer::Norm;
-use crate::error::Error;
+use crate::error::{Error, check_len};
 use crate::norm::NormDescriptor;
 use crate::state::{Running, State};
 use wgpu::BufferUsages;
@@ -47,19 +47,18 @@ impl Norm {
         self.descriptor.running_stats().map(|_| self.vector(5))
     }
 
-    /// The whole state as one buffer, to copy from and read back; [`Norm::parse_state`] reads its bytes.
+    /// The whole state as one buffer, to read back ([`Norm::parse_state`] reads its bytes), or to copy to that of another layer
+    /// of the same kind.
     pub fn state_buffer(&self) -> &wgpu::Buffer {
         &self.state
     }
 
-    /// The state from the bytes of [`Norm::state_buffer`]. [`Error::BufferTooSmall`] if there are too few.
+    /// The state from the bytes of [`Norm::state_buffer`]. [`Error::Length`] if they are more or fewer.
     pub fn parse_state(&self, bytes: &[u8]) -> Result<State, Error> {
         let stride = stride(&self.descriptor) as usize;
-        let (required, available) = (VECTORS * stride as u64 * 4, bytes.len() as u64);
-        if available < required {
-            return Err(Error::BufferTooSmall { name: "the state", required, offset: 0, available });
-        }
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[..required as usize]);
+        let expected = VECTORS * stride as u64 * 4;
+        self.named(|| check_len("the state's vector of bytes", Some(bytes.len()), expected))?;
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
         let len = self.descriptor.affine_len() as usize;
         let vector = |i: usize| words[i * stride..i * stride + len].to_vec();
         let floats = |i: usize| vector(i).into_iter().map(f32::from_bits).collect::<Vec<f32>>();
@@ -79,7 +78,7 @@ impl Norm {
     /// Replaces the whole state through the queue, before the next submission. Errors as [`State::check`]; as wgpu's own
     /// writes, none for a lost device.
     pub fn write_state(&self, queue: &wgpu::Queue, state: &State) -> Result<(), Error> {
-        state.check(&self.descriptor)?;
+        self.named(|| state.check(&self.descriptor))?;
         queue.write_buffer(&self.state, 0, bytemuck::cast_slice(&state_words(&self.descriptor, state)));
         Ok(())
     }

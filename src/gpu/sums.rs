@@ -78,13 +78,15 @@ impl Norm {
         residual: Option<wgpu::BufferBinding>,
         pitches: &ForwardPitches,
     ) -> Result<DeviceSums<Moments>, Error> {
-        let tensors = [Some(x), fusion.residual_of_moments(residual)?, None, None, None];
-        let op = Op::LocalSums(Direction::Forward);
-        let problem = self.synchronised(tensor, fusion, op)?.with_forward_pitches(&pitches.of_inputs())?;
-        let plan = self.plan(io::without_unused(problem, &tensors))?;
-        io::check(&plan, &tensors, InPlace::Never)?;
-        self.check_apart(&plan, &tensors)?;
-        self.local_sums(encoder, &plan, &tensors, None)
+        self.named(|| {
+            let tensors = [Some(x), fusion.residual_of_moments(residual)?, None, None, None];
+            let op = Op::LocalSums(Direction::Forward);
+            let problem = self.synchronised(tensor, fusion, op)?.with_forward_pitches(&pitches.of_inputs())?;
+            let plan = self.plan(io::without_unused(problem, &tensors))?;
+            io::check(&plan, &tensors, InPlace::Never)?;
+            self.check_apart(&plan, &tensors)?;
+            self.local_sums(encoder, &plan, &tensors, None)
+        })
     }
 
     /// Last step, forward: y from the moments of the whole group. Every member must be given the same. Of several shards that
@@ -101,10 +103,12 @@ impl Norm {
         moments: &DeviceSums<Moments>,
         commit: Commit,
     ) -> Result<Saved, Error> {
-        let problem = self.synchronised(tensor, fusion, Op::ApplyMoments)?;
-        check_channels(moments.channels() as usize, self.descriptor())?;
-        let update = self.update(commit);
-        self.forward(encoder, problem, io, InPlace::training(fusion), Some(&moments.buffer), update)
+        self.named(|| {
+            let problem = self.synchronised(tensor, fusion, Op::ApplyMoments)?;
+            check_channels(moments.channels() as usize, self.descriptor())?;
+            let update = self.update(commit);
+            self.forward(encoder, problem, io, InPlace::training(fusion), Some(&moments.buffer), update)
+        })
     }
 
     /// First step, backward: sums of this shard, which are also its own dweight and dbias.
@@ -121,11 +125,13 @@ impl Norm {
         // The rest is the last step's.
         let pitches = io.pitches.of_inputs();
         let io = &Backward { dsum: None, dx: None, dresidual: None, pitches, ..io.clone() };
-        let (plan, tensors) = self.backward_plan(Op::LocalSums(Direction::Backward), saved, io)?;
-        self.check_affine(saved, io, &plan, &tensors)?;
-        let sums = self.local_sums(encoder, &plan, &tensors, Some(saved))?;
-        self.copy_affine(encoder, saved, io);
-        Ok(sums)
+        self.named(|| {
+            let (plan, tensors) = self.backward_plan(Op::LocalSums(Direction::Backward), saved, io)?;
+            self.check_affine(saved, io, &plan, &tensors)?;
+            let sums = self.local_sums(encoder, &plan, &tensors, Some(saved))?;
+            self.copy_affine(encoder, saved, io);
+            Ok(sums)
+        })
     }
 
     /// Last step, backward: dx (and dresidual) from the sums of the whole group, one a channel: [`Error::Length`] if they are
@@ -140,7 +146,7 @@ impl Norm {
         self.record_backward_with(encoder, &saved, io, sums)
     }
 
-    /// See [`Norm::record_backward`].
+    /// As [`Norm::backward_retained`].
     pub(crate) fn record_backward_with(
         &self,
         encoder: &mut CommandEncoder,
@@ -148,9 +154,11 @@ impl Norm {
         io: &Backward,
         sums: &DeviceSums<GradientSums>,
     ) -> Result<(), Error> {
-        check_channels(sums.channels() as usize, self.descriptor())?;
-        let (plan, tensors) = self.last_backward_plan(saved, io)?;
-        self.record(encoder, &plan, &tensors, saved, Some(&sums.buffer), Update::Never)
+        self.named(|| {
+            check_channels(sums.channels() as usize, self.descriptor())?;
+            let (plan, tensors) = self.last_backward_plan(saved, io)?;
+            self.record(encoder, &plan, &tensors, saved, Some(&sums.buffer), Update::Never)
+        })
     }
 
     /// What the last step, forward, would find wrong before it has the sums of the group.
@@ -160,13 +168,15 @@ impl Norm {
         fusion: Fusion,
         io: &Forward,
     ) -> Result<(), Error> {
-        let problem = self.synchronised(tensor, fusion, Op::ApplyMoments)?;
-        self.forward_plan(problem, io, InPlace::training(fusion)).map(drop)
+        self.named(|| {
+            let problem = self.synchronised(tensor, fusion, Op::ApplyMoments)?;
+            self.forward_plan(problem, io, InPlace::training(fusion)).map(drop)
+        })
     }
 
     /// The same, backward.
     pub(crate) fn check_backward_with(&self, saved: &Saved, io: &Backward) -> Result<(), Error> {
-        self.last_backward_plan(saved, io).map(drop)
+        self.named(|| self.last_backward_plan(saved, io).map(drop))
     }
 
     fn last_backward_plan<'a>(&self, saved: &Saved, io: &'a Backward) -> Result<(Arc<Plan>, Tensors<'a>), Error> {
@@ -185,6 +195,10 @@ impl Norm {
         encoder: &mut CommandEncoder,
         shards: &[&DeviceSums<S>],
     ) -> Result<DeviceSums<S>, Error> {
+        self.named(|| self.merged(encoder, shards))
+    }
+
+    fn merged<S: Sum>(&self, encoder: &mut CommandEncoder, shards: &[&DeviceSums<S>]) -> Result<DeviceSums<S>, Error> {
         let channels = self.descriptor().affine_len();
         let shape = [1, channels as usize];
         let count = u32::try_from(shards.len()).unwrap_or(u32::MAX);

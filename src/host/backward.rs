@@ -159,10 +159,11 @@ impl Norm {
                     dweight,
                     dbias,
                     pitches: BackwardPitches::default(),
+                    moved: true,
                 };
                 let mut encoder = commands(device);
                 match sums {
-                    None => norm.record_backward(&mut encoder, &saved, &io)?,
+                    None => norm.backward_retained(&mut encoder, &saved, &io)?,
                     Some(sums) => {
                         let sums = upload_sums(norm, sums)?;
                         norm.record_backward_with(&mut encoder, &saved, &io, &sums)?;

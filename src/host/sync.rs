@@ -61,6 +61,7 @@ impl Norm {
                 let (x, dy) = (upload(device, "x", x)?, upload(device, "dy", dy)?);
                 let residual = residual.map(|r| upload(device, "residual", r)).transpose()?;
                 let io = gpu::Backward {
+                    moved: true,
                     residual: residual.as_ref().map(|b| b.as_entire_buffer_binding()),
                     ..gpu::Backward::new(x.as_entire_buffer_binding(), dy.as_entire_buffer_binding())
                 };

@@ -214,6 +214,12 @@ macro_rules! from {
 }
 from!(Batch BatchNormDescriptor, Layer LayerNormDescriptor, Group GroupNormDescriptor, Instance InstanceNormDescriptor, Rms RmsNormDescriptor);
 
+impl From<&NormDescriptor> for NormDescriptor {
+    fn from(descriptor: &NormDescriptor) -> Self {
+        descriptor.clone()
+    }
+}
+
 /// Splits a shape into samples, channels and positions, and checks the channels.
 fn nchw(layer: &'static str, tensor: &TensorDescriptor, channels: usize) -> Result<Nchw, Error> {
     let shape = tensor.shape;
@@ -265,7 +271,8 @@ fn trailing_rows(layer: &'static str, tensor: &TensorDescriptor, normalized_shap
         return Err(Error::Empty { what: "an axis of the shape" });
     }
     product("elements of the tensor", shape)?;
-    Ok(crate::layout::rows(product("rows", leading)?, product("row length", trailing)?))
+    let folds_axes = leading.iter().skip(1).any(|&axis| axis > 1);
+    Ok(crate::layout::rows(product("rows", leading)?, product("row length", trailing)?, folds_axes))
 }
 
 fn check_normalized_shape(normalized_shape: &[usize]) -> Result<(), Error> {

@@ -38,13 +38,14 @@ impl Planner<'_> {
                 return Ok(());
             }
         }
+        // First, as dx may lie over what it reads.
+        if wanted.affine {
+            self.reduce_and_apply(Backward, Over::Affine, false, 0)?;
+        }
         if projects {
             self.reduce_and_apply(Backward, Over::Stats, true, 0)?;
         } else if writes {
             self.element_wise(Backward)?;
-        }
-        if wanted.affine {
-            self.reduce_and_apply(Backward, Over::Affine, false, 0)?;
         }
         Ok(())
     }

@@ -51,10 +51,10 @@ impl Planner<'_> {
             p.partials_in = 1;
         })?;
         if !fits {
-            // Sums of columns where those of rows were.
+            // Sums of columns where those of rows were; first, as dx may lie over what they are of.
             self.passes.clear();
-            self.reduce_and_apply(Direction::Backward, Over::Stats, true, 0)?;
             self.columns_of_tiles(rounds, |p| p.writes.clear())?;
+            self.reduce_and_apply(Direction::Backward, Over::Stats, true, 0)?;
         }
         Ok(())
     }

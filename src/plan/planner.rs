@@ -267,9 +267,11 @@ impl Planner<'_> {
         }
         // Before the ones that come in, if there is room. A merge of none (of a shard without samples) loads the first one all
         // the same, so nobody may write it meanwhile.
+        let incoming = pass.all_partials_in(self.problem).max(u64::from(kernel == Kernel::Merge));
         if pass.partials_in_at < self.kept + pass.all_partials_out(self.problem) {
-            let least = u64::from(kernel == Kernel::Merge);
-            pass.partials_out_at = self.kept.max(pass.partials_in_at + pass.all_partials_in(self.problem).max(least));
+            // Where nothing comes in, nothing is in the way.
+            pass.partials_in_at = if incoming == 0 { 0 } else { pass.partials_in_at };
+            pass.partials_out_at = self.kept.max(pass.partials_in_at + incoming);
         }
         self.passes.push(pass);
         Ok(())

@@ -54,7 +54,7 @@ impl Problem {
         let running = statistics == Statistics::Running;
         if running && descriptor.running_stats().is_none() {
             return Err(Error::Missing {
-                name: "running statistics",
+                name: "a set of running statistics",
                 hint: "the layer does not track them, and trains by forward_train",
             });
         }
@@ -116,7 +116,8 @@ impl Problem {
     }
 
     /// The same with tensors that have gaps. [`Error::Pitch`] if rows or samples of one would overlap, [`Error::TooLarge`],
-    /// [`Error::Unexpected`] for two different pitches where rows are samples.
+    /// [`Error::Unexpected`] for two different pitches where rows are samples, and for a sample's alone where a norm takes several
+    /// leading axes as one.
     pub fn with_forward_pitches(self, pitches: &ForwardPitches) -> Result<Problem, Error> {
         let ForwardPitches { x, residual, y, sum } = *pitches;
         self.with_pitches([x, residual, Pitch::default(), y, sum])
@@ -138,6 +139,13 @@ impl Problem {
                     name: "a row's pitch other than a sample's",
                     reason: "each sample is one row here, and rows are equally far apart (layer and RMS norm take all \
                              leading axes as one)",
+                });
+            }
+            if self.layout.folds_axes && pitch.row.is_none() {
+                return Err(Error::Unexpected {
+                    name: "a sample's pitch without a row's",
+                    reason: "layer and RMS norm take all leading axes as one, whose rows are equally far apart: give Pitch::row, \
+                             or, where they are not (the heads of a fused query, key and value), make a call of each",
                 });
             }
             self.memories[tensor as usize] = self.layout.memory.with_pitch(self.name(tensor), pitch)?;

@@ -79,6 +79,7 @@ impl Buffers {
             dweight: at(slots.dweight),
             dbias: at(slots.dbias),
             pitches: slots.pitches(),
+            moved: false,
         }
     }
 }

@@ -13,6 +13,16 @@ pub enum Over {
     Residual,
 }
 
+/// What a gradient lies over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Read {
+    X,
+    /// Where a mask is made of it.
+    Residual,
+    Dy,
+    Dsum,
+}
+
 /// Where the tensors of a call lie.
 #[derive(Clone, Copy, Debug)]
 pub struct Placement {
@@ -24,12 +34,15 @@ pub struct Placement {
     pub over: Option<Over>,
     /// What a sum lies over.
     pub sum_over: Option<Over>,
+    /// What dx and dresidual lie over, where there is such a tensor of their type.
+    pub gradients_over: [Option<Read>; 2],
     pub gaps: Gaps,
 }
 
 impl Placement {
     /// Each tensor in a buffer of its own, from its start, without gaps.
-    pub const PLAIN: Placement = Placement { shift: 0, shared: false, over: None, sum_over: None, gaps: Gaps::None };
+    pub const PLAIN: Placement =
+        Placement { shift: 0, shared: false, over: None, sum_over: None, gradients_over: [None; 2], gaps: Gaps::None };
 }
 
 /// What lies between the rows of a tensor.
@@ -170,13 +183,23 @@ impl Arena {
             Over::Residual => !(after && case.fusion.relu),
         });
         let forward = arena.forward(over, case, data);
+        let x = forward.sum.unwrap_or(forward.x);
+        let residual = forward.residual.filter(|_| after && case.fusion.relu);
+        let dy = arena.input(case.output, &data.dy);
+        let dsum = data.dsum.as_ref().map(|d| arena.input(case.input, d));
+        let over = place.gradients_over.map(|over| match over? {
+            Read::X => Some(x),
+            Read::Residual => residual,
+            Read::Dy => Some(dy).filter(|_| case.input == case.output),
+            Read::Dsum => dsum,
+        });
         let backward = BackwardSlots {
-            x: forward.sum.unwrap_or(forward.x),
-            residual: forward.residual.filter(|_| after && case.fusion.relu),
-            dy: arena.input(case.output, &data.dy),
-            dsum: data.dsum.as_ref().map(|d| arena.input(case.input, d)),
-            dx: arena.output(case.input),
-            dresidual: after.then(|| arena.output(case.input)),
+            x,
+            residual,
+            dy,
+            dsum,
+            dx: arena.output_or(over[0], case.input),
+            dresidual: after.then(|| arena.output_or(over[1], case.input)),
             dweight: affine.weight.then(|| arena.vector(vector)),
             dbias: affine.bias.then(|| arena.vector(vector)),
             residual_pitch: pitch(forward.residual),
@@ -214,6 +237,11 @@ impl Arena {
             Some(Over::Residual) => residual,
             None => None,
         };
+        self.output_or(input, dtype)
+    }
+
+    /// Where an input is, if it is to be there.
+    fn output_or(&mut self, input: Option<Slot>, dtype: DType) -> Slot {
         match input {
             Some(input) => self.reuse(input),
             None => self.output(dtype),
@@ -235,7 +263,9 @@ impl Arena {
     fn put(&mut self, dtype: DType, bytes: &[u8]) -> Slot {
         let Memory { rows, width, .. } = self.dense;
         let pitched = |row_pitch, sample_pitch| {
-            let pitch = Pitch { row: (rows > 1).then_some(row_pitch), sample: Some(sample_pitch) };
+            // A sample that is one row has one distance.
+            let pitch =
+                Pitch { row: Some(if rows > 1 { row_pitch } else { sample_pitch }), sample: Some(sample_pitch) };
             (Memory { row_pitch, sample_pitch, ..self.dense }, pitch)
         };
         self.tensors += 1;

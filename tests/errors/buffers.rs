@@ -2,7 +2,7 @@
 
 use super::bench::*;
 use std::num::NonZero;
-use wgpu::{BufferBinding, BufferUsages};
+use wgpu::{BufferBinding, BufferUsages, CommandEncoder};
 use wgpu_norm::{BatchNormDescriptor, Commit, DType, Error, RmsNormDescriptor, TensorDescriptor, gpu};
 
 #[test]
@@ -105,8 +105,17 @@ fn overlaps() {
         fails!(bench.train(&tensor, BEFORE, &both), Error::Overlap { .. }, ["y and sum"]);
 
         let dx = |dx| gpu::Backward { dx: Some(dx), ..bench.gradients() };
-        fails!(bench.backward(PLAIN, &dx(bench.b(1))), Error::Overlap { .. }, ["dx and dy", "own"]);
-        fails!(bench.backward(PLAIN, &dx(bench.at(0, 4))), Error::Overlap { .. }, ["dx and x"]);
+        for (buffer, dx_over) in [(0, "dx and x"), (1, "dx and dy")] {
+            assert!(bench.backward(PLAIN, &dx(bench.b(buffer))).is_ok(), "{dx_over}");
+            for offset in [4, 128, LEN * 4 - 4] {
+                let error = bench.backward(PLAIN, &dx(bench.at(buffer, offset)));
+                fails!(error, Error::Overlap { .. }, [dx_over, "in part"]);
+            }
+            assert!(bench.backward(PLAIN, &dx(bench.at(buffer, LEN * 4))).is_ok(), "neighbours");
+        }
+        let second = |second| gpu::Backward { dresidual: Some(second), ..bench.gradients() };
+        assert!(bench.backward(AFTER, &second(bench.b(1))).is_ok(), "dresidual over dy");
+        fails!(bench.backward(AFTER, &second(bench.b(2))), Error::Overlap { .. }, ["dx and dresidual"]);
         for (second, dweight) in [("x", bench.at(0, 8)), ("dy", bench.b(1)), ("dx", bench.at(2, 252))] {
             let io = gpu::Backward { dweight: Some(dweight), ..bench.gradients() };
             fails!(bench.backward(PLAIN, &io), Error::Overlap { first: "dweight", .. }, [second]);
@@ -125,6 +134,65 @@ fn overlaps() {
         let all = BufferBinding { size: None, ..wide.norm.weight().unwrap() };
         let error = wide.train(&TensorDescriptor::new(&[2, 64]), PLAIN, &gpu::Forward { x: all, ..wide.io() });
         fails!(error, Error::Overlap { .. }, ["x and the layer's state"]);
+    });
+}
+
+/// What backward reads is where the forward pass read it, unless the caller says that it has moved.
+#[test]
+fn tensors_that_have_moved() {
+    each_gpu(|gpu| {
+        let bench = Bench::new(gpu, BatchNormDescriptor::new(4));
+        let x = |x| gpu::Backward { x, ..bench.gradients() };
+        let exchanged = gpu::Backward { dy: bench.b(0), ..x(bench.b(1)) };
+        fails!(bench.backward(PLAIN, &exchanged), Error::Moved { name: "x" }, ["x is not where", "dy", "moved"]);
+        fails!(bench.backward(PLAIN, &x(bench.b(5))), Error::Moved { name: "x" }, []);
+        fails!(bench.backward(PLAIN, &x(bench.at(0, LEN * 4))), Error::Moved { name: "x" }, []);
+        for elsewhere in [bench.b(5), bench.at(0, LEN * 4)] {
+            assert!(bench.backward(PLAIN, &gpu::Backward { moved: true, ..x(elsewhere) }).is_ok());
+        }
+        fails!(bench.backward(BEFORE, &x(bench.b(0))), Error::Moved { name: "x" }, []);
+        let sum = gpu::Backward { dweight: None, ..x(bench.b(3)) };
+        assert!(bench.backward(BEFORE, &sum).is_ok(), "the sum");
+        let residual = |residual| gpu::Backward { residual: Some(residual), dx: Some(bench.b(5)), ..bench.gradients() };
+        fails!(
+            bench.backward(AFTER_RELU, &residual(bench.b(1))),
+            Error::Moved { name: "residual" },
+            ["residual is not"]
+        );
+        assert!(bench.backward(AFTER_RELU, &residual(bench.b(2))).is_ok());
+        // It is not read.
+        assert!(bench.backward(AFTER, &residual(bench.b(1))).is_ok());
+        let moved = gpu::Backward { moved: true, ..residual(bench.b(1)) };
+        assert!(bench.backward(AFTER_RELU, &moved).is_ok());
+    });
+}
+
+/// Errors of a layer with a label tell which it is.
+#[test]
+fn labels() {
+    each_gpu(|gpu| {
+        let mut bench = Bench::new(gpu, BatchNormDescriptor::new(4));
+        bench.norm = bench.norm.with_label("stage 1, norm 2");
+        let tensor = TensorDescriptor::new(&SHAPE);
+        let short = gpu::Forward { x: bench.at(0, 1020), ..bench.io() };
+        let backward = gpu::Backward { dx: Some(bench.at(2, 1020)), ..bench.gradients() };
+        let state = bench.norm.parse_state(&[0; 4]).map(drop);
+        let moments = |e: &mut CommandEncoder| {
+            bench.norm.local_moments(e, &tensor, PLAIN, bench.at(0, 1020), None, &Default::default()).map(drop)
+        };
+        let calls = [
+            bench.train(&tensor, PLAIN, &short).map(drop),
+            bench.frozen(&tensor, PLAIN, &short).map(drop),
+            bench.eval(&tensor, PLAIN, &short),
+            bench.backward(PLAIN, &backward),
+            bench.nothing_written(|_, encoder| moments(encoder)),
+            state,
+        ];
+        for result in calls {
+            let error = result.unwrap_err();
+            assert!(error.to_string().starts_with("stage 1, norm 2: "), "{error}");
+            assert!(matches!(error.kind(), Error::BufferTooSmall { .. } | Error::Length { .. }), "{error:?}");
+        }
     });
 }
 

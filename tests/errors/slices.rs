@@ -15,7 +15,7 @@ fn states() {
         track_running_stats: false,
         ..BatchNormDescriptor::new(4)
     });
-    let good = State::new(&descriptor()).unwrap();
+    let good = State::new(descriptor()).unwrap();
     let running = good.running.clone().unwrap();
     let wrong: [(&str, State); 7] = [
         ("weight has 3", State { weight: Some(vec![1.0; 3]), ..good.clone() }),
@@ -55,8 +55,9 @@ fn states() {
     each_gpu(|gpu| {
         check(&host::Backend::from_device(&gpu.device, &gpu.queue).unwrap());
         let norm = Bench::new(gpu, BatchNormDescriptor::new(4)).norm;
-        for bytes in [0, 1, 100, 6 * 64 * 4 - 1] {
-            fails!(norm.parse_state(&vec![0; bytes]), Error::BufferTooSmall { required: 1536, .. }, ["1536"]);
+        for bytes in [0, 1, 100, 6 * 64 * 4 - 1, 6 * 64 * 4 + 1, 6 * 128 * 4] {
+            let words = ["bytes", "1536", &bytes.to_string()];
+            fails!(norm.parse_state(&vec![0; bytes]), Error::Length { expected: 1536, .. }, words);
         }
     });
 }

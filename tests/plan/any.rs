@@ -40,7 +40,8 @@ fn pitch(rng: &mut Rng, problem: &Problem) -> Pitch {
     let row = rng.random_bool(0.5).then(|| memory.width + rng.random_range(0..20));
     // A sample that is one row has one distance, by either name.
     if memory.rows == 1 {
-        return if rng.random_bool(0.5) { Pitch { row, sample: None } } else { Pitch { row: None, sample: row } };
+        let by_row = rng.random_bool(0.5) || problem.layout.folds_axes;
+        return if by_row { Pitch { row, sample: None } } else { Pitch { row: None, sample: row } };
     }
     let sample = memory.rows * row.unwrap_or(memory.width);
     Pitch { row, sample: rng.random_bool(0.5).then(|| sample + rng.random_range(0..500)) }
@@ -140,6 +141,10 @@ fn check_tensors(plan: &Plan, call: &str) {
         let writers = plan.passes.iter().filter(|p| p.writes.contains(&tensor)).count();
         assert_eq!(writers, usize::from(wanted), "{call}: {tensor:?} by {:?}", kernels(plan));
     }
+    // So that an output may lie over what the call reads.
+    let written = plan.passes.iter().position(|p| !p.writes.is_empty()).unwrap_or(plan.passes.len());
+    let read_later = plan.passes.iter().skip(written + 1).any(|p| !p.reads.is_empty());
+    assert!(!read_later, "{call}: tensors are read when one has been written, by {:?}", kernels(plan));
     let weighs_alone = matches!(op, Op::Backward(Gradients { affine: true, .. })) && !layout.is_per_channel();
     let most = if weighs_alone { 3 } else { 2 };
     for tensor in Tensor::ALL {
