@@ -143,6 +143,12 @@ impl Memory {
         Ok(Memory { row_pitch: if one_row { self.width } else { row_pitch }, sample_pitch, ..self })
     }
 
+    /// Whether the first row of a sample is further from the last of the one before than rows of a sample are from each other,
+    /// or nearer.
+    pub(crate) const fn has_blocks_of_rows(&self) -> bool {
+        self.samples > 1 && self.rows > 1 && self.sample_pitch != self.rows * self.row_pitch
+    }
+
     /// Elements from the first to the last.
     pub const fn span(&self) -> u64 {
         if self.samples == 0 {
@@ -194,9 +200,6 @@ pub struct Layout {
     pub memory: Memory,
     /// Elements of the tensor.
     pub elements: u64,
-    /// Whether several leading axes are taken as one (layer and RMS norm), so that what is called a sample above is less than
-    /// one of the shape's.
-    pub folds_axes: bool,
 }
 
 impl Layout {
@@ -211,6 +214,17 @@ impl Layout {
         let Walk { inner, len, stride, segment_stride, .. } = self.affine;
         let is_position = len == 1 && segment_stride != 0 && (stride != 1 || inner == 1);
         self.memory.rows == 1 && !is_position
+    }
+
+    /// Whether statistics belong to rows and weights to columns (layer and RMS norm).
+    pub(crate) fn has_weights_of_columns(&self) -> bool {
+        self.stat_of_affine.position != 0
+    }
+
+    /// The walk over such rows, sample by sample.
+    pub(crate) fn rows_of_samples(&self) -> Walk {
+        let Memory { samples, rows, width, .. } = self.memory;
+        Walk { outer: samples, outer_stride: rows * width, inner: rows, inner_stride: width, ..self.stats }
     }
 
     /// The walk over statistics whose segments are the channels of a group; its weights go by the segment.
@@ -319,7 +333,6 @@ impl Nchw {
             stat_of_affine: IndexMap::OF_TARGET,
             memory: self.memory(),
             elements: self.n * self.c * self.s,
-            folds_axes: false,
         }
     }
 
@@ -354,13 +367,13 @@ impl Nchw {
             stat_of_affine,
             memory: self.memory(),
             elements: self.n * self.c * self.s,
-            folds_axes: false,
         }
     }
 }
 
-/// One statistic a row of `d` contiguous elements, one weight a column. `folds_axes`: see [`Layout`].
-pub(crate) fn rows(m: u64, d: u64, folds_axes: bool) -> Layout {
+/// One statistic a row of `d` contiguous elements, of `rows` in each of the samples, and one weight a column.
+pub(crate) fn rows(samples: u64, rows: u64, d: u64) -> Layout {
+    let m = samples * rows;
     let stats = Walk {
         outer: m,
         outer_stride: d,
@@ -384,7 +397,7 @@ pub(crate) fn rows(m: u64, d: u64, folds_axes: bool) -> Layout {
         singles: false,
     };
     let by_position = IndexMap { target_div: 1, target: 0, segment: 0, position_div: 1, position: 1 };
-    let memory = Memory::dense(m, 1, d);
-    let elements = m * d;
-    Layout { stats, affine_of_stats: by_position, affine, stat_of_affine: by_position, memory, elements, folds_axes }
+    // Rows of one element would be taken for channels that lie side by side.
+    let memory = if d == 1 { Memory::dense(m, 1, d) } else { Memory::dense(samples, rows, d) };
+    Layout { stats, affine_of_stats: by_position, affine, stat_of_affine: by_position, memory, elements: m * d }
 }

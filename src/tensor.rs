@@ -96,9 +96,10 @@ pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<u64, Error>
 /// Distances, in elements, within a tensor that is a part of a larger one: a slice of its channels, say.
 ///
 /// A *row* is a run of neighbouring elements: a whole sample in channels-first tensors, the channels of one position
-/// in channels-last tensors, one `normalized_shape` for layer and RMS norm. What is `None` follows without a gap.
-/// Where a sample is one row, the two are the same distance and either will do. Layer and RMS norm take all leading axes
-/// as one: their rows are equally far apart, so that of several leading axes none has a sample's pitch, but `row` alone.
+/// in channels-last tensors, one `normalized_shape` for layer and RMS norm, of which a sample has as many as the last
+/// leading axis: the heads of a token. What is `None` follows without a gap.
+/// Where a sample is one row (layer norm of one leading axis, or of one element), the two are the same distance and either
+/// will do.
 ///
 /// Channels 64 to 128 of a buffer of 256 channels, of 28 x 28 positions, start at element `64 * 28 * 28` (bind the
 /// buffer there) and have this pitch:
@@ -110,13 +111,13 @@ pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<u64, Error>
 /// let slice = Pitch { row: Some(256), ..Pitch::default() };
 /// ```
 ///
-/// Of the rows `[tokens, (8 + 2 + 2) * 64]` of a fused query, key and value, each of the eight heads of the query is a call of
-/// its own on `[tokens, 64]`, bound at element `64 * head`, by one layer that keeps as many calls
-/// ([`Norm::keep_calls`](crate::gpu::Norm::keep_calls)):
+/// In a fused query, key and value of `[tokens, 8 + 2 + 2, 64]`, the query's eight heads are the shape `[tokens, 8, 64]` for a
+/// norm over 64, and the key's two `[tokens, 2, 64]`, bound at element `8 * 64`. Both have this pitch, and may be normalised
+/// where they are:
 ///
 /// ```
 /// # use wgpu_norm::Pitch;
-/// let head = Pitch { row: Some((8 + 2 + 2) * 64), ..Pitch::default() };
+/// let heads = Pitch { sample: Some((8 + 2 + 2) * 64), ..Pitch::default() };
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pitch {

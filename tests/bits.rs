@@ -333,6 +333,8 @@ fn placed() -> Vec<Case> {
     let mixed_odd = Case { input: DType::F32, output: DType::F16, ..images.clone() };
     let single = |c| Case::new(BatchNormDescriptor::new(c), &[5, c]);
     let frozen = |case| Case { statistics: Statistics::Running, ..fused(Residual::After, false, case) };
+    let heads = Case::new(RmsNormDescriptor::new(&[16]), &[5, 3, 16]);
+    let odd_heads = Case::new(LayerNormDescriptor::new(&[7]), &[5, 3, 7]);
     // Software drivers take these in parts.
     let parts = Case::new(LayerNormDescriptor::new(&[67]), &[5, 67]);
     let group = Case::new(GroupNormDescriptor::new(2, 6), &[3, 6, 35]);
@@ -343,6 +345,10 @@ fn placed() -> Vec<Case> {
         images.clone(),
         fused(Residual::After, true, odd.clone()),
         half(DType::F16, rows),
+        fused(Residual::Before, false, heads.clone()),
+        half(DType::BF16, heads),
+        odd_heads.clone(),
+        half(DType::F16, fused(Residual::After, true, odd_heads)),
         half(DType::F16, fused(Residual::After, true, images.clone())),
         half(DType::BF16, odd.clone()),
         half(DType::F16, fours.clone()),
@@ -500,7 +506,10 @@ fn gradients_in_place() {
 fn any_pitch() {
     everywhere(|gpu, context, case, data| {
         let dense = placed_at(gpu, context, case, data, Placement::PLAIN);
-        for (gaps, shift) in [(Gaps::Growing(3), 1), (Gaps::Growing(4), 0), (Gaps::Concatenated, 0)] {
+        // Of samples that are one row the last two are the same.
+        let has_rows = case.descriptor.layout(&case.tensor()).unwrap().memory.rows > 1;
+        let growing = [(Gaps::Growing(3), 1), (Gaps::Growing(4), 0), (Gaps::Concatenated, 0)];
+        for (gaps, shift) in growing.into_iter().chain(has_rows.then_some((Gaps::Fused, 0))) {
             let place = Placement { gaps, shift, ..Placement::PLAIN };
             let strided = placed_at(gpu, context, case, data, place);
             assert_eq!(strided, dense, "{}: {} {place:?}", gpu.name, case.name());

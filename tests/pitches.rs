@@ -67,25 +67,22 @@ fn rows_that_are_samples_have_one_distance() {
     }
 }
 
-/// Leading axes of layer norm are one: a slice of each of several blocks of rows has no pitch, and which rows a sample's would
-/// be between nobody can tell.
+/// Rows of layer norm are the last leading axis's, in samples of the axes before.
 #[test]
-fn rows_of_layer_norm_are_equally_far_apart() {
+fn rows_of_layer_norm_lie_in_samples() {
     let norm = LayerNormDescriptor::new(&[4]).into();
-    let refused = |shape: &[usize], row, sample| {
-        let error = with_pitch(&norm, &TensorDescriptor::new(shape), row, sample).unwrap_err();
-        assert!(matches!(error, Error::Unexpected { .. }), "{error:?}");
-        assert!(error.to_string().contains("equally far apart"), "{error}");
-    };
-    for shape in [&[2, 3, 4][..], &[1, 3, 4], &[2, 1, 3, 4]] {
-        for (row, sample) in [(Some(6), None), (Some(6), Some(6))] {
-            assert!(with_pitch(&norm, &TensorDescriptor::new(shape), row, sample).is_ok(), "{shape:?}");
+    for shape in [&[2, 3, 4][..], &[2, 1, 3, 4], &[1, 2, 3, 4]] {
+        let with = |row, sample| with_pitch(&norm, &TensorDescriptor::new(shape), row, sample);
+        for (row, sample) in [(Some(6), None), (None, Some(20)), (Some(4), Some(12)), (Some(6), Some(16))] {
+            with(row, sample).unwrap();
         }
-        refused(shape, Some(4), Some(20));
-        // Of the slices [2, 3, 4] of rows of 24, not a row each.
-        refused(shape, None, Some(24));
+        for (row, sample, words) in [(None, Some(11), ["11", "12"]), (Some(6), Some(15), ["15", "16"])] {
+            let error = with(row, sample).unwrap_err();
+            assert!(matches!(error, Error::Pitch { what: "sample", .. }), "{error:?}");
+            assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
+        }
     }
-    for shape in [&[6, 4][..], &[6, 1, 4]] {
+    for shape in [&[6, 4][..], &[6, 1, 4], &[4]] {
         assert!(with_pitch(&norm, &TensorDescriptor::new(shape), None, Some(6)).is_ok(), "{shape:?}");
     }
 }

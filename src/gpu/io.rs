@@ -188,10 +188,13 @@ impl<'a> Placed<'a> {
         range(self.binding, self.memory.span() * self.size)
     }
 
-    /// Bytes of a row and from one to the next; where a sample is one row, of samples.
-    fn rows(&self) -> (u64, u64) {
+    /// Its rows, if they are equally far apart, but for a whole number of rows in the gaps between samples; and its samples.
+    fn runs(&self) -> [Option<Run>; 2] {
         let Memory { rows, width, row_pitch, sample_pitch, .. } = *self.memory;
-        (width * self.size, if rows == 1 { sample_pitch } else { row_pitch } * self.size)
+        let run =
+            |len: u64, pitch: u64| Run { first: self.binding.offset, len: len * self.size, pitch: pitch * self.size };
+        let is_regular = rows > 1 && sample_pitch.is_multiple_of(row_pitch);
+        [is_regular.then(|| run(width, row_pitch)), Some(run((rows - 1) * row_pitch + width, sample_pitch))]
     }
 
     fn overlaps(&self, other: &Placed) -> bool {
@@ -199,14 +202,24 @@ impl<'a> Placed<'a> {
         if self.binding.buffer != other.binding.buffer || a.start >= b.end || b.start >= a.end {
             return false;
         }
-        // Slices of one larger tensor: rows lie in the gaps between the other's.
-        let ((width, pitch), (other_width, other_pitch)) = (self.rows(), other.rows());
-        let regular = |p: &Placed| p.memory.rows == 1 || p.memory.sample_pitch.is_multiple_of(p.memory.row_pitch);
-        if pitch != other_pitch || !regular(self) || !regular(other) {
-            return true;
-        }
-        let after = (b.start % pitch + pitch - a.start % pitch) % pitch;
-        after < width || pitch - after < other_width
+        let are_apart = |(a, b): (Option<Run>, Option<Run>)| a.zip(b).is_some_and(|(a, b)| a.is_beside(&b));
+        !self.runs().into_iter().zip(other.runs()).any(are_apart)
+    }
+}
+
+/// Slices of a larger tensor: `len` bytes, every `pitch`.
+struct Run {
+    first: u64,
+    len: u64,
+    pitch: u64,
+}
+
+impl Run {
+    /// Whether each lies in the other's gaps.
+    fn is_beside(&self, other: &Run) -> bool {
+        let pitch = self.pitch;
+        let after = (other.first % pitch + pitch - self.first % pitch) % pitch;
+        pitch == other.pitch && after >= self.len && pitch - after >= other.len
     }
 }
 

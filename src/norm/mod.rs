@@ -271,8 +271,11 @@ fn trailing_rows(layer: &'static str, tensor: &TensorDescriptor, normalized_shap
         return Err(Error::Empty { what: "an axis of the shape" });
     }
     product("elements of the tensor", shape)?;
-    let folds_axes = leading.iter().skip(1).any(|&axis| axis > 1);
-    Ok(crate::layout::rows(product("rows", leading)?, product("row length", trailing)?, folds_axes))
+    let (rows, samples) = leading.split_last().unwrap_or((&1, &[]));
+    // A single leading axis is one of samples.
+    let (samples, rows) =
+        if samples.is_empty() { (*rows as u64, 1) } else { (product("rows", samples)?, *rows as u64) };
+    Ok(crate::layout::rows(samples, rows, product("row length", trailing)?))
 }
 
 fn check_normalized_shape(normalized_shape: &[usize]) -> Result<(), Error> {

@@ -25,7 +25,7 @@ impl Planner<'_> {
             Some(Channels::Split { elements }) => return self.sum_and_apply(Backward, elements, wanted.affine),
             None => {}
         }
-        if wanted.affine && self.has_weights_of_columns() {
+        if wanted.affine && self.problem.layout.has_weights_of_columns() {
             return self.sum_columns(projects);
         }
         // Instance norm: a statistic's sums are those of its weight in one sample.

@@ -74,7 +74,9 @@ impl Planner<'_> {
     /// Whether statistics belong to several whole channels (group norm) of enough elements for a partial result.
     fn has_large_channels(&self) -> bool {
         let Layout { affine_of_stats, affine, .. } = self.problem.layout;
-        affine_of_stats != IndexMap::OF_TARGET && !self.has_weights_of_columns() && affine.len >= ELEMENTS_OF_PARTIAL
+        affine_of_stats != IndexMap::OF_TARGET
+            && !self.problem.layout.has_weights_of_columns()
+            && affine.len >= ELEMENTS_OF_PARTIAL
     }
 
     /// On chip: sums of channels are partial results for the weights, and those of a group, weighed, give dx.

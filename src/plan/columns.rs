@@ -17,20 +17,18 @@ const ROWS_AT_ONCE: u32 = 4;
 const MOST_ROUNDS: u64 = 64;
 
 impl Planner<'_> {
-    /// Whether statistics belong to rows and weights to columns (layer and RMS norm).
-    pub(super) fn has_weights_of_columns(&self) -> bool {
-        self.problem.layout.stat_of_affine.position != 0
-    }
-
     /// Layer norm's rows, if they fit a chip with the sums of their columns, whether those are wanted or not: for the same
     /// bits.
     pub(super) fn beside_columns(&self, over: Over) -> Result<Option<Geometry>, Error> {
-        if !self.has_weights_of_columns() || over != Over::Stats || self.problem.op.direction() != Direction::Backward {
+        if !self.problem.layout.has_weights_of_columns()
+            || over != Over::Stats
+            || self.problem.op.direction() != Direction::Backward
+        {
             return Ok(None);
         }
         let max_units = self.max_units();
         let profile = Profile { max_units, max_units_in_parts: 0, ..*self.profile };
-        Ok(Some(Geometry::new(self.rows(), &profile)?).filter(|geometry| geometry.tiles == 1))
+        Ok(Some(Geometry::new(&self.rows(), &profile)?).filter(|geometry| geometry.tiles == 1))
     }
 
     /// Gradients of weight and bias, and what else is written. `projects`: whether dx is, which sums of rows are needed for.
@@ -59,8 +57,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn rows(&self) -> &Walk {
-        &self.problem.layout.stats
+    fn rows(&self) -> Walk {
+        self.problem.walk(Over::Stats)
     }
 
     fn holds(&self, geometry: &Geometry) -> bool {
@@ -75,7 +73,7 @@ impl Planner<'_> {
     /// Rows that an invocation takes, in whatever way, for the same bits: leaves of about one size. More of those that are on
     /// chip, if there are enough for all workgroups, as a sum of columns is as large as four elements.
     fn rounds(&self, on_chip: Option<Geometry>) -> u32 {
-        let Walk { outer: rows, len, .. } = *self.rows();
+        let (rows, len) = (self.rows().targets(), self.rows().len);
         let most = (MOST_SPAN / (UNIT * len)).clamp(1, self.profile.max_strided_units.into());
         let units = rows.div_ceil(UNIT);
         // Two at least, which tells passes that sum columns from others.
@@ -91,7 +89,7 @@ impl Planner<'_> {
 
     /// A pass that sums columns: to the gradients if one workgroup takes all rows, or to planes that are merged.
     fn columns(&mut self, kernel: Kernel, geometry: Geometry, set: impl FnOnce(&mut Pass)) -> Result<(), Error> {
-        let planes = geometry.blocks(self.rows().outer);
+        let planes = geometry.blocks(self.rows().targets());
         self.push(kernel, Direction::Backward, Over::Stats, geometry, |p| {
             set(p);
             p.finishes = planes == 1;
@@ -116,7 +114,7 @@ impl Planner<'_> {
     /// with more lanes, though some may idle, where bindings do not hold so many rows.
     fn of_tiles(&self, rounds: u32) -> Result<Vec<Geometry>, Error> {
         let workgroup = self.profile.workgroup;
-        let leaves = self.rows().outer.div_ceil(rounds.into()).next_power_of_two();
+        let leaves = self.rows().targets().div_ceil(rounds.into()).next_power_of_two();
         let most = workgroup / leaves.min(ROWS_AT_ONCE.min(workgroup).into()) as u32;
         let lanes = u64::from(most).min(self.of_lanes(most, rounds)?.tree.leaves) as u32;
         let fewer = std::iter::successors(Some(lanes), |n| (*n > 1).then_some(n / 2));
@@ -135,8 +133,9 @@ impl Planner<'_> {
     /// Tiles of so many lanes; of fewer units each where there would be few workgroups.
     fn of_lanes(&self, lanes: u32, rounds: u32) -> Result<Geometry, Error> {
         let units = std::iter::successors(Some(self.max_units()), |n| (*n > 1).then_some(n / 2));
-        let of = |max_units| Geometry::of_columns(self.rows(), &Profile { max_units, ..*self.profile }, lanes, rounds);
-        let are_enough = |g: &Geometry| g.tiles * g.blocks(self.rows().outer) >= self.profile.busy_workgroups.into();
+        let of = |max_units| Geometry::of_columns(&self.rows(), &Profile { max_units, ..*self.profile }, lanes, rounds);
+        let are_enough =
+            |g: &Geometry| g.tiles * g.blocks(self.rows().targets()) >= self.profile.busy_workgroups.into();
         units.map(of).find(|g| g.as_ref().is_ok_and(are_enough)).unwrap_or_else(|| of(1))
     }
 }

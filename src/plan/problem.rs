@@ -116,8 +116,7 @@ impl Problem {
     }
 
     /// The same with tensors that have gaps. [`Error::Pitch`] if rows or samples of one would overlap, [`Error::TooLarge`],
-    /// [`Error::Unexpected`] for two different pitches where rows are samples, and for a sample's alone where a norm takes several
-    /// leading axes as one.
+    /// [`Error::Unexpected`] for two different pitches where rows are samples.
     pub fn with_forward_pitches(self, pitches: &ForwardPitches) -> Result<Problem, Error> {
         let ForwardPitches { x, residual, y, sum } = *pitches;
         self.with_pitches([x, residual, Pitch::default(), y, sum])
@@ -137,15 +136,7 @@ impl Problem {
             if rows_are_samples && pitch.row.zip(pitch.sample).is_some_and(|(row, sample)| row != sample) {
                 return Err(Error::Unexpected {
                     name: "a row's pitch other than a sample's",
-                    reason: "each sample is one row here, and rows are equally far apart (layer and RMS norm take all \
-                             leading axes as one)",
-                });
-            }
-            if self.layout.folds_axes && pitch.row.is_none() {
-                return Err(Error::Unexpected {
-                    name: "a sample's pitch without a row's",
-                    reason: "layer and RMS norm take all leading axes as one, whose rows are equally far apart: give Pitch::row, \
-                             or, where they are not (the heads of a fused query, key and value), make a call of each",
+                    reason: "each sample is one row here, and rows are equally far apart",
                 });
             }
             self.memories[tensor as usize] = self.layout.memory.with_pitch(self.name(tensor), pitch)?;
@@ -198,10 +189,16 @@ impl Problem {
         self.memories.iter().all(|memory| memory.sample_pitch <= geometry::MOST_SPAN / 8)
     }
 
+    /// Whether statistics belong to rows that are not equally far apart in every tensor.
+    fn has_blocks_of_rows(&self) -> bool {
+        self.layout.has_weights_of_columns() && self.memories.iter().any(Memory::has_blocks_of_rows)
+    }
+
     /// The walk over tensors without gaps, which decides about trees: the same bits whatever the pitch.
     pub(super) fn walk(&self, over: Over) -> Walk {
         match over {
             Over::Stats if self.layout.is_per_channel() && self.neighbours_fit() => self.layout.stats.joined(),
+            Over::Stats if self.has_blocks_of_rows() => self.layout.rows_of_samples(),
             Over::Stats => self.layout.stats,
             Over::Channels => self.layout.channels_of_stats(),
             Over::Instances => self.layout.instances(),

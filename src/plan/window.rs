@@ -92,11 +92,16 @@ impl Windows {
         } else {
             (1, (leaves / u64::from(tree.lanes)).max(1) * tree.chunk_len())
         };
-        let rows = if geometry.rounds > 1 { geometry.targets.into() } else { 1 };
+        // Columns are summed of whole workgroups' targets.
+        let (groups, of_group) = if geometry.rounds > 1 {
+            (multiple_of(geometry.targets.into(), walk.inner), walk.inner)
+        } else {
+            (1, geometry.abreast.into())
+        };
         let axes = [
-            Axis { len: walk.outer, stride: walk.outer_stride, step: rows },
+            Axis { len: walk.outer, stride: walk.outer_stride, step: groups },
             Axis { len: walk.segments, stride: walk.segment_stride, step: segments },
-            Axis { len: walk.inner, stride: walk.inner_stride, step: geometry.abreast.into() },
+            Axis { len: walk.inner, stride: walk.inner_stride, step: of_group },
             Axis { len: walk.len, stride: walk.stride, step: positions },
         ];
         let mut windows = Windows { axes, sizes: axes.map(|a| a.len) };
@@ -207,6 +212,15 @@ pub(super) fn dispatches(pass: &Pass, problem: &Problem, profile: &Profile) -> R
         dispatch(pass, profile, folded, targets, first / leaves..end.div_ceil(leaves), corners)
     });
     windows.collect()
+}
+
+/// The least number whose product with `by` is a multiple of `number`.
+fn multiple_of(number: u64, by: u64) -> u64 {
+    let (mut a, mut b) = (number, by);
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    number / a
 }
 
 fn within(what: &'static str, required: u64, limit: u64) -> Result<(), Error> {

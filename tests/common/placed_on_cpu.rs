@@ -8,7 +8,8 @@ use wgpu_norm::{Commit, Element, Statistics, cpu};
 
 /// Runs training and evaluation. Panics if anything but the outputs is written.
 pub fn run(case: &Case, data: &Data, place: Placement) -> Placed {
-    assert!(!place.shared && place.gaps != Gaps::Concatenated, "slices of one vector cannot be borrowed apart");
+    let is_one = place.shared || matches!(place.gaps, Gaps::Concatenated | Gaps::Fused);
+    assert!(!is_one, "slices of one vector cannot be borrowed apart");
     with_types!(case, run_typed(case, data, place))
 }
 

@@ -53,6 +53,8 @@ pub enum Gaps {
     Growing(usize),
     /// The rows of the call's other tensors: all are slices of one.
     Concatenated,
+    /// Their samples, of rows without gaps, as the heads of a fused query, key and value.
+    Fused,
 }
 
 /// Slices that a concatenated tensor has room for.
@@ -279,13 +281,17 @@ impl Arena {
             Gaps::Concatenated => {
                 let row = width * SLICES as u64;
                 let (memory, pitch) = pitched(row, rows * row);
-                self.slice(dtype, memory, pitch, bytes)
+                self.slice(dtype, memory, pitch, width, bytes)
+            }
+            Gaps::Fused => {
+                let (memory, pitch) = pitched(width, rows * width * SLICES as u64);
+                self.slice(dtype, memory, pitch, rows * width, bytes)
             }
         }
     }
 
-    /// The next slice of the concatenated tensor of a type.
-    fn slice(&mut self, dtype: DType, memory: Memory, pitch: Pitch, bytes: &[u8]) -> Slot {
+    /// The next slice of the concatenated tensor of a type, `len` elements behind the one before.
+    fn slice(&mut self, dtype: DType, memory: Memory, pitch: Pitch, len: u64, bytes: &[u8]) -> Slot {
         let size = dtype.size() as usize;
         let buffer = match self.concatenated.iter().position(|(s, _)| *s == size) {
             Some(buffer) => buffer,
@@ -297,7 +303,7 @@ impl Arena {
             }
         };
         let (_, taken) = &mut self.concatenated[buffer];
-        let slot = Slot { buffer, offset: (*taken * memory.width) as usize * size, memory, pitch, size };
+        let slot = Slot { buffer, offset: (*taken * len) as usize * size, memory, pitch, size };
         *taken += 1;
         self.fill(slot, bytes);
         slot

@@ -40,8 +40,7 @@ fn pitch(rng: &mut Rng, problem: &Problem) -> Pitch {
     let row = rng.random_bool(0.5).then(|| memory.width + rng.random_range(0..20));
     // A sample that is one row has one distance, by either name.
     if memory.rows == 1 {
-        let by_row = rng.random_bool(0.5) || problem.layout.folds_axes;
-        return if by_row { Pitch { row, sample: None } } else { Pitch { row: None, sample: row } };
+        return if rng.random_bool(0.5) { Pitch { row, sample: None } } else { Pitch { row: None, sample: row } };
     }
     let sample = memory.rows * row.unwrap_or(memory.width);
     Pitch { row, sample: rng.random_bool(0.5).then(|| sample + rng.random_range(0..500)) }
