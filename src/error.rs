@@ -185,8 +185,8 @@ pub enum Error {
     },
     /// A backward pass on a device is given something else than the forward pass read.
     #[error(
-        "{name} is not where the forward pass read it (did {name} and dy change places?): bind that, or set Backward::moved \
-         if it was copied or computed again"
+        "{name} is not where the forward pass had what backward reads again (x, or with Residual::Before the sum; a residual): \
+         bind that, not dy or another tensor, or set Backward::moved if it was copied or computed again"
     )]
     Moved {
         /// Which tensor.

@@ -149,6 +149,12 @@ impl Memory {
         self.samples > 1 && self.rows > 1 && self.sample_pitch != self.rows * self.row_pitch
     }
 
+    /// Whether the elements of the same tensor lie as they do here.
+    pub(crate) const fn has_places_of(&self, other: &Memory) -> bool {
+        (self.rows <= 1 || self.row_pitch == other.row_pitch)
+            && (self.samples <= 1 || self.sample_pitch == other.sample_pitch)
+    }
+
     /// Elements from the first to the last.
     pub const fn span(&self) -> u64 {
         if self.samples == 0 {
@@ -397,7 +403,6 @@ pub(crate) fn rows(samples: u64, rows: u64, d: u64) -> Layout {
         singles: false,
     };
     let by_position = IndexMap { target_div: 1, target: 0, segment: 0, position_div: 1, position: 1 };
-    // Rows of one element would be taken for channels that lie side by side.
-    let memory = if d == 1 { Memory::dense(m, 1, d) } else { Memory::dense(samples, rows, d) };
+    let memory = Memory::dense(samples, rows, d);
     Layout { stats, affine_of_stats: by_position, affine, stat_of_affine: by_position, memory, elements: m * d }
 }

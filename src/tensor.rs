@@ -98,8 +98,7 @@ pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<u64, Error>
 /// A *row* is a run of neighbouring elements: a whole sample in channels-first tensors, the channels of one position
 /// in channels-last tensors, one `normalized_shape` for layer and RMS norm, of which a sample has as many as the last
 /// leading axis: the heads of a token. What is `None` follows without a gap.
-/// Where a sample is one row (layer norm of one leading axis, or of one element), the two are the same distance and either
-/// will do.
+/// Where a sample is one row (layer norm of one leading axis), the two are the same distance and either will do.
 ///
 /// Channels 64 to 128 of a buffer of 256 channels, of 28 x 28 positions, start at element `64 * 28 * 28` (bind the
 /// buffer there) and have this pitch:
@@ -110,6 +109,9 @@ pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<u64, Error>
 /// // In channels-last order they start at element 64, and
 /// let slice = Pitch { row: Some(256), ..Pitch::default() };
 /// ```
+///
+/// Where samples of layer norm have gaps that its rows have not, gradients of weight and bias take whole samples, of which a
+/// binding of the device must hold some (`max_storage_buffer_binding_size`).
 ///
 /// In a fused query, key and value of `[tokens, 8 + 2 + 2, 64]`, the query's eight heads are the shape `[tokens, 8, 64]` for a
 /// norm over 64, and the key's two `[tokens, 2, 64]`, bound at element `8 * 64`. Both have this pitch, and may be normalised

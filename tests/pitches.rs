@@ -2,8 +2,8 @@
 
 use wgpu_norm::plan::Problem;
 use wgpu_norm::{
-    BatchNormDescriptor, Error, Format, ForwardPitches, Fusion, LayerNormDescriptor, NormDescriptor, Op, Pitch,
-    Statistics, TensorDescriptor, cpu,
+    BackwardPitches, BatchNormDescriptor, Commit, Error, Format, ForwardPitches, Fusion, LayerNormDescriptor,
+    NormDescriptor, Op, Pitch, RmsNormDescriptor, Statistics, TensorDescriptor, cpu,
 };
 
 fn with_pitch(
@@ -84,6 +84,45 @@ fn rows_of_layer_norm_lie_in_samples() {
     }
     for shape in [&[6, 4][..], &[6, 1, 4], &[4]] {
         assert!(with_pitch(&norm, &TensorDescriptor::new(shape), None, Some(6)).is_ok(), "{shape:?}");
+    }
+    let (of_one, single) = (LayerNormDescriptor::new(&[1]).into(), TensorDescriptor::new(&[2, 3, 1]));
+    assert!(with_pitch(&of_one, &single, Some(6), None).is_ok());
+    let error = with_pitch(&of_one, &single, None, Some(6)).unwrap_err();
+    assert!(matches!(error, Error::Unexpected { .. }) && error.to_string().contains("Pitch::row"), "{error:?}");
+}
+
+/// Some heads of a fused query, key and value, in one call and in one a head; few tokens, and so many that results go around
+/// the caches.
+#[test]
+fn heads_are_rows_of_their_token() {
+    const HEADS: usize = 3;
+    const ALL: usize = 5;
+    const LEN: usize = 60;
+    for tokens in [1, 7, 25_000] {
+        let fused: Vec<f32> = (0..tokens * ALL * LEN).map(|i| ((i * 37 % 1009) as f32 - 500.0) / 64.0).collect();
+        let dy: Vec<f32> = (0..tokens * ALL * LEN).map(|i| ((i * 53 % 997) as f32 - 400.0) / 64.0).collect();
+        let run = |shape: &[usize], pitch: Pitch, at: usize, [y, dx]: [&mut [f32]; 2]| {
+            let mut layer = cpu::Norm::new(RmsNormDescriptor::new(&[LEN])).unwrap();
+            let tensor = TensorDescriptor::new(shape);
+            let pitches = ForwardPitches { x: pitch, y: pitch, ..Default::default() };
+            let io = cpu::Forward { pitches, ..cpu::Forward::new(&fused[at..], &mut y[at..]) };
+            let saved = layer.forward_train(&tensor, Fusion::default(), io, Commit::Skip).unwrap();
+            let pitches = BackwardPitches { x: pitch, dy: pitch, dx: pitch, ..Default::default() };
+            let dx = Some(&mut dx[at..]);
+            layer
+                .backward(saved, cpu::Backward { dx, pitches, ..cpu::Backward::new(&fused[at..], &dy[at..]) })
+                .unwrap();
+        };
+        let poisoned = || [(); 2].map(|()| vec![f32::NAN; fused.len()]);
+        let (mut together, mut apart) = (poisoned(), poisoned());
+        let pitch = Pitch { sample: Some((ALL * LEN) as u64), row: None };
+        run(&[tokens, HEADS, LEN], pitch, LEN, together.each_mut().map(|v| &mut v[..]));
+        for head in 0..HEADS {
+            run(&[tokens, LEN], pitch, (1 + head) * LEN, apart.each_mut().map(|v| &mut v[..]));
+        }
+        let bits = |of: [Vec<f32>; 2]| of.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>());
+        assert!(apart[1].iter().filter(|v| !v.is_nan()).count() == tokens * HEADS * LEN, "{tokens} tokens");
+        assert!(bits(together) == bits(apart), "{tokens} tokens");
     }
 }
 

@@ -76,7 +76,7 @@ fn place(rng: &mut Rng, case: &Case) -> Placement {
         over,
         sum_over: if case.has_sum() { one_of(rng, &sum_overs) } else { None },
         gradients_over: [None; 2],
-        gaps: one_of(rng, &[Gaps::None, Gaps::None, growing, Gaps::Concatenated]),
+        gaps: one_of(rng, &[Gaps::None, Gaps::Fused, growing, Gaps::Concatenated]),
     }
 }
 
@@ -149,7 +149,8 @@ fn on_the_cpu() {
         let mut rng = Rng::seed_from_u64(number);
         let case = case(&mut rng);
         let place = place(&mut rng, &case);
-        let gaps = if place.gaps == Gaps::Concatenated { Gaps::Growing(5) } else { place.gaps };
+        let is_one = matches!(place.gaps, Gaps::Concatenated | Gaps::Fused);
+        let gaps = if is_one { Gaps::Growing(5) } else { place.gaps };
         let place = Placement { shared: false, gaps, ..place };
         let wrong = wrong(&case, place, &Backend::Cpu, |data| Ok(placed_on_cpu::run(&case, data, place)));
         failures += tell("cpu", number, &case, wrong);

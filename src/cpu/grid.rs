@@ -202,10 +202,9 @@ impl Grid {
     /// Where a tensor's rows lie.
     pub fn rows_of(&self, memory: &Memory) -> Rows {
         let (row, sample) = (memory.row_pitch as usize, memory.sample_pitch as usize);
-        if self.by_column && !self.columns && memory.rows > 1 {
+        if self.by_column && !self.columns {
+            let row = if memory.rows == 1 { sample } else { row };
             Rows { per_sample: memory.rows as usize, row, sample, step: 1 }
-        } else if self.by_column && !self.columns {
-            Rows { per_sample: self.rows, row: sample, sample: self.rows * sample, step: 1 }
         } else if self.columns {
             Rows { per_sample: self.rows, row, sample, step: 1 }
         } else if memory.rows > 1 {

@@ -36,9 +36,10 @@ use wgpu::{BufferUsages, CommandEncoder};
 /// It keeps what its last eight calls were recorded with, the callers' buffers among it, until other calls take their
 /// place or it is dropped; [`Norm::keep_calls`] makes it more or fewer. A call with other buffers or offsets makes new bind
 /// groups, a shape that is new to the context may need new pipelines, which a driver compiles while the call is recorded: to
-/// have them beforehand, record the call into an encoder that is dropped. The [`Context`] keeps them all. Layer and RMS norm
-/// have the same pipelines for any number of rows, batch, group and instance norm mostly others for another image size, and an
-/// offset that is no multiple of four elements may need others, too: who takes images of any size had better pad them to a few.
+/// have them beforehand, record the call into an encoder that is dropped. The [`Context`] keeps them all. Forward
+/// passes of layer and RMS norm have the same pipelines for any number of rows (one sample of several heads may have others
+/// than many), batch, group and instance norm mostly others for another image size, and an offset that is no multiple of four
+/// elements may need others, too: who takes images of any size had better pad them to a few sizes.
 #[derive(Debug)]
 pub struct Norm {
     context: Context,
@@ -117,8 +118,7 @@ impl Norm {
     }
 
     /// Keeps what the last so many calls were recorded with, by default eight: more where one layer makes many calls a step
-    /// (the heads of a query, each a slice; the steps of a recurrent network, each two calls), so that none makes its bind
-    /// groups anew; none where each step has buffers of its own, which are then freed when their user drops them. What is more
+    /// (two for each step of a recurrent network), so that none makes its bind groups anew; none where each step has buffers of its own, which are then freed when their user drops them. What is more
     /// than that is let go at once, but for up to eight buffers of saved statistics, which are the layer's own.
     pub fn keep_calls(&self, calls: usize) {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -243,7 +243,8 @@ impl Norm {
 
     /// As [`Norm::backward`], and `saved` stays: for another backward pass of the same forward pass (PyTorch's `retain_graph`),
     /// or another try after an error; and until the commands are submitted, where a layer's forward and backward passes go to
-    /// encoders of their own, as its memory serves the layer's next call once it is dropped ([why](super)).
+    /// encoders of their own, as its memory serves the layer's next call once it is dropped ([why](super)). A gradient that was
+    /// written over x leaves no x for another.
     pub fn backward_retained(&self, encoder: &mut CommandEncoder, saved: &Saved, io: &Backward) -> Result<(), Error> {
         self.named(|| {
             let (plan, tensors) = self.backward_plan(Op::Backward(io.wanted()), saved, io)?;

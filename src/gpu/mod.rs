@@ -8,7 +8,7 @@
 //! So may whole steps: encoders in each of which every pass that gives a [`Saved`], training or frozen, is followed by its
 //! backward pass (running statistics then take batches in as they are submitted). Where a backward pass is in another encoder
 //! than its forward pass, that one is submitted first; and since a [`Saved`] that is dropped gives its memory to the layer's
-//! next call, hold it, with [`Norm::backward_retained`], until both are submitted, or submit the layer's encoders in the order
+//! next call, hold it, with [`Norm::backward_retained`], until both are submitted, or (as a synchronised step must) submit the layer's encoders in the order
 //! in which they were recorded, without recording into two by turns. Weight and bias that change between forward and backward
 //! make other gradients than the forward pass's.
 

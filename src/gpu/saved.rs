@@ -4,8 +4,8 @@ use super::buffer::new_buffer;
 use super::io::{ReadAgain, Spot, Tensors};
 use super::recent::Recent;
 use crate::error::Error;
-use crate::op::Statistics;
-use crate::plan::{Plan, Problem};
+use crate::op::{Residual, Statistics};
+use crate::plan::{Plan, Problem, Tensor};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Buffers that went through their backward pass and can serve again.
@@ -73,8 +73,11 @@ impl Saved {
 
     /// Checks that a backward pass reads what the forward pass did, where it did.
     pub(super) fn check_inputs(&self, plan: &Plan, tensors: &Tensors) -> Result<(), Error> {
+        let before = self.problem.fusion.residual == Residual::Before;
         for (tensor, spot) in self.inputs.into_iter().flatten().filter(|&(tensor, _)| plan.uses(tensor)) {
-            if tensors[tensor as usize].as_ref().map(Spot::of) != Some(spot) {
+            let was = if before { Tensor::SecondOutput } else { tensor };
+            let same_places = plan.problem.memory(tensor).has_places_of(self.problem.memory(was));
+            if !same_places || tensors[tensor as usize].as_ref().map(Spot::of) != Some(spot) {
                 return Err(Error::Moved { name: plan.problem.name(tensor) });
             }
         }

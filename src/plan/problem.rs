@@ -116,7 +116,7 @@ impl Problem {
     }
 
     /// The same with tensors that have gaps. [`Error::Pitch`] if rows or samples of one would overlap, [`Error::TooLarge`],
-    /// [`Error::Unexpected`] for two different pitches where rows are samples.
+    /// [`Error::Unexpected`] for two different pitches where rows are samples, or have one element.
     pub fn with_forward_pitches(self, pitches: &ForwardPitches) -> Result<Problem, Error> {
         let ForwardPitches { x, residual, y, sum } = *pitches;
         self.with_pitches([x, residual, Pitch::default(), y, sum])
@@ -139,7 +139,15 @@ impl Problem {
                     reason: "each sample is one row here, and rows are equally far apart",
                 });
             }
-            self.memories[tensor as usize] = self.layout.memory.with_pitch(self.name(tensor), pitch)?;
+            let memory = self.layout.memory.with_pitch(self.name(tensor), pitch)?;
+            // They would be taken for channels that lie side by side.
+            if self.layout.has_weights_of_columns() && memory.width == 1 && memory.has_blocks_of_rows() {
+                return Err(Error::Unexpected {
+                    name: "a sample's pitch",
+                    reason: "rows of one element are equally far apart: Pitch::row says how far",
+                });
+            }
+            self.memories[tensor as usize] = memory;
         }
         Ok(self)
     }

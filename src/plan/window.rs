@@ -94,7 +94,7 @@ impl Windows {
         };
         // Columns are summed of whole workgroups' targets.
         let (groups, of_group) = if geometry.rounds > 1 {
-            (multiple_of(geometry.targets.into(), walk.inner), walk.inner)
+            (factor(geometry.targets.into(), walk.inner), walk.inner)
         } else {
             (1, geometry.abreast.into())
         };
@@ -215,7 +215,7 @@ pub(super) fn dispatches(pass: &Pass, problem: &Problem, profile: &Profile) -> R
 }
 
 /// The least number whose product with `by` is a multiple of `number`.
-fn multiple_of(number: u64, by: u64) -> u64 {
+fn factor(number: u64, by: u64) -> u64 {
     let (mut a, mut b) = (number, by);
     while b > 0 {
         (a, b) = (b, a % b);

@@ -3,7 +3,9 @@
 use super::bench::*;
 use std::num::NonZero;
 use wgpu::{BufferBinding, BufferUsages, CommandEncoder};
-use wgpu_norm::{BatchNormDescriptor, Commit, DType, Error, RmsNormDescriptor, TensorDescriptor, gpu};
+use wgpu_norm::{
+    BatchNormDescriptor, Commit, DType, Error, ForwardPitches, Pitch, RmsNormDescriptor, TensorDescriptor, gpu,
+};
 
 #[test]
 fn buffers() {
@@ -137,6 +139,39 @@ fn overlaps() {
     });
 }
 
+/// Heads of a fused query, key and value are beside each other, unless their slices do overlap.
+#[test]
+fn slices_of_samples() {
+    each_gpu(|gpu| {
+        // Two of the four heads of eight in each of three tokens.
+        let bench = Bench::new(gpu, RmsNormDescriptor::new(&[8]));
+        let tensor = TensorDescriptor::new(&[3, 2, 8]);
+        let heads = Pitch { sample: Some(32), row: None };
+        let io = |y: u64| gpu::Forward {
+            pitches: ForwardPitches { x: heads, y: heads, ..Default::default() },
+            ..gpu::Forward::new(bench.b(0), bench.at(0, 4 * y))
+        };
+        for y in [0, 16] {
+            assert!(bench.eval(&tensor, PLAIN, &io(y)).is_ok(), "y {y} elements on");
+        }
+        for y in [4, 8, 15, 17, 24, 31] {
+            fails!(bench.eval(&tensor, PLAIN, &io(y)), Error::Overlap { .. }, ["y and x", "in part"]);
+        }
+        // Every third row of eight.
+        let rows = Pitch { row: Some(24), sample: None };
+        let io = |y: u64| gpu::Forward {
+            pitches: ForwardPitches { x: rows, y: rows, ..Default::default() },
+            ..gpu::Forward::new(bench.b(0), bench.at(0, 4 * y))
+        };
+        for y in [0, 8, 16] {
+            assert!(bench.eval(&tensor, PLAIN, &io(y)).is_ok(), "y {y} elements on");
+        }
+        for y in [4, 7, 17, 20] {
+            fails!(bench.eval(&tensor, PLAIN, &io(y)), Error::Overlap { .. }, ["y and x", "in part"]);
+        }
+    });
+}
+
 /// What backward reads is where the forward pass read it, unless the caller says that it has moved.
 #[test]
 fn tensors_that_have_moved() {
@@ -147,6 +182,9 @@ fn tensors_that_have_moved() {
         fails!(bench.backward(PLAIN, &exchanged), Error::Moved { name: "x" }, ["x is not where", "dy", "moved"]);
         fails!(bench.backward(PLAIN, &x(bench.b(5))), Error::Moved { name: "x" }, []);
         fails!(bench.backward(PLAIN, &x(bench.at(0, LEN * 4))), Error::Moved { name: "x" }, []);
+        let mut pitched = bench.gradients();
+        pitched.pitches.x.sample = Some(LEN);
+        fails!(bench.backward(PLAIN, &pitched), Error::Moved { name: "x" }, []);
         for elsewhere in [bench.b(5), bench.at(0, LEN * 4)] {
             assert!(bench.backward(PLAIN, &gpu::Backward { moved: true, ..x(elsewhere) }).is_ok());
         }

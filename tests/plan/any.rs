@@ -42,6 +42,10 @@ fn pitch(rng: &mut Rng, problem: &Problem) -> Pitch {
     if memory.rows == 1 {
         return if rng.random_bool(0.5) { Pitch { row, sample: None } } else { Pitch { row: None, sample: row } };
     }
+    // Nor have layer norm's rows of one element.
+    if memory.width == 1 && problem.layout.stat_of_affine.position != 0 {
+        return Pitch { row, sample: None };
+    }
     let sample = memory.rows * row.unwrap_or(memory.width);
     Pitch { row, sample: rng.random_bool(0.5).then(|| sample + rng.random_range(0..500)) }
 }
