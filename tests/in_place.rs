@@ -1,5 +1,5 @@
 //! y where x or the residual was, on the CPU: what is refused, and that nothing has been written then. (A GPU's calls: see
-//! errors/buffers.rs and bits.rs.)
+//! errors/buffers.rs and bits/places.rs.)
 
 use wgpu_norm::{BatchNormDescriptor, Commit, Error, Fusion, Residual, TensorDescriptor, cpu, half::f16};
 
