@@ -115,7 +115,7 @@ impl<'a> World<'a> {
     }
 
     fn read(&self, buffer: &wgpu::Buffer) -> Vec<u32> {
-        transfer::read(self.gpu, self.encoder(), buffer)
+        transfer::read_now(self.gpu, buffer)
     }
 
     fn forward(
@@ -342,8 +342,8 @@ fn saved_statistics_may_stay() {
         let mut held = Vec::new();
         for (batch, [dx, again]) in batches.iter().zip(dx.iter().zip(&again).map(|(dx, again)| [dx, again])) {
             let saved = train(&norm, &mut forward, &batch[0]);
-            let short = gpu::Backward { x: all(&batch[1]), ..io(batch, dx) };
-            assert!(matches!(norm.backward_retained(&mut backward, &saved, &short), Err(Error::Moved { .. })));
+            let exchanged = gpu::Backward { x: all(&batch[1]), ..io(batch, dx) };
+            assert!(matches!(norm.backward_retained(&mut backward, &saved, &exchanged), Err(Error::Moved { .. })));
             norm.backward_retained(&mut backward, &saved, &io(batch, dx)).unwrap();
             norm.backward_retained(&mut backward, &saved, &io(batch, again)).unwrap();
             held.push(saved);
@@ -357,7 +357,7 @@ fn saved_statistics_may_stay() {
             alone.backward(&mut encoder, saved, &io(batch, &expected)).unwrap();
             let expected: Vec<u32> = transfer::read(gpu, encoder, &expected);
             for (which, dx) in [("first", &dx[i]), ("second", &again[i])] {
-                let dx: Vec<u32> = transfer::read(gpu, gpu.device.create_command_encoder(&Default::default()), dx);
+                let dx: Vec<u32> = transfer::read_now(gpu, dx);
                 assert_eq!(dx, expected, "{}: batch {i}, the {which} backward pass", gpu.name);
             }
         }

@@ -248,10 +248,7 @@ fn steps_on_a_gpu(gpu: &adapters::Gpu, context: &gpu::Context, case: &Case, data
         norm.backward_with(&mut encoder, saved, io, &merged).unwrap();
     }
     gpu.queue.submit([encoder.finish()]);
-    let read = |buffer: &wgpu::Buffer| -> Vec<f32> {
-        let encoder = gpu.device.create_command_encoder(&Default::default());
-        transfer::read(gpu, encoder, buffer)
-    };
+    let read = |buffer: &wgpu::Buffer| -> Vec<f32> { transfer::read_now(gpu, buffer) };
     let join = |tensor: &[wgpu::Buffer; 2]| [0, 1].map(|k| shards[k].written(&read(&tensor[k]))).concat();
     let concat = |vectors: &[wgpu::Buffer; 2]| vectors.each_ref().map(read).concat();
     Results {

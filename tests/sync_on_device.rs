@@ -54,9 +54,7 @@ async fn run_on_device(
     let (y, sum, dx, dresidual) = (output(elements), output(elements), output(elements), output(elements));
     let channels = case.descriptor.affine_len() as usize;
     let (dweight, dbias) = (output(channels), output(channels));
-    let all = |buffer: &wgpu::Buffer| -> Vec<f32> {
-        transfer::read(gpu, device.create_command_encoder(&Default::default()), buffer)
-    };
+    let all = |buffer: &wgpu::Buffer| -> Vec<f32> { transfer::read_now(gpu, buffer) };
 
     let io = gpu::Forward {
         residual: residual.as_ref().map(|b| b.as_entire_buffer_binding()),

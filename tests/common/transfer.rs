@@ -39,8 +39,12 @@ pub fn read<T: bytemuck::Pod>(gpu: &Gpu, encoder: CommandEncoder, buffer: &Buffe
     bytemuck::pod_collect_to_vec(&read_all(gpu, encoder, &[buffer])[0])
 }
 
+/// Reads one buffer back behind all that was submitted.
+pub fn read_now<T: bytemuck::Pod>(gpu: &Gpu, buffer: &Buffer) -> Vec<T> {
+    read(gpu, gpu.device.create_command_encoder(&Default::default()), buffer)
+}
+
 /// A layer's state behind all that was submitted.
 pub fn state(gpu: &Gpu, norm: &gpu::Norm) -> State {
-    let encoder = gpu.device.create_command_encoder(&Default::default());
-    norm.parse_state(&read::<u8>(gpu, encoder, norm.state_buffer())).unwrap()
+    norm.parse_state(&read_now::<u8>(gpu, norm.state_buffer())).unwrap()
 }
