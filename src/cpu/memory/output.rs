@@ -6,7 +6,7 @@ use super::nontemporal::{QUAD, is_aligned, stream};
 use super::prefetch::Prefetch;
 use super::sink::Sink;
 use super::store_policy::StorePolicy;
-use super::stream::Half;
+use super::stream::{Half, Stream};
 use crate::cpu::grid::{Grid, Rows};
 use crate::cpu::pass::strip;
 use crate::cpu::simd::half::narrow;
@@ -185,6 +185,19 @@ impl Destination<'_> {
         debug_assert!(self.takes::<T>(), "rows of another type, or by way of scratch memory");
         let (policy, prefetch) = (self.to.policy, self.prefetch.row(k));
         Half::new(self.row_in_place(k), policy, prefetch)
+    }
+
+    /// Where the only row goes, if it has such elements and goes around the caches from registers.
+    #[inline(always)]
+    pub fn stream<T: Number>(&mut self) -> Option<Stream<'_, T>> {
+        if !self.takes::<T>() {
+            return None;
+        }
+        let (policy, prefetch) = (self.to.policy, self.prefetch);
+        match Half::new(self.row_in_place(0), policy, prefetch) {
+            Half::Stream(stream) => Some(stream),
+            Half::Plain(_) => None,
+        }
     }
 
     #[inline(always)]

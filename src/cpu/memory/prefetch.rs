@@ -80,6 +80,18 @@ impl<const N: usize> Prefetch<N> {
         Prefetch(self.0.map(|rest| rest.skip(k * rest.pitch)))
     }
 
+    /// From vector i on.
+    #[inline(always)]
+    pub fn vector(self, i: usize) -> Self {
+        Prefetch(self.0.map(|rest| rest.skip(i * rest.vector)))
+    }
+
+    /// Whether there is nothing to ask for.
+    #[inline(always)]
+    pub fn is_nothing(&self) -> bool {
+        self.0.iter().all(|rest| rest.len == 0)
+    }
+
     /// Of rows of which 2^this lie side by side.
     #[inline(always)]
     pub fn of_pieces(self, pieces: u32) -> Self {

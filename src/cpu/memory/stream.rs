@@ -4,8 +4,9 @@ use super::nontemporal::{stream_quads, stream_span, stream_whole};
 use super::prefetch::Prefetch;
 use super::sink::{Store, Values};
 use super::store_policy::StorePolicy;
-use crate::cpu::simd::lanes::{LANES, Number, STRIDE, Span, TURNS, V, for_spans};
-use fearless_simd::Simd;
+use crate::cpu::simd::lanes::{LANE, LANES, Number, STRIDE, Span, TURNS, V, for_spans, unrolled};
+use fearless_simd::{Select, Simd, SimdBase};
+use std::mem;
 
 /// A row that is written around the caches. It begins at a multiple of `QUAD` bytes and is a multiple of it long.
 pub(crate) struct Stream<'a, T = f32> {
@@ -125,38 +126,65 @@ impl<'a, S: Simd, F: Values<S>> ByLines<'a, S, F> {
 }
 
 impl<T: Number> Stream<'_, T> {
-    /// Writes a row that is made of rows of `width` elements, at least as many as a line has: `each` has what belongs to every
-    /// element, `row_of` what is the same within a row, which takes fewer loads.
+    /// Writes rows of `width` elements, at least as many as a line has, that follow each other: `next` has what belongs to
+    /// the next row's elements. A line in which a row ends is made of both rows.
     #[inline(always)]
-    fn write_rows<S: Simd, V: Values<S>>(
+    pub fn write_rows<S: Simd, F: Values<S>>(
         self,
         simd: S,
-        (len, width): (usize, usize),
-        each: impl Values<S>,
-        row_of: impl Fn(usize) -> V,
+        (rows, width): (usize, usize),
+        mut next: impl FnMut() -> F,
     ) {
+        debug_assert!(width >= LANES, "a line of three rows");
         let prefetch = self.prefetch;
-        let mut row = Lined::new(self.of_len(len));
-        row.head(simd, each);
-        let (head, lines) = (row.head.len(), row.lines.len());
-        let of_lines = each.part(head, lines * LANES);
-        let mut next = 0;
-        for k in 0..len / width {
-            // One that begins in the row before.
-            if head + next * LANES < k * width && next < lines {
-                prefetch.ask(next);
-                stream_whole::<S, T>(simd, of_lines.at(simd, Span::Whole(next)), &mut row.lines[next]);
-                next += 1;
+        let mut run = Lined::new(self.of_len(rows * width));
+        let (head, lines) = (run.head.len(), run.lines.len());
+        let mut of_row = next();
+        run.head(simd, of_row);
+        let mut first = 0;
+        for end in (width..=rows * width).step_by(width) {
+            let last = (end.saturating_sub(head) / LANES).clamp(first, lines);
+            let of_lines = of_row.part(head + first * LANES, (last - first) * LANES);
+            write_lines::<S, T>(simd, &mut run.lines[first..last], of_lines, prefetch.vector(first));
+            first = last;
+            if end == rows * width {
+                break;
             }
-            let first = next;
-            next = (((k + 1) * width).saturating_sub(head) / LANES).clamp(first, lines);
-            let of_row = row_of(k).part(head + first * LANES, (next - first) * LANES);
-            for (i, line) in row.lines[first..next].iter_mut().enumerate() {
-                prefetch.ask(first + i);
-                stream_whole::<S, T>(simd, of_row.at(simd, Span::Whole(i)), line);
+            let before = mem::replace(&mut of_row, next());
+            let at = head + first * LANES;
+            if at < end && first < lines {
+                let span = Span::Part { at, len: LANES };
+                let is_before = V::from_slice(simd, &LANE).simd_lt((end - at) as f32);
+                let both = is_before.select(before.at(simd, span), of_row.at(simd, span));
+                prefetch.ask(first);
+                stream_whole::<S, T>(simd, both, &mut run.lines[first]);
+                first += 1;
             }
         }
-        row.tail(simd, each);
+        run.tail(simd, of_row);
+    }
+}
+
+/// Lines of a row, in strides where nothing is asked for.
+#[inline(always)]
+fn write_lines<S: Simd, T: Number>(simd: S, lines: &mut [T::Whole], values: impl Values<S>, prefetch: Prefetch) {
+    if !prefetch.is_nothing() {
+        for (i, line) in lines.iter_mut().enumerate() {
+            prefetch.ask(i);
+            stream_whole::<S, T>(simd, values.at(simd, Span::Whole(i)), line);
+        }
+        return;
+    }
+    let (strides, rest) = lines.as_chunks_mut::<TURNS>();
+    let in_strides = strides.len() * STRIDE;
+    let (of_strides, of_rest) = (values.part(0, in_strides), values.part(in_strides, rest.len() * LANES));
+    for (i, lines) in strides.iter_mut().enumerate() {
+        unrolled!(TURNS, turn => {
+            stream_whole::<S, T>(simd, of_strides.at(simd, Span::InTurn(i, turn)), &mut lines[turn]);
+        });
+    }
+    for (i, line) in rest.iter_mut().enumerate() {
+        stream_whole::<S, T>(simd, of_rest.at(simd, Span::Whole(i)), line);
     }
 }
 
@@ -209,21 +237,6 @@ impl<'a, T: Number> Half<'a, T> {
         match self {
             Half::Plain(to) => Half::Plain(&mut to[..len]),
             Half::Stream(to) => Half::Stream(to.of_len(len)),
-        }
-    }
-
-    /// As [`Stream::write_rows`], if it is one.
-    #[inline(always)]
-    pub fn write_rows<S: Simd, V: Values<S>>(
-        self,
-        simd: S,
-        (len, width): (usize, usize),
-        each: impl Values<S>,
-        row_of: impl Fn(usize) -> V,
-    ) {
-        match self {
-            Half::Stream(to) if width >= LANES => to.write_rows(simd, (len, width), each, row_of),
-            to => to.write(simd, len, each),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Rows element by element: y from x, dx from dy.
 
 use crate::cpu::memory::sink::{Sink, Store, Values};
-use crate::cpu::memory::stream::Half;
+use crate::cpu::memory::stream::Stream;
 use crate::cpu::simd::formula::{AffineMap, Gradient, OfDx, OfY, Param, clamp, mask, projected, with_mask};
 use crate::cpu::simd::lanes::{LANES, Number, Span, V, for_spans};
 use fearless_simd::Simd;
@@ -75,28 +75,25 @@ pub(crate) fn forward_row<S: Simd, T: Number>(
     }
 }
 
-/// y of rows that are worked on as one; see [`Half::write_rows`].
+/// y of so many rows of a length that follow each other; see [`Stream::write_rows`].
 #[inline(always)]
 pub(crate) fn forward_rows<S: Simd, T: Number, O: OfY<S>>(
     simd: S,
     (x, residual): (&[T], Option<&[T]>),
-    y: Half<T>,
-    lens: (usize, usize),
+    y: Stream<T>,
+    rows: (usize, usize),
     relu: bool,
-    each: impl OfY<S>,
-    row_of: impl Fn(usize) -> O,
+    mut next: impl FnMut() -> O,
 ) {
     macro_rules! write_masked {
-        ($mask:expr) => {{
-            let each = Y::<_, _, { $mask }> { x, residual, relu, of: each };
+        ($mask:expr) => {
             y.write_rows(
                 simd,
-                lens,
-                each,
+                rows,
                 #[inline(always)]
-                |k| Y::<_, _, { $mask }> { x, residual, relu, of: row_of(k) },
+                || Y::<_, _, { $mask }> { x, residual, relu, of: next() },
             )
-        }};
+        };
     }
     match (residual, relu) {
         (None, false) => write_masked!(mask::NONE),
@@ -105,22 +102,20 @@ pub(crate) fn forward_rows<S: Simd, T: Number, O: OfY<S>>(
     }
 }
 
-/// dx of rows that are worked on as one, as [`backward_row_to`].
+/// dx of such rows, as [`backward_row_to`].
 #[inline(always)]
 pub(crate) fn backward_rows<S: Simd, T: Number, O: OfDx<S>>(
     simd: S,
     gradient: Gradient<T>,
-    dx: Half<T>,
-    lens: (usize, usize),
-    each: impl OfDx<S>,
-    row_of: impl Fn(usize) -> O,
+    dx: Stream<T>,
+    rows: (usize, usize),
+    mut next: impl FnMut() -> O,
 ) {
     with_mask!(gradient, MASK => dx.write_rows(
         simd,
-        lens,
-        Dx::<_, _, MASK> { gradient, of: each },
+        rows,
         #[inline(always)]
-        |k| Dx::<_, _, MASK> { gradient, of: row_of(k) },
+        || Dx::<_, _, MASK> { gradient, of: next() },
     ));
 }
 

@@ -20,7 +20,7 @@ use crate::cpu::reduce::columns::{self, Columns, Down};
 use crate::cpu::reduce::partial::Sums;
 use crate::cpu::reduce::source::{GradientOf, GradientTile, Source as _, SumPairs, SumsOf};
 use crate::cpu::reduce::{self, Parts, Table, leaf_of_rows};
-use crate::cpu::simd::half::first_half;
+use crate::cpu::simd::half::{first_half, in_registers};
 use crate::cpu::simd::lanes::{LANES, Number};
 use crate::sums::merge_all;
 use fearless_simd::Simd;
@@ -234,6 +234,26 @@ impl Pass<'_> {
         );
     }
 
+    /// dx of an area of such rows in training, if it goes around the caches from registers and nothing else is wanted; see
+    /// [`Params::run`].
+    #[inline(always)]
+    fn write_run<S: Simd, T: Number>(
+        &self,
+        simd: S,
+        params: &Params<DxColumns>,
+        area: Area,
+        next: usize,
+    ) -> Option<()> {
+        let of_rows = params.run(simd, self.grid, area)?;
+        let (Some(dx), None, None, true) = (self.dx, self.dsum, self.dresidual, self.projects) else { return None };
+        let flat = area.flat();
+        let gradient = self.gradient.plain::<T>(flat)?.row(0);
+        let mut dx = dx.area(flat, &mut [], self.gradient.prefetch(flat.further(next)));
+        let dx = dx.stream::<T>()?;
+        apart!(simd, backward_rows(simd, gradient, dx, (area.rows, area.len), of_rows));
+        Some(())
+    }
+
     /// dx of an area of halves in training, if nothing else is wanted and all of them lie in memory as they are needed.
     #[inline(always)]
     fn write_halves<S: Simd, T: Number>(
@@ -248,16 +268,6 @@ impl Pass<'_> {
         let mut dx = dx.area(area, &mut [], self.gradient.prefetch(area.further(next)));
         if !dx.takes::<T>() {
             return None;
-        }
-        if let Some(strip) = params.long_rows(self.grid, area) {
-            let (each, lens) = (strip.columns.cells(0..area.len), (area.len, self.grid.width));
-            let row_of = {
-                #[inline(always)]
-                move |k| strip.row(simd, k)
-            };
-            let (gradient, dx) = (gradient.row(0), dx.halves::<T>(0));
-            apart!(simd, backward_rows(simd, gradient, dx, lens, each, row_of));
-            return Some(());
         }
         for_rows!(simd, self.grid, params, area, (k, of) => {
             let dx = dx.halves::<T>(k).of_len(area.len);
@@ -380,6 +390,12 @@ impl pass::Pass for Pass<'_> {
     ) {
         let (grid, of) = (self.grid, &self.gradient);
         for area in areas(grid.width, rows) {
+            if const { in_registers::<S>() }
+                && (self.write_run::<S, f32>(simd, params, area, next).is_some()
+                    || first_half!(S, T => self.write_run::<S, T>(simd, params, area, next)).is_some())
+            {
+                continue;
+            }
             let area = params.area(area);
             let Scratch { x, dy, residual, dsum, out } = scratch;
             if first_half!(S, T => self.write_halves::<S, T>(simd, params, area, next)).is_some() {

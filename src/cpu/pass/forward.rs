@@ -19,7 +19,7 @@ use crate::cpu::reduce::partial::Mean;
 use crate::cpu::reduce::source::{Means, MomentsOf, Source as _};
 use crate::cpu::reduce::{self, leaf_of_rows};
 use crate::cpu::saved::Stat;
-use crate::cpu::simd::half::first_half;
+use crate::cpu::simd::half::{first_half, in_registers};
 use crate::cpu::simd::lanes::{LANES, Number};
 use crate::moments::Moments;
 use crate::sums::merge_shards;
@@ -129,6 +129,22 @@ impl Pass<'_> {
         moments
     }
 
+    /// y of an area of rows that are worked on as one, if they go around the caches from registers; see [`Params::run`].
+    #[inline(always)]
+    fn write_run<S: Simd, T: Number>(&self, simd: S, params: &Params<YColumns>, area: Area, next: usize) -> Option<()> {
+        let of_rows = params.run(simd, self.grid, area)?;
+        let flat = area.flat();
+        let x = self.x.plain::<T>(flat)?;
+        let mut y = self.y?.area(flat, &mut [], self.source().prefetch(flat.further(next)).into());
+        let y = y.stream::<T>()?;
+        let residual = match self.residual {
+            Some(residual) => Some(residual.plain::<T>(flat)?.row(0)),
+            None => None,
+        };
+        apart!(simd, forward_rows(simd, (x.row(0), residual), y, (area.rows, area.len), self.relu, of_rows));
+        Some(())
+    }
+
     /// y of an area of halves, if all of them lie in memory as they are needed.
     #[inline(always)]
     fn write_halves<S: Simd, T: Number>(
@@ -143,16 +159,6 @@ impl Pass<'_> {
             Some(residual) => Some(residual.plain::<T>(area)?),
             None => None,
         };
-        if let Some(strip) = params.long_rows(self.grid, area) {
-            let (each, lens) = (strip.columns.cells(0..area.len), (area.len, self.grid.width));
-            let row_of = {
-                #[inline(always)]
-                move |k| strip.row(simd, k)
-            };
-            let (y, residual) = (y.halves::<T>(0), residual.as_ref().map(|r| r.row(0)));
-            apart!(simd, forward_rows(simd, (x.row(0), residual), y, lens, self.relu, each, row_of));
-            return Some(());
-        }
         for_rows!(simd, self.grid, params, area, (k, of) => {
             let (y, residual) = (y.halves::<T>(k).of_len(area.len), residual.as_ref().map(|r| r.row(k)));
             forward_row(simd, x.row(k), residual, y, area.len, self.relu, of);
@@ -272,6 +278,12 @@ impl pass::Pass for Pass<'_> {
     ) {
         let (grid, Some(y)) = (self.grid, self.y) else { return };
         for area in areas(grid.width, rows) {
+            if const { in_registers::<S>() }
+                && (self.write_run::<S, f32>(simd, params, area, next).is_some()
+                    || first_half!(S, T => self.write_run::<S, T>(simd, params, area, next)).is_some())
+            {
+                continue;
+            }
             let area = params.area(area);
             let Scratch { x, residual, out, .. } = scratch;
             let mut y = y.area(area, out, self.source().prefetch(area.further(next)).into());

@@ -145,10 +145,10 @@ pub(crate) trait Pass: Sync {
                     )
                 }
             },
-            (Params::Strip(params, _), false) => {
+            (Params::Strip(params), false) => {
                 apart!(simd, self.write_strip_beside_inline::<S, NONE>(simd, params, written.flat(), areas, scratch))
             }
-            (Params::Strip(params, _), true) => {
+            (Params::Strip(params), true) => {
                 apart!(simd, self.write_strip_beside_inline::<S, RELU>(simd, params, written.flat(), areas, scratch))
             }
             (Params::Columns(_), _) => unreachable!("columns have no blocks"),
@@ -161,7 +161,7 @@ pub(crate) trait Pass: Sync {
         if strip::pays(grid) {
             return exec.each(strip::pieces(grid), |(channels, samples), scratch| {
                 let strip = strip::params(grid, rows, channels.clone());
-                let params = Params::new(rows, strip.as_ref(), strip::is_long(grid));
+                let params = Params::new(rows, strip.as_ref());
                 dispatch!(exec.level, simd => for n in samples.clone() {
                     let rows = n * grid.rows + channels.start..n * grid.rows + channels.end;
                     let next = if n + 1 < samples.end { grid.rows } else { 0 };
@@ -172,7 +172,7 @@ pub(crate) trait Pass: Sync {
         let strip = strip::rows_of_columns(grid);
         let columns = grid.columns.then(|| Self::Columns::new(rows.stats, rows.affine, 0, Repeat::All(strip)));
         let (params, once) = match &columns {
-            Some(columns) if strip > 1 => (Params::Strip(columns, None), strip),
+            Some(columns) if strip > 1 => (Params::Strip(columns), strip),
             Some(columns) => (Params::Columns(columns), grid.all_rows().max(1)),
             None => (Params::Rows(*rows), grid.all_rows().max(1)),
         };
@@ -197,13 +197,13 @@ pub(crate) trait Pass: Sync {
         finish: impl Fn(Range<usize>, T, [[f32; LANES]; 3]) -> Self::Finished,
     ) {
         let grid = self.grid();
+        let beside = self.writes_beside::<S>();
         let relay = Relay {
             grid,
             source: &self.source(),
-            asked: Blocks::asked(grid, self.inputs(), len),
+            asked: if beside { Blocks::asked(grid, self.inputs(), len) } else { 0 },
             prepare: |rows: Range<usize>, scratch: &mut Scratch| self.prepare_rows(simd, rows, scratch),
         };
-        let beside = self.writes_beside::<S>();
         relay.run(
             simd,
             blocks,
@@ -213,7 +213,7 @@ pub(crate) trait Pass: Sync {
                 let stats = finish(channels.clone(), to, parts);
                 let rows = self.params(channels.clone(), &stats);
                 let strip = strip::params(grid, &rows, channels);
-                let params = Params::new(&rows, strip.as_ref(), strip::is_long(grid));
+                let params = Params::new(&rows, strip.as_ref());
                 turns.each(
                     scratch,
                     #[inline(always)]

@@ -5,7 +5,7 @@ use crate::cpu::memory::area::Area;
 use crate::cpu::memory::vectors::{Repeat, Vectors};
 use crate::cpu::saved::Stat;
 use crate::cpu::simd::formula::{AffineMap, Each, Made, OfDx, OfY, Param, Same, Stats, Weights};
-use crate::cpu::simd::lanes::V;
+use crate::cpu::simd::lanes::{LANES, V};
 use fearless_simd::{Simd, SimdBase};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -241,45 +241,33 @@ pub(crate) enum Params<'a, C> {
     Rows(RowParams<'a>),
     /// Those of a grid of columns.
     Columns(&'a C),
-    /// Those of rows that are worked on as one (see [`super::strip`]); besides, where rows are long, their own.
-    Strip(&'a C, Option<RowParams<'a>>),
-}
-
-/// The parameters of a strip of long rows.
-pub(crate) struct LongRows<'a, C> {
-    /// Of its elements.
-    pub columns: &'a C,
-    rows: RowParams<'a>,
-    first: Row,
-}
-
-impl<C> LongRows<'_, C> {
-    /// Of its k-th row.
-    #[inline(always)]
-    pub fn row<S: Simd>(&self, simd: S, k: usize) -> Weighted<S, Same<S>> {
-        let Row { channel, stat } = self.first;
-        self.rows.of_row(simd, Row { channel: channel + k, stat: stat + k })
-    }
+    /// Those of short rows that are worked on as one (see [`super::strip`]).
+    Strip(&'a C),
 }
 
 impl<'a, C> Params<'a, C> {
-    /// Those of a strip, where there is one. `long`: whether its rows are long.
-    pub fn new(rows: &RowParams<'a>, strip: Option<&'a C>, long: bool) -> Self {
-        strip.map_or(Params::Rows(*rows), |strip| Params::Strip(strip, long.then_some(*rows)))
+    /// Those of a strip, where there is one.
+    pub fn new(rows: &RowParams<'a>, strip: Option<&'a C>) -> Self {
+        strip.map_or(Params::Rows(*rows), Params::Strip)
     }
 
-    /// Of an area that is a strip of long rows.
+    /// Those of an area's rows, one by one, if they can be worked on as one without a strip: if they follow each other, have
+    /// weights of their own, and are no shorter than a vector.
     #[inline(always)]
-    pub fn long_rows(&self, grid: &Grid, area: Area) -> Option<LongRows<'a, C>> {
-        let &Params::Strip(columns, Some(rows)) = self else { return None };
-        Some(LongRows { columns, rows, first: Cursor::new(grid, area.first).next() })
+    pub fn run<S: Simd>(&self, simd: S, grid: &Grid, area: Area) -> Option<impl FnMut() -> Weighted<S, Same<S>>> {
+        let &Params::Rows(rows) = self else { return None };
+        let mut cursor = Cursor::new(grid, area.first);
+        (!grid.by_column && grid.is_dense && area.len >= LANES).then_some(
+            #[inline(always)]
+            move || rows.of_row(simd, cursor.next()),
+        )
     }
 
     /// An area of a grid as the parameters see it.
     #[inline(always)]
     pub fn area(&self, area: Area) -> Area {
         match self {
-            Params::Strip(..) => area.flat(),
+            Params::Strip(_) => area.flat(),
             _ => area,
         }
     }
@@ -309,7 +297,7 @@ macro_rules! for_rows {
             };
         }
         match $params {
-            Params::Columns(columns) | Params::Strip(columns, _) => {
+            Params::Columns(columns) | Params::Strip(columns) => {
                 loop_apart!(row => columns.cells(grid.cells(row, area.at, area.len)));
             }
             Params::Rows(rows) if grid.by_column => loop_apart!(row => {

@@ -165,7 +165,7 @@ impl<S: Simd, K: Source, B: Fn(Range<usize>, &mut Scratch)> Turns<'_, S, K, B> {
 #[cfg(test)]
 mod tests {
     use crate::cpu::tests::{Inputs, elements, levels, noise, step};
-    use crate::cpu::{Backward, Forward, Norm};
+    use crate::cpu::{Backward, Forward, Norm, Source};
     use crate::*;
     use fearless_simd::Level;
 
@@ -190,49 +190,57 @@ mod tests {
             ([40, 836, 63], false),
             // A channel of which half fits beside what is asked for.
             ([48, 24, 3136], false),
+            // Rows that end within a line, written as one; of few samples and shorter than a stride, and of halves within a
+            // vector, too (below).
+            ([32, 640, 196], false),
+            ([4, 21_000, 52], true),
         ];
+        let fusion = |relu, residual| Fusion { relu, residual };
         for (i, (shape, relu)) in shapes.into_iter().enumerate() {
             let [best, older @ ..] = &levels()[..] else { unreachable!() };
-            check_channels::<f32>(shape, relu, *best);
+            check_channels::<f32>(shape, fusion(relu, Residual::None), *best);
             // Each older instruction set at some of the shapes.
             if let Some(&level) = older.get(i % older.len().max(1)) {
-                check_channels::<f32>(shape, relu, level);
+                check_channels::<f32>(shape, fusion(relu, Residual::None), level);
             }
         }
         for level in levels() {
-            // Strips of long rows, which end within a line and within a vector.
             for relu in [false, true] {
-                check_channels::<half::f16>([36, 640, 196], relu, level);
+                check_channels::<half::f16>([36, 640, 196], fusion(relu, Residual::None), level);
+                check_channels::<f32>([32, 320, 196], fusion(relu, Residual::After), level);
             }
-            check_channels::<half::bf16>([44, 1000, 100], false, level);
+            check_channels::<half::bf16>([44, 1000, 100], fusion(false, Residual::None), level);
+            check_channels::<half::bf16>([44, 700, 100], fusion(true, Residual::After), level);
         }
     }
 
     /// All channels on this instruction set, some of them on the best.
-    fn check_channels<T: Element + PartialEq>(shape: [usize; 3], relu: bool, level: Level) {
+    fn check_channels<T: Element + PartialEq>(shape: [usize; 3], fusion: Fusion, level: Level) {
         // Few threads, so that each has several blocks in a row.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let [samples, of, width] = shape;
         let len = samples * of * width;
-        let (x, dy) = (elements::<T>(noise(3, len)), elements::<T>(noise(4, len)));
+        let [x, dy, residual] = [3, 4, 5].map(|seed| elements::<T>(noise(seed, len)));
         let descriptor = |c| NormDescriptor::from(BatchNormDescriptor { affine: false, ..BatchNormDescriptor::new(c) });
-        let train = |c: usize, x: &[T], dy: &[T], level: Level| {
+        let train = |c: usize, [x, dy, residual]: [&[T]; 3], level: Level| {
+            let residual = (fusion.residual == Residual::After).then_some(residual);
             let mut norm = Norm::new(descriptor(c)).unwrap();
             norm.level = level;
             let shape = [samples, c, width];
             let tensor = TensorDescriptor { dtype: T::DTYPE, ..TensorDescriptor::new(&shape) };
             let [mut y, mut dx] = [(); 2].map(|()| vec![T::from_f32(f32::NAN); x.len()]);
-            let fusion = Fusion { relu, ..Fusion::default() };
-            let io = Forward::new(x, &mut y);
+            let io = Forward { residual: residual.map(Source::From), ..Forward::new(x, &mut y) };
             let saved = norm.forward_train::<T, T>(&tensor, fusion, io, Commit::Skip).unwrap();
-            let wanted = Backward { dx: Some(&mut dx), ..Backward::new(x, dy) };
+            let residual = residual.filter(|_| fusion.relu);
+            let wanted = Backward { residual, dx: Some(&mut dx), ..Backward::new(x, dy) };
             norm.backward::<T, T>(saved, wanted).unwrap();
             [y, dx]
         };
-        let all = pool.install(|| train(of, &x, &dy, level));
+        let all = pool.install(|| train(of, [&x, &dy, &residual], level));
         for range in [0..of / 4, of / 4..of / 2, of / 2..of] {
             let part = |v: &[T]| channels(v, shape, range.clone());
-            let expected = train(range.len(), &part(&x), &part(&dy), Level::new());
+            let inputs = [&x, &dy, &residual].map(|v| part(v));
+            let expected = train(range.len(), inputs.each_ref().map(|v| &v[..]), Level::new());
             for (all, expected) in all.iter().zip(expected) {
                 assert!(part(all) == expected, "{shape:?}, {range:?}");
             }

@@ -24,15 +24,17 @@ const SAMPLES: usize = 8;
 /// The same of rows shorter than a vector.
 const SAMPLES_OF_SHORT: usize = 2;
 
-/// Whether it is worth it.
+/// Whether rows of neighbouring channels are best worked on sixteen at a time: as a strip, or, of those that are long, one
+/// after the other, which then end together at a multiple of `QUAD` bytes.
 pub(crate) fn pays(grid: &Grid) -> bool {
     let long = if grid.is_ragged { LONG_RAGGED / grid.size } else { LONG };
     let samples = if grid.width < LANES { SAMPLES_OF_SHORT } else { SAMPLES };
     grid.join == Join::Samples && !grid.columns && grid.width < long && grid.samples >= samples
 }
 
-/// Whether most vectors lie within a row: what belongs to it is then loaded once for them, not element by element.
-pub(crate) fn is_long(grid: &Grid) -> bool {
+/// Whether most vectors lie within a row: what belongs to it is then loaded once for them, not element by element, and no
+/// strip is made.
+fn is_long(grid: &Grid) -> bool {
     grid.width >= LONG
 }
 
@@ -51,9 +53,9 @@ pub(crate) fn pieces(grid: &Grid) -> impl Iterator<Item = (Range<usize>, Range<u
     })
 }
 
-/// The parameters of a sample's rows of some channels, one number an element. None where it does not pay.
+/// The parameters of a sample's rows of some channels, one number an element. None where that does not pay.
 pub(crate) fn params<C: ColumnParams>(grid: &Grid, rows: &RowParams, channels: Range<usize>) -> Option<C> {
-    pays(grid).then(|| {
+    (pays(grid) && !is_long(grid)).then(|| {
         let stats = rows.stats.range(channels.clone());
         C::new(stats, rows.affine, channels.start, Repeat::Each(grid.width))
     })

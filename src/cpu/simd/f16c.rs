@@ -1,4 +1,4 @@
-//! binary16 by the conversions that x86 processors have had since 2012: the same bits as the integer arithmetic of
+//! binary16 by the conversions that x86 processors have had since 2012 (F16C): the same bits as the integer arithmetic of
 //! `half`, in a fifth of the instructions.
 
 use super::lanes::LANES;

@@ -130,6 +130,12 @@ impl Number for bf16 {
 
     #[inline(always)]
     fn of_vector<S: Simd>(value: V<S>) -> [bf16; LANES] {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if let Some(avx512) = value.simd.level().as_avx512()
+            && let Some(halves) = super::bf16::narrow(avx512, value.as_array())
+        {
+            return bytemuck::cast(halves);
+        }
         let bits = value.to_bits();
         let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
         let nan = bits >> 16 | 0x40;

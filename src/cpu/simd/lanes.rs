@@ -293,7 +293,8 @@ pub(crate) fn sum_row<S: Simd, const N: usize>(
     sum
 }
 
-const LANE: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+/// Each lane's number.
+pub(crate) const LANE: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
 /// Sums of neighbours: of the first vector in the lower lanes, of the second in the upper.
 #[inline(always)]
