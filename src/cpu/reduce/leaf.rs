@@ -6,7 +6,7 @@ use crate::cpu::memory::prefetch::Prefetch;
 use crate::cpu::simd::formula::{Gradient, Made, Param, Stats, Weights};
 use crate::cpu::simd::lanes::{LANES, Length, Number, STRIDE, Span, V, fold, sum_row};
 use crate::moments::two_sum;
-use fearless_simd::{Simd, SimdBase, SimdMask};
+use fearless_simd::{Simd, SimdBase, SimdMask, mask32x16};
 use std::cell::Cell;
 use std::ops::{Add, Mul};
 
@@ -49,7 +49,12 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     let [sum, about_pivot] = if transposed::is_short::<S, M>((runs, len)) {
         let x = transposed::elements(runs, len, &run);
         if centred {
-            pivot += first_few(len, |i| Span::Whole(i).load(simd, &x));
+            let [a, b, c, d] = few(len);
+            let number = {
+                #[inline(always)]
+                |i| Span::Whole(i).load(simd, &x)
+            };
+            pivot += near_mean([number(a), number(b), number(c), number(d)]);
         }
         transposed::sum(
             simd,
@@ -89,43 +94,59 @@ pub(crate) fn moments_of_rows<'a, S: Simd, T: Number, M: Meanwhile<S>>(
     if !centred {
         return Mean { hi: zero, lo: zero, m2: about_pivot };
     }
-    let mean = sum / len as f32;
-    let mut m2 = about_pivot - sum * mean;
-    // The pivot's distance is most of it, or may alone have made it infinite: a second pass, about the mean.
-    let most = (m2 * 4.0).min(V::splat(simd, f32::MAX));
-    if !about_pivot.simd_le(most).all_true() {
-        let (most, about_pivot, means) = (most.to_array(), about_pivot.to_array(), mean.to_array());
-        let pivots = pivot.to_array();
-        for k in 0..runs {
-            let near = about_pivot[k] <= most[k];
-            if !near {
-                let (pivot, mean) = (V::splat(simd, pivots[k]), V::splat(simd, means[k]));
-                m2.as_mut_array()[k] = about_mean(simd, &run(k)[..len], pivot, mean);
-            }
+    let Shifted { mean, mut m2, is_near } = shifted(simd, [sum, about_pivot], len);
+    if !is_near.all_true() {
+        let (pivots, means) = (pivot.to_array(), mean.to_array());
+        for k in (0..runs).filter(|&k| is_near.to_bitmask() >> k & 1 == 0) {
+            let (pivot, mean) = (V::splat(simd, pivots[k]), V::splat(simd, means[k]));
+            m2.as_mut_array()[k] = about_mean(simd, &run(k)[..len], pivot, mean);
         }
     }
     let (hi, lo) = two_sum(pivot, mean);
     Mean { hi, lo, m2 }
 }
 
-/// A number near the mean of a short run.
+/// What sums about a pivot come to.
+pub(crate) struct Shifted<S: Simd> {
+    /// The mean, less the pivot.
+    pub mean: V<S>,
+    /// Sum of squares about the mean.
+    pub m2: V<S>,
+    /// Whether that can be told. If not, the pivot's distance was most of it, or may alone have made it infinite: it takes a
+    /// second pass, about the mean.
+    pub is_near: mask32x16<S>,
+}
+
+/// Of sums of so many numbers' deviations from a pivot, and of their squares.
 #[inline(always)]
-fn first_few<T: Copy + Add<Output = T> + Mul<f32, Output = T>>(len: usize, element: impl Fn(usize) -> T) -> T {
-    match len {
-        1 => element(0),
-        2 | 3 => element(0) * 0.5 + element(1) * 0.5,
-        _ => (element(0) * 0.25 + element(1) * 0.25) + (element(2) * 0.25 + element(3) * 0.25),
-    }
+pub(crate) fn shifted<S: Simd>(simd: S, [sum, about_pivot]: [V<S>; 2], count: usize) -> Shifted<S> {
+    // The same number, sooner.
+    let mean = if count.is_power_of_two() { sum * (1.0 / count as f32) } else { sum / count as f32 };
+    let m2 = about_pivot - sum * mean;
+    let most = (m2 * 4.0).min(V::splat(simd, f32::MAX));
+    Shifted { mean, m2, is_near: about_pivot.simd_le(most) }
+}
+
+/// Which of so many numbers are looked at for one near their mean.
+#[inline(always)]
+pub(crate) fn few(len: usize) -> [usize; 4] {
+    [0, len / 4, len / 2, 3 * len / 4]
+}
+
+/// The mean of a few numbers, or near it. If they are all the same, it is theirs.
+#[inline(always)]
+pub(crate) fn near_mean<T: Copy + Add<Output = T> + Mul<f32, Output = T>>([a, b, c, d]: [T; 4]) -> T {
+    (a * 0.25 + b * 0.25) + (c * 0.25 + d * 0.25)
 }
 
 /// In its sum over lanes a number near the mean of a run: that of four spans of it, of the first if it has no more than
-/// three, or of the first few elements of a run that has none. A constant run's is its constant.
+/// three, or of a few elements of a run that has none. A constant run's is its constant.
 #[inline(always)]
 fn sample<S: Simd, T: Number>(simd: S, run: &[T]) -> V<S> {
     let full = run.len() / LANES;
     if full == 0 {
         let mut one = [0.0; LANES];
-        one[0] = first_few(run.len(), |i| run[i].to_f32());
+        one[0] = near_mean(few(run.len()).map(|i| run[i].to_f32()));
         return V::from_slice(simd, &one);
     }
     if full < 4 {

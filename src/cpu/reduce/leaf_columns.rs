@@ -1,5 +1,6 @@
 //! Leaves of columns: moments and sums over a few rows, each column a lane.
 
+use super::leaf::{Shifted, few, near_mean, shifted};
 use super::partial::{Mean, Partial, Sums};
 use crate::cpu::exec::apart;
 use crate::cpu::memory::area::TILE;
@@ -7,7 +8,7 @@ use crate::cpu::memory::prefetch::{Prefetch, begins_line};
 use crate::cpu::simd::formula::{Gradient, Made, Param, Same, Stats, Weights, low, with_mask};
 use crate::cpu::simd::lanes::{LANES, Number, Span, TURNS, V, for_spans, for_strides, unrolled};
 use crate::moments::two_sum;
-use fearless_simd::{Simd, SimdBase};
+use fearless_simd::{Select, Simd, SimdBase, SimdMask};
 use std::ops::Range;
 
 /// Columns that are reduced side by side.
@@ -85,7 +86,6 @@ fn moments_of_spans<'a, S: Simd, T: Number, const N: usize>(
     prefetch: Prefetch<1>,
 ) -> [Mean<S>; N] {
     let zero = V::splat(simd, 0.0);
-    let (mut pivot, mut mean) = ([zero; N], [zero; N]);
     let mut moments = [Mean { hi: zero, lo: zero, m2: zero }; N];
     if centred && rows.len() == 1 {
         // The same numbers, sooner.
@@ -99,35 +99,68 @@ fn moments_of_spans<'a, S: Simd, T: Number, const N: usize>(
         }
         return moments;
     }
+    // One pass, about a number that is near the mean; or about 0, where the sum is not needed.
+    let (mut pivot, mut sum, mut about_pivot) = ([zero; N], [zero; N], [zero; N]);
     if centred {
-        let first = row(rows.start);
-        for (pivot, span) in pivot.iter_mut().zip(spans) {
-            *pivot = span.load(simd, first);
-        }
-        for r in rows.clone() {
-            let row = row(r);
-            for k in 0..N {
-                mean[k] += spans[k].load(simd, row) - pivot[k];
-            }
-        }
+        let [a, b, c, d] = few(rows.len());
+        let [a, b, c, d] = [row(rows.start + a), row(rows.start + b), row(rows.start + c), row(rows.start + d)];
+        unrolled!(N, k => {
+            let load = {
+                #[inline(always)]
+                |row| spans[k].load(simd, row)
+            };
+            pivot[k] = near_mean([load(a), load(b), load(c), load(d)]);
+        });
     }
-    let count = rows.len();
-    for k in 0..N {
-        // The same number, sooner.
-        mean[k] = if count.is_power_of_two() { mean[k] * (1.0 / count as f32) } else { mean[k] / count as f32 };
-        (moments[k].hi, moments[k].lo) = two_sum(pivot[k], mean[k]);
-    }
-    for r in rows {
+    for r in rows.clone() {
         let (row, prefetch) = (row(r), prefetch.row(r));
-        for k in 0..N {
+        unrolled!(N, k => {
             if begins_line::<T>(k) {
                 prefetch.ask(spans[k].index());
             }
-            let deviation = (spans[k].load(simd, row) - pivot[k]) - mean[k];
-            moments[k].m2 += deviation * deviation;
-        }
+            let deviation = spans[k].load(simd, row) - pivot[k];
+            sum[k] += deviation;
+            about_pivot[k] += deviation * deviation;
+        });
     }
+    if !centred {
+        unrolled!(N, k => {
+            moments[k].m2 = about_pivot[k];
+        });
+        return moments;
+    }
+    unrolled!(N, k => {
+        let Shifted { mean, mut m2, is_near } = shifted(simd, [sum[k], about_pivot[k]], rows.len());
+        if !is_near.all_true() {
+            m2 = is_near.select(m2, about_mean(simd, rows.clone(), spans[k], row, [pivot[k], mean]));
+        }
+        let (hi, lo) = two_sum(pivot[k], mean);
+        moments[k] = Mean { hi, lo, m2 };
+    });
     moments
+}
+
+/// Sums of squares about a mean, in two parts.
+#[cold]
+#[inline(never)]
+fn about_mean<'a, S: Simd, T: Number>(
+    simd: S,
+    rows: Range<usize>,
+    span: Span,
+    row: &impl Fn(usize) -> &'a [T],
+    [pivot, mean]: [V<S>; 2],
+) -> V<S> {
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            let mut sum = V::splat(simd, 0.0);
+            for r in rows {
+                let deviation = (span.load(simd, row(r)) - pivot) - mean;
+                sum += deviation * deviation;
+            }
+            sum
+        },
+    )
 }
 
 /// Sums of g and of g times the normalised input, of columns over a few rows. `alike`: all rows have the same statistics.
