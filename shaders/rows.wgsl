@@ -40,7 +40,8 @@ fn take(p: Place, known: Knowns, tile: Tile) {
 fn take_in_parts(p: Place, known: Knowns) {
     let result = finish(p, sums_of_targets(p, leaves_in_parts(p, known), known), known);
 //#if WRITES
-    for (var part = 0u; part < PARTS; part++) {
+    let parts = loop_end(params.parts, p.slot);
+    for (var part = 0u; part < parts; part++) {
         let q = part_of(p, part);
         if (q.inside) {
 //#for u

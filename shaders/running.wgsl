@@ -5,7 +5,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if (channel >= params.inner) {
         return;
     }
-    let samples = params.end_target / params.inner;
+    let samples = loop_end(params.end_target / params.inner, slot);
     // In the order of a running average, as no sum then grows with the batch.
     var mean = vec2<f32>();
     var variance = vec2<f32>();

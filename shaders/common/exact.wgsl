@@ -12,6 +12,12 @@ fn opaque4(v: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(bitcast<vec4<u32>>(v) ^ vec4<u32>(params.zero));
 }
 
+// A uniform number, to end a loop: Mesa's software drivers make a shader for each value of one that does, unless it may be
+// another in each invocation.
+fn loop_end(n: u32, slot: u32) -> u32 {
+    return n + (slot & params.zero);
+}
+
 // a + b and its rounding error (Knuth).
 fn two_sum(a: f32, b: f32) -> vec2<f32> {
     let sum = opaque(a + b);

@@ -12,8 +12,9 @@ struct Params {
     inner: u32,
     segments: u32,
     len: u32,
-    // The tree.
+    // The tree: leaves of a segment, and parts of a leaf, each of as many units as an invocation holds.
     leaves_log2: u32,
+    parts: u32,
     // The dispatch.
     grid_x: u32,
     first_target: u32,
@@ -67,8 +68,6 @@ override LANES: u32;
 override WHOLE: u32;
 // Distance of a unit's elements: 1, or LANES, so that neighbouring lanes load neighbours.
 override SPACING: u32;
-// Parts of a leaf, each of as many units as an invocation holds.
-override PARTS: u32;
 // Whether workgroups follow one another over targets first, which are neighbours in memory, and not over tiles.
 override ACROSS: bool;
 // Whether workgroups are counted through, as they are more than the grid's first or second dimension takes.

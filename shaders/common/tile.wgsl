@@ -125,11 +125,12 @@ fn leaves(p: Place, tile: Tile, known: Knowns) -> Partials {
 // Sums of leaves whose elements need not be kept.
 fn leaves_in_parts(p: Place, known: Knowns) -> Partials {
 //#if PARTS
+    let parts = loop_end(params.parts, p.slot);
     var sums = Partials();
     // Eight parts first: a single sum of all would round more.
-    for (var first = 0u; first < PARTS; first += 8u) {
+    for (var first = 0u; first < parts; first += 8u) {
         var eight = Partials();
-        for (var part = first; part < min(first + 8u, PARTS); part++) {
+        for (var part = first; part < min(first + 8u, parts); part++) {
             let q = part_of(p, part);
             let own = leaves(q, load_tile(q, known), known);
 //#for t

@@ -72,7 +72,12 @@ fn locate_round(workgroup: vec3<u32>, slot: u32, round: u32) -> Place {
     let segment = min(wanted_segment, params.segments - 1u);
     let in_segment = leaf & ((1u << params.leaves_log2) - 1u);
     let lane = in_segment % LANES * select(1u, 4u, SPACING == 1u);
-    let first = in_segment / LANES * (4u * LANES * UNITSu * PARTS) + lane;
+//#if PARTS
+    let units = UNITSu * params.parts;
+//#else
+    let units = UNITSu;
+//#end
+    let first = in_segment / LANES * (4u * LANES * units) + lane;
     // `&` and not `&&`, which is a branch.
     let inside = exists & (wanted_segment < params.segments) & (first < params.len);
     return Place(

@@ -21,7 +21,7 @@ pub enum Update {
 
 /// The shaders' `override` declarations, and their values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Constants([(&'static str, u32); 32]);
+pub(crate) struct Constants([(&'static str, u32); 31]);
 
 impl Constants {
     fn new(plan: &Plan, pass: &Pass, update: Update) -> Constants {
@@ -66,7 +66,6 @@ impl Constants {
             ("LANES", geometry.tree.lanes),
             ("WHOLE", geometry.tree.whole_units(walk.len, spacing)),
             ("SPACING", spacing),
-            ("PARTS", geometry.tree.parts),
             ("ACROSS", across.into()),
             ("FOLDED", pass.dispatches.iter().any(|d| d.folded).into()),
             ("REVERSED", pass.reversed.into()),
@@ -94,7 +93,7 @@ impl Constants {
         ])
     }
 
-    pub(super) fn pairs(&self) -> [(&'static str, f64); 32] {
+    pub(super) fn pairs(&self) -> [(&'static str, f64); 31] {
         self.0.map(|(name, value)| (name, value.into()))
     }
 }

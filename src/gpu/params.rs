@@ -16,6 +16,7 @@ pub(crate) struct Params {
     pub segments: u32,
     pub len: u32,
     pub leaves_log2: u32,
+    pub parts: u32,
     pub grid_x: u32,
     pub first_target: u32,
     pub end_target: u32,
@@ -44,6 +45,8 @@ pub(crate) struct Params {
     pub shift_gradient: u32,
     pub shift_output: u32,
     pub shift_second_output: u32,
+    /// WGSL rounds the size of a struct up.
+    pub padding: [u32; 3],
 }
 
 /// Numbers of a layer and a call that no plan has.
@@ -85,6 +88,7 @@ impl Params {
             segments: low(walk.segments),
             len: low(walk.len),
             leaves_log2: tree.leaves.ilog2(),
+            parts: tree.parts,
             grid_x: dispatch.grid[0],
             first_target: low(dispatch.targets.start),
             end_target: low(dispatch.targets.end),

@@ -200,17 +200,23 @@ fn sources(module: &Module, function: &Function, value: Handle<Expression>) -> [
     }
 }
 
-/// Whether a branch depends on uniforms alone: Mesa's software drivers make a shader for each of their values.
-fn branches_on_uniforms(module: &Module, function: &Function, block: &Block) -> bool {
-    let within = |block: &Block| branches_on_uniforms(module, function, block);
+/// Whether a branch depends on uniforms alone, or within a loop (as its end) on how anything compares with them: Mesa's
+/// software drivers make a shader for each of their values.
+fn branches_on_uniforms(module: &Module, function: &Function, block: &Block, in_loop: bool) -> bool {
+    let within = |block: &Block| branches_on_uniforms(module, function, block, in_loop);
+    let is_uniform = |value| sources(module, function, value) == [true, false];
     block.iter().any(|statement| match statement {
-        Statement::If { condition, accept, reject } => {
-            sources(module, function, *condition) == [true, false] || within(accept) || within(reject)
+        &Statement::If { condition, ref accept, ref reject } => {
+            let compares = match function.expressions[condition] {
+                Expression::Binary { left, right, .. } => is_uniform(left) || is_uniform(right),
+                _ => false,
+            };
+            is_uniform(condition) || in_loop && compares || within(accept) || within(reject)
         }
-        Statement::Loop { body, continuing, .. } => within(body) || within(continuing),
-        Statement::Switch { selector, cases } => {
-            sources(module, function, *selector) == [true, false] || cases.iter().any(|case| within(&case.body))
+        Statement::Loop { body, continuing, .. } => {
+            [body, continuing].into_iter().any(|block| branches_on_uniforms(module, function, block, true))
         }
+        Statement::Switch { selector, cases } => is_uniform(*selector) || cases.iter().any(|case| within(&case.body)),
         Statement::Block(block) => within(block),
         _ => false,
     })
@@ -259,7 +265,7 @@ fn check_resources(module: &Module, key: &Key) -> Result<(), String> {
     let entry = &module.entry_points[0].function;
     let functions = module.functions.iter().map(|(_, function)| function).chain([entry]);
     let branching: Vec<&str> = functions
-        .filter(|function| branches_on_uniforms(module, function, &function.body))
+        .filter(|function| branches_on_uniforms(module, function, &function.body, false))
         .map(|function| function.name.as_deref().unwrap_or("main"))
         .collect();
     // Backends take such types for different ones.
@@ -315,20 +321,20 @@ fn every_shader_translates() {
 
 #[test]
 fn branches_on_uniforms_are_found() {
-    let branches = |condition: &str| {
+    let branches = |statement: &str, condition: &str| {
         let source = format!(
             "struct Params {{ a: f32, b: vec2<u32> }}
             @group(0) @binding(0) var<uniform> params: Params;
             @group(0) @binding(1) var<storage, read_write> data: array<u32>;
             fn helper(n: u32) -> u32 {{
-                if ({condition}) {{ return 1u; }}
+                {statement} ({condition}) {{ return 1u; }}
                 return 2u;
             }}
             @compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3<u32>) {{ data[0] = helper(id.x); }}"
         );
         let module = naga::front::wgsl::parse_str(&source).unwrap();
         let (_, helper) = module.functions.iter().next().unwrap();
-        branches_on_uniforms(&module, helper, &helper.body)
+        branches_on_uniforms(&module, helper, &helper.body, false)
     };
     for (condition, expected) in [
         ("params.a >= 0.0", true),
@@ -340,7 +346,15 @@ fn branches_on_uniforms_are_found() {
         ("data[n] == params.b.y", false),
         ("1u < 2u", false),
     ] {
-        assert_eq!(branches(condition), expected, "{condition}");
+        assert_eq!(branches("if", condition), expected, "{condition}");
+    }
+    for (condition, expected) in [
+        ("n < params.b.x", true),
+        ("n < min(params.b.x, 8u)", true),
+        ("n < params.b.x + (n & params.b.y)", false),
+        ("n < 8u", false),
+    ] {
+        assert_eq!(branches("while", condition), expected, "{condition}");
     }
 }
 
@@ -371,7 +385,7 @@ fn halves_are_stored_by_words_where_a_unit_has_both() {
 macro_rules! fields {
     ($($field:ident)*) => {{
         // Does not compile when a field is left out.
-        let Params { $($field: _,)* } = Params::default();
+        let Params { $($field: _,)* padding: _ } = Params::default();
         vec![$((stringify!($field), offset_of!(Params, $field) as u32)),*]
     }};
 }
@@ -384,7 +398,7 @@ fn params_are_what_the_shader_reads() {
     let shader: Vec<(&str, u32)> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset)).collect();
     let rust = fields! {
         strides strides_input strides_residual strides_gradient strides_output strides_second_output
-        inner segments len leaves_log2 grid_x first_target
+        inner segments len leaves_log2 parts grid_x first_target
         end_target first_tile tiles blocks partials_in partials_in_at partials_in_target partials_in_step
         partials_out_at partials_out_target map_target_div map_target map_segment map_position_div
         map_position stat_div state_stride gradients_at zero eps momentum shift_input shift_residual shift_gradient shift_output shift_second_output
