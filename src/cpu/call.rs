@@ -195,8 +195,11 @@ impl Norm {
         let fusion = call.problem.fusion;
         // SAFETY: `Pass` has tasks with areas of their own.
         let y = unsafe { call.output(Tensor::Output, io.y, call.policy) };
+        // What is not held is read again.
+        let holds_sum = matches!(from, StatsSource::Input) && forward::holds(&call.grid);
+        let sum_policy = if holds_sum { call.policy } else { StorePolicy::Cached };
         // SAFETY: as above.
-        let sum = io.sum.map(|sum| unsafe { call.output(Tensor::SecondOutput, sum, StorePolicy::Cached) });
+        let sum = io.sum.map(|sum| unsafe { call.output(Tensor::SecondOutput, sum, sum_policy) });
         let place = |source, tensor| match (source, &sum) {
             (Source::From(bytes), _) => Place::In(call.input(tensor, bytes)),
             (Source::InSum, Some(sum)) => Place::Own(sum),
@@ -213,7 +216,7 @@ impl Norm {
             centred: call.problem.centred,
             eps: self.descriptor.eps(),
             relu: fusion.relu,
-            affine: self.affine(&call.grid),
+            affine: &self.affine(&call.grid),
             x: added.map_or(x, |(_, _, sum)| Place::Own(sum)),
             residual: residual.filter(|_| !before),
             sum: added,

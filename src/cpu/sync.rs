@@ -50,7 +50,7 @@ impl Norm {
             centred: true,
             eps: self.descriptor().eps(),
             relu: false,
-            affine: Affine::new(&call.grid, None, None),
+            affine: &Affine::new(&call.grid, None, None),
             x: if before { Place::Own(&sum) } else { x },
             residual: None,
             sum: residual.map(|residual| (x, residual, &sum)),

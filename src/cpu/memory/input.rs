@@ -136,6 +136,8 @@ pub(crate) enum Place<'a> {
     In(Input<'a>),
     /// Where the call writes, too: a task reads what it alone writes.
     Own(&'a Output<'a>),
+    /// In the scratch memory of who reads an area, as `f32`: all of the area, and only that.
+    Held,
 }
 
 impl<'a> Place<'a> {
@@ -148,6 +150,7 @@ impl<'a> Place<'a> {
         match self {
             Place::In(input) => input.tile(simd, area, scratch),
             Place::Own(output) => output.tile(simd, area, scratch),
+            Place::Held => Tile::dense(&scratch[..area.rows * area.len], area.len),
         }
     }
 
@@ -156,7 +159,7 @@ impl<'a> Place<'a> {
     pub fn plain<T: Number>(&self, area: Area) -> Option<Tile<'a, T>> {
         match self {
             Place::In(input) => input.plain(area),
-            Place::Own(_) => None,
+            Place::Own(_) | Place::Held => None,
         }
     }
 
@@ -165,7 +168,7 @@ impl<'a> Place<'a> {
     pub fn prefetch(&self, next: Option<Area>) -> Rest {
         match self {
             Place::In(input) => input.prefetch(next),
-            Place::Own(_) => Rest::default(),
+            Place::Own(_) | Place::Held => Rest::default(),
         }
     }
 }

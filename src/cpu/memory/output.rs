@@ -17,7 +17,7 @@ use std::marker::PhantomData;
 
 /// A tensor that tasks write, each an area of its own.
 pub(crate) struct Output<'a> {
-    dtype: DType,
+    pub dtype: DType,
     start: *mut u8,
     /// In bytes.
     len: usize,
@@ -81,8 +81,9 @@ impl<'a> Output<'a> {
         Destination { to: self, area, scratch, prefetch, in_place, start: start + at, pitch }
     }
 
+    /// An area whose values are all there. `prefetch` is asked for meanwhile.
     #[inline(never)]
-    fn write_area<S: Simd>(&self, simd: S, area: Area, values: &[f32], prefetch: Prefetch) {
+    pub fn write_area<S: Simd>(&self, simd: S, area: Area, values: &[f32], prefetch: Prefetch) {
         simd.vectorize(
             #[inline(always)]
             || {

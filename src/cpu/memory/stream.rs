@@ -143,7 +143,7 @@ impl<T: Number> Stream<'_, T> {
         run.head(simd, of_row);
         let mut first = 0;
         for end in (width..=rows * width).step_by(width) {
-            let last = (end.saturating_sub(head) / LANES).clamp(first, lines);
+            let last = ((end - head) / LANES).clamp(first, lines);
             let of_lines = of_row.part(head + first * LANES, (last - first) * LANES);
             write_lines::<S, T>(simd, &mut run.lines[first..last], of_lines, prefetch.vector(first));
             first = last;
@@ -201,10 +201,7 @@ impl<T: Number> Store for Stream<'_, T> {
         let mut row = Lined::new(self.of_len(len));
         row.head(simd, values);
         let of_lines = values.part(row.head.len(), row.lines.len() * LANES);
-        for (i, line) in row.lines.iter_mut().enumerate() {
-            prefetch.ask(i);
-            stream_whole::<S, T>(simd, of_lines.at(simd, Span::Whole(i)), line);
-        }
+        write_lines::<S, T>(simd, row.lines, of_lines, prefetch);
         row.tail(simd, values);
     }
 }

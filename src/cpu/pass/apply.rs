@@ -56,6 +56,25 @@ impl<S: Simd, T: Number, O: OfDx<S>, const MASK: u8> Values<S> for Dx<'_, T, O, 
     }
 }
 
+/// dresidual of a row's elements.
+#[derive(Clone, Copy)]
+struct Masked<'a, T, O, const MASK: u8> {
+    gradient: Gradient<'a, T>,
+    of: O,
+}
+
+impl<S: Simd, T: Number, O: OfY<S>, const MASK: u8> Values<S> for Masked<'_, T, O, MASK> {
+    #[inline(always)]
+    fn at(self, simd: S, span: Span) -> V<S> {
+        self.gradient.masked::<S, MASK>(simd, span, self.of)
+    }
+
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        Masked { gradient: self.gradient.part(at, len), of: self.of.part(at, len) }
+    }
+}
+
 /// y of one row, to what takes `len` elements.
 #[inline(always)]
 pub(crate) fn forward_row<S: Simd, T: Number>(
@@ -119,6 +138,23 @@ pub(crate) fn backward_rows<S: Simd, T: Number, O: OfDx<S>>(
     ));
 }
 
+/// dresidual of such rows.
+#[inline(always)]
+pub(crate) fn masked_rows<S: Simd, T: Number, O: OfY<S>>(
+    simd: S,
+    gradient: Gradient<T>,
+    dresidual: Stream<T>,
+    rows: (usize, usize),
+    mut next: impl FnMut() -> O,
+) {
+    with_mask!(gradient, MASK => dresidual.write_rows(
+        simd,
+        rows,
+        #[inline(always)]
+        || Masked::<_, _, MASK> { gradient, of: next() },
+    ));
+}
+
 /// x + residual of a row.
 #[inline(always)]
 pub(crate) fn add_row<S: Simd>(simd: S, x: &[f32], residual: &[f32], sum: Sink) {
@@ -130,15 +166,44 @@ pub(crate) fn add_row<S: Simd>(simd: S, x: &[f32], residual: &[f32], sum: Sink) 
     });
 }
 
-/// dresidual of one row.
+/// x + residual of a row, as its type has it: in `held`, and to what takes as many elements.
 #[inline(always)]
-pub(crate) fn masked_row<S: Simd>(simd: S, gradient: Gradient, dresidual: Sink, of: impl OfY<S>) {
-    let len = dresidual.len();
-    let gradient = gradient.of_len(len);
-    let mut dresidual = dresidual.of_len(len);
-    with_mask!(gradient, MASK => for_spans!(len, span => {
-        dresidual.store(span, gradient.masked::<S, MASK>(simd, span, of));
-    }));
+pub(crate) fn hold_row<S: Simd, T: Number>(simd: S, x: &[T], residual: &[T], held: &mut [f32], sum: impl Store) {
+    let len = held.len();
+    let (x, residual) = (&x[..len], &residual[..len]);
+    for_spans!(len, span => {
+        let both = T::of_vector(span.load(simd, x) + span.load(simd, residual));
+        span.store(T::to_vector(simd, &both), held);
+    });
+    sum.write(simd, len, Held(held));
+}
+
+/// A row of what is held.
+#[derive(Clone, Copy)]
+struct Held<'a>(&'a [f32]);
+
+impl<S: Simd> Values<S> for Held<'_> {
+    #[inline(always)]
+    fn at(self, simd: S, span: Span) -> V<S> {
+        span.load(simd, self.0)
+    }
+
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        Held(&self.0[at..][..len])
+    }
+}
+
+/// dresidual of one row, to what takes `len` elements.
+#[inline(always)]
+pub(crate) fn masked_row<S: Simd, T: Number>(
+    simd: S,
+    gradient: Gradient<T>,
+    dresidual: impl Store,
+    len: usize,
+    of: impl OfY<S>,
+) {
+    with_mask!(gradient, MASK => dresidual.write(simd, len, Masked::<_, _, MASK> { gradient, of }));
 }
 
 /// dx of one row with a gradient that is added (`dsum`), or whose statistics do not depend on x (`projects`); of others see

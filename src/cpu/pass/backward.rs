@@ -1,6 +1,6 @@
 //! The backward pass: sums, gradients of weight and bias, dx.
 
-use super::apply::{Dx, backward_row, backward_row_to, backward_rows, masked_row};
+use super::apply::{Dx, backward_row, backward_row_to, backward_rows, masked_row, masked_rows};
 use super::beside::{BackwardRows, Strip};
 use super::blocks::Blocks;
 use super::column_params::DxColumns;
@@ -234,8 +234,8 @@ impl Pass<'_> {
         );
     }
 
-    /// dx of an area of such rows in training, if it goes around the caches from registers and nothing else is wanted; see
-    /// [`Params::run`].
+    /// dx and dresidual of an area of such rows in training, if they go around the caches from registers and nothing is added;
+    /// see [`Params::run`].
     #[inline(always)]
     fn write_run<S: Simd, T: Number>(
         &self,
@@ -245,16 +245,22 @@ impl Pass<'_> {
         next: usize,
     ) -> Option<()> {
         let of_rows = params.run(simd, self.grid, area)?;
-        let (Some(dx), None, None, true) = (self.dx, self.dsum, self.dresidual, self.projects) else { return None };
-        let flat = area.flat();
+        let (Some(dx), None, true) = (self.dx, self.dsum, self.projects) else { return None };
+        let (flat, rows) = (area.flat(), (area.rows, area.len));
         let gradient = self.gradient.plain::<T>(flat)?.row(0);
         let mut dx = dx.area(flat, &mut [], self.gradient.prefetch(flat.further(next)));
         let dx = dx.stream::<T>()?;
-        apart!(simd, backward_rows(simd, gradient, dx, (area.rows, area.len), of_rows));
+        if let Some(dresidual) = self.dresidual {
+            let of_rows = params.run(simd, self.grid, area)?;
+            let mut dresidual = dresidual.area(flat, &mut [], Prefetch::default());
+            let dresidual = dresidual.stream::<T>()?;
+            apart!(simd, masked_rows(simd, gradient, dresidual, rows, of_rows));
+        }
+        apart!(simd, backward_rows(simd, gradient, dx, rows, of_rows));
         Some(())
     }
 
-    /// dx of an area of halves in training, if nothing else is wanted and all of them lie in memory as they are needed.
+    /// dx and dresidual of an area of halves in training, if nothing is added and all of them lie in memory as they are needed.
     #[inline(always)]
     fn write_halves<S: Simd, T: Number>(
         &self,
@@ -264,10 +270,17 @@ impl Pass<'_> {
         next: usize,
     ) -> Option<()> {
         let gradient = self.gradient.plain::<T>(area)?;
-        let (Some(dx), None, None, true) = (self.dx, self.dsum, self.dresidual, self.projects) else { return None };
+        let (Some(dx), None, true) = (self.dx, self.dsum, self.projects) else { return None };
         let mut dx = dx.area(area, &mut [], self.gradient.prefetch(area.further(next)));
-        if !dx.takes::<T>() {
+        let mut dresidual = self.dresidual.map(|d| d.area(area, &mut [], Prefetch::default()));
+        if !(dx.takes::<T>() && dresidual.as_ref().is_none_or(Destination::takes::<T>)) {
             return None;
+        }
+        if let Some(dresidual) = &mut dresidual {
+            for_rows!(simd, self.grid, params, area, (k, of) => {
+                let dresidual = dresidual.halves::<T>(k).of_len(area.len);
+                masked_row(simd, gradient.row(k), dresidual, area.len, of);
+            });
         }
         for_rows!(simd, self.grid, params, area, (k, of) => {
             let dx = dx.halves::<T>(k).of_len(area.len);
@@ -318,6 +331,10 @@ impl pass::Pass for Pass<'_> {
         self.gradient.relu
     }
 
+    fn holds_rows(&self) -> bool {
+        false
+    }
+
     fn can_write_beside(&self) -> bool {
         let (grid, of) = (self.grid, &self.gradient);
         [of.x, of.dy].iter().all(|input| input.is_plain_f32(grid))
@@ -326,6 +343,12 @@ impl pass::Pass for Pass<'_> {
             && self.dsum.is_none()
             && self.dresidual.is_none()
             && self.dx.is_some_and(|dx| dx.is_direct(grid, grid.piece()))
+    }
+
+    fn can_write_runs(&self) -> bool {
+        let of = &self.gradient;
+        let mut inputs = [of.x, of.dy].into_iter().chain(of.residual);
+        self.projects && self.dsum.is_none() && self.dx.is_some_and(|dx| inputs.all(|input| input.dtype == dx.dtype))
     }
 
     #[inline(always)]
@@ -406,7 +429,7 @@ impl pass::Pass for Pass<'_> {
             if let Some(dresidual) = self.dresidual {
                 let mut dresidual = dresidual.area(area, out, Prefetch::default());
                 for_rows!(simd, grid, params, area, (k, of) => {
-                    masked_row(simd, gradient.row(k), dresidual.row(k), of);
+                    masked_row(simd, gradient.row(k), dresidual.row(k), area.len, of);
                 });
                 dresidual.finish(simd);
             }

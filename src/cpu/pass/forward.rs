@@ -1,6 +1,6 @@
 //! The forward pass: moments, statistics, y.
 
-use super::apply::{Y, add_row, forward_row, forward_rows};
+use super::apply::{Y, add_row, forward_row, forward_rows, hold_row};
 use super::beside::{ForwardRows, Strip};
 use super::blocks::Blocks;
 use super::column_params::YColumns;
@@ -8,7 +8,7 @@ use super::params::{Affine, Owner, Params, RowParams, StatSlices, StatVectors, f
 use super::relay::Block;
 use crate::cpu::exec::{Exec, apart, dispatch};
 use crate::cpu::grid::{Cursor, Grid, Join};
-use crate::cpu::memory::area::{Area, Scratch, areas};
+use crate::cpu::memory::area::{Area, Scratch, TILE, areas};
 use crate::cpu::memory::input::{Place, Tile};
 use crate::cpu::memory::output::{Destination, Output};
 use crate::cpu::memory::prefetch::Prefetch;
@@ -17,9 +17,9 @@ use crate::cpu::memory::stream::ByLines;
 use crate::cpu::pass::{self, Pass as _};
 use crate::cpu::reduce::partial::Mean;
 use crate::cpu::reduce::source::{Means, MomentsOf, Source as _};
-use crate::cpu::reduce::{self, leaf_of_rows};
+use crate::cpu::reduce::{self, leaf_of_rows, rows_at_once};
 use crate::cpu::saved::Stat;
-use crate::cpu::simd::half::{first_half, in_registers};
+use crate::cpu::simd::half::{first_half, in_registers, round};
 use crate::cpu::simd::lanes::{LANES, Number};
 use crate::moments::Moments;
 use crate::sums::merge_shards;
@@ -28,14 +28,22 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+/// Whether the sums of a batch of rows (see [`pass::Pass::groups`]) can be held from when they are made until y is made of
+/// them: whether it is one leaf of each row, reduced side by side.
+pub(crate) fn holds(grid: &Grid) -> bool {
+    let is_rows = !grid.columns && grid.join != Join::Samples;
+    is_rows && grid.group() <= rows_at_once(grid) && grid.width <= grid.piece().min(TILE)
+}
+
 /// What a forward pass works on.
+#[derive(Clone, Copy)]
 pub(crate) struct Pass<'a> {
     pub exec: Exec,
     pub grid: &'a Grid,
     pub centred: bool,
     pub eps: f32,
     pub relu: bool,
-    pub affine: Affine<'a>,
+    pub affine: &'a Affine<'a>,
     /// What is normalised: x, or the sum that is written first.
     pub x: Place<'a>,
     /// Added after the norm.
@@ -48,7 +56,7 @@ pub(crate) struct Pass<'a> {
 
 impl Pass<'_> {
     fn row_params<'a>(&'a self, stats: StatSlices<'a>) -> RowParams<'a> {
-        RowParams { stats, affine: &self.affine }
+        RowParams { stats, affine: self.affine }
     }
 
     /// Moments of every statistic, and what they are to the elements; y.
@@ -110,9 +118,11 @@ impl Pass<'_> {
                 });
             }
             Blocks::Rows(len) => self.exec.each(pieces, |(i, moments), scratch| {
+                let pass =
+                    if self.sum.is_some() && holds(self.grid) { Pass { x: Place::Held, ..*self } } else { *self };
                 let (size, first) = (self.grid.group(), i * len);
                 let rows = first..first + moments.len() * size;
-                dispatch!(self.exec.level, simd => self.groups(simd, rows, None, scratch, |rows, [hi, lo, m2]| {
+                dispatch!(self.exec.level, simd => pass.groups(simd, rows, None, scratch, |rows, [hi, lo, m2]| {
                     let count = self.grid.width as u32;
                     let cell = |k: usize| Moments::of(count, [hi[k], lo[k], m2[k]]);
                     let moments = &mut moments[(rows.start - first) / size..(rows.end - first) / size];
@@ -166,10 +176,49 @@ impl Pass<'_> {
         Some(())
     }
 
+    /// The sum of an area, in memory and where it is held.
+    #[inline(always)]
+    fn hold<S: Simd>(&self, simd: S, area: Area, scratch: &mut Scratch) {
+        let Some((x, residual, sum)) = self.sum else { return };
+        let Scratch { x: held, residual: residual_scratch, out, .. } = scratch;
+        let held = &mut held[..area.rows * area.len];
+        if const { in_registers::<S>() }
+            && (self.hold_plain::<S, f32>(simd, area, held).is_some()
+                || first_half!(S, T => self.hold_plain::<S, T>(simd, area, held)).is_some())
+        {
+            return;
+        }
+        let (x, residual) = (x.tile(simd, area, out), residual.tile(simd, area, residual_scratch));
+        for (k, held) in held.chunks_mut(area.len).enumerate() {
+            add_row(simd, x.row(k), residual.row(k), Sink::Plain(held));
+        }
+        sum.write_area(simd, area, held, Prefetch::default());
+        round(simd, sum.dtype, held);
+    }
+
+    /// The same if all tensors lie in memory as they are needed.
+    #[inline(always)]
+    fn hold_plain<S: Simd, T: Number>(&self, simd: S, area: Area, held: &mut [f32]) -> Option<()> {
+        let (x, residual, sum) = self.sum?;
+        let (x, residual) = (x.plain::<T>(area)?, residual.plain::<T>(area)?);
+        let mut sum = sum.area(area, &mut [], Prefetch::default());
+        if !sum.takes::<T>() {
+            return None;
+        }
+        for (k, held) in held.chunks_mut(area.len).enumerate() {
+            hold_row(simd, x.row(k), residual.row(k), held, sum.halves::<T>(k).of_len(area.len));
+        }
+        Some(())
+    }
+
     #[inline(always)]
     fn add_rows<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut Scratch) {
         let Some((x, residual, sum)) = self.sum else { return };
         for area in areas(self.grid.width, rows) {
+            if self.holds_rows() {
+                self.hold(simd, area, scratch);
+                continue;
+            }
             let Scratch { x: x_scratch, residual: residual_scratch, out, .. } = scratch;
             let (x, residual) = (x.tile(simd, area, x_scratch), residual.tile(simd, area, residual_scratch));
             let mut sum = sum.area(area, out, Prefetch::default());
@@ -208,11 +257,20 @@ impl pass::Pass for Pass<'_> {
         self.relu
     }
 
+    fn holds_rows(&self) -> bool {
+        matches!(self.x, Place::Held)
+    }
+
     fn can_write_beside(&self) -> bool {
         matches!(self.x, Place::In(x) if x.is_plain_f32(self.grid))
             && self.residual.is_none()
             && !(self.grid.by_column && self.relu)
             && self.y.is_some_and(|y| y.is_direct(self.grid, self.grid.piece()))
+    }
+
+    fn can_write_runs(&self) -> bool {
+        let is_plain = |place| matches!(place, Place::In(input) if self.y.is_some_and(|y| y.dtype == input.dtype));
+        is_plain(self.x) && self.residual.is_none_or(is_plain)
     }
 
     #[inline(always)]

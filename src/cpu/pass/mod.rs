@@ -19,6 +19,7 @@ use crate::cpu::reduce::columns;
 use crate::cpu::reduce::source::{Kind, PartialOf, Source};
 use crate::cpu::reduce::{fill_rows, leaf_of_rows, rows_at_once, rows_of_leaf_at_once};
 use crate::cpu::simd::formula::mask;
+use crate::cpu::simd::half::in_registers;
 use crate::cpu::simd::lanes::LANES;
 use blocks::Blocks;
 use column_params::ColumnParams;
@@ -46,6 +47,8 @@ pub(crate) trait Pass: Sync {
     fn inputs(&self) -> usize;
     /// Whether there is a ReLU.
     fn relu(&self) -> bool;
+    /// Whether a batch of rows is read from scratch memory, where it is put before they are reduced.
+    fn holds_rows(&self) -> bool;
     /// Whether rows can be written while others are reduced: where nothing is converted, and the loop is a common one, as
     /// each is compiled once more.
     fn can_write_beside(&self) -> bool;
@@ -53,6 +56,13 @@ pub(crate) trait Pass: Sync {
     #[inline(always)]
     fn writes_beside<S: Simd>(&self) -> bool {
         !is_baseline::<S>() && self.can_write_beside()
+    }
+    /// Whether rows that follow each other can be written as one; see [`Params::run`].
+    fn can_write_runs(&self) -> bool;
+    /// The same of an instruction set.
+    #[inline(always)]
+    fn writes_runs<S: Simd>(&self, _: S) -> bool {
+        in_registers::<S>() && self.can_write_runs()
     }
     fn source(&self) -> Self::Source<'_>;
     /// Of rows with these statistics.
@@ -160,12 +170,14 @@ pub(crate) trait Pass: Sync {
         let grid = self.grid();
         if strip::pays(grid) {
             return exec.each(strip::pieces(grid), |(channels, samples), scratch| {
-                let strip = strip::params(grid, rows, channels.clone());
-                let params = Params::new(rows, strip.as_ref());
-                dispatch!(exec.level, simd => for n in samples.clone() {
-                    let rows = n * grid.rows + channels.start..n * grid.rows + channels.end;
-                    let next = if n + 1 < samples.end { grid.rows } else { 0 };
-                    self.write_rows(simd, &params, rows, next, scratch);
+                dispatch!(exec.level, simd => {
+                    let strip = strip::params(grid, rows, channels.clone(), self.writes_runs(simd));
+                    let params = Params::new(rows, strip.as_ref());
+                    for n in samples.clone() {
+                        let rows = n * grid.rows + channels.start..n * grid.rows + channels.end;
+                        let next = if n + 1 < samples.end { grid.rows } else { 0 };
+                        self.write_rows(simd, &params, rows, next, scratch);
+                    }
                 });
             });
         }
@@ -212,7 +224,7 @@ pub(crate) trait Pass: Sync {
             |Block { channels, to }, parts, turns, scratch| {
                 let stats = finish(channels.clone(), to, parts);
                 let rows = self.params(channels.clone(), &stats);
-                let strip = strip::params(grid, &rows, channels);
+                let strip = strip::params(grid, &rows, channels, self.writes_runs(simd));
                 let params = Params::new(&rows, strip.as_ref());
                 turns.each(
                     scratch,
@@ -279,7 +291,12 @@ pub(crate) trait Pass: Sync {
             }
             let [a, b, c] = &parts;
             let stats = finish(of_batch.clone(), [&a[..len], &b[..len], &c[..len]]);
-            before = Some((of_batch, stats));
+            if self.holds_rows() {
+                let params = Params::Rows(self.params(of_groups(&of_batch), &stats));
+                self.write_rows(simd, &params, of_batch, 0, scratch);
+            } else {
+                before = Some((of_batch, stats));
+            }
         }
         if let Some((rows, stats)) = before {
             let params = Params::Rows(self.params(of_groups(&rows), &stats));

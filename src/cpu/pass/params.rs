@@ -256,8 +256,13 @@ impl<'a, C> Params<'a, C> {
     #[inline(always)]
     pub fn run<S: Simd>(&self, simd: S, grid: &Grid, area: Area) -> Option<impl FnMut() -> Weighted<S, Same<S>>> {
         let &Params::Rows(rows) = self else { return None };
+        // There may be gaps between samples.
+        let follow = || grid.is_dense || area.first % grid.rows + area.rows <= grid.rows;
+        if grid.by_column || area.len < LANES || !follow() {
+            return None;
+        }
         let mut cursor = Cursor::new(grid, area.first);
-        (!grid.by_column && grid.is_dense && area.len >= LANES).then_some(
+        Some(
             #[inline(always)]
             move || rows.of_row(simd, cursor.next()),
         )

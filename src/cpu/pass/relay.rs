@@ -26,7 +26,8 @@ struct Tree<S: Simd, K: Source> {
 pub(crate) struct Relay<'a, K, B> {
     pub grid: &'a Grid,
     pub source: &'a K,
-    /// Of how many samples the next block's rows fit the cache beside a block.
+    /// Of how many samples the next block's rows fit the cache beside a block, and are asked for while that is written; 0 where
+    /// rows cannot be written beside others.
     pub asked: usize,
     /// What is done with rows before they are reduced.
     pub prepare: B,
@@ -168,15 +169,16 @@ mod tests {
     use crate::cpu::{Backward, Forward, Norm, Source};
     use crate::*;
     use fearless_simd::Level;
+    use std::ops::Range;
 
     /// Channels of a tensor of three axes.
-    fn channels<T: Copy>(all: &[T], [samples, of, width]: [usize; 3], range: std::ops::Range<usize>) -> Vec<T> {
+    fn channels<T: Copy>(all: &[T], [samples, of, width]: [usize; 3], range: Range<usize>) -> Vec<T> {
         let rows = (0..samples).map(|n| &all[(n * of + range.start) * width..(n * of + range.end) * width]);
         rows.collect::<Vec<_>>().concat()
     }
 
-    /// Large calls are written beside what is reduced, or by strips; small ones are not: a channel has the same bits in
-    /// both.
+    /// Large calls are written beside what is reduced, by strips, or as runs of rows; small ones are not: a channel has the same
+    /// bits in both.
     #[test]
     fn channels_have_the_bits_of_small_calls() {
         let shapes = [
@@ -214,35 +216,54 @@ mod tests {
         }
     }
 
-    /// All channels on this instruction set, some of them on the best.
+    /// All channels on this instruction set, with and without gaps between samples, and some of them on the best.
     fn check_channels<T: Element + PartialEq>(shape: [usize; 3], fusion: Fusion, level: Level) {
         // Few threads, so that each has several blocks in a row.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let [samples, of, width] = shape;
         let len = samples * of * width;
         let [x, dy, residual] = [3, 4, 5].map(|seed| elements::<T>(noise(seed, len)));
-        let descriptor = |c| NormDescriptor::from(BatchNormDescriptor { affine: false, ..BatchNormDescriptor::new(c) });
-        let train = |c: usize, [x, dy, residual]: [&[T]; 3], level: Level| {
+        let [weight, bias] = [6, 7].map(|seed| elements::<f32>(noise(seed, of)));
+        let train = |range: Range<usize>, [x, dy, residual]: [&[T]; 3], pitch: Pitch, level: Level| {
             let residual = (fusion.residual == Residual::After).then_some(residual);
-            let mut norm = Norm::new(descriptor(c)).unwrap();
+            let c = range.len();
+            let [weight, bias] = [&weight, &bias].map(|v| Some(v[range.clone()].to_vec()));
+            let state = State { weight, bias, ..State::new(BatchNormDescriptor::new(c)).unwrap() };
+            let mut norm = Norm::with_state(BatchNormDescriptor::new(c), state).unwrap();
             norm.level = level;
             let shape = [samples, c, width];
             let tensor = TensorDescriptor { dtype: T::DTYPE, ..TensorDescriptor::new(&shape) };
-            let [mut y, mut dx] = [(); 2].map(|()| vec![T::from_f32(f32::NAN); x.len()]);
-            let io = Forward { residual: residual.map(Source::From), ..Forward::new(x, &mut y) };
+            let [mut y, mut dx, mut dresidual] = [(); 3].map(|()| vec![T::from_f32(f32::NAN); dy.len()]);
+            let pitches = ForwardPitches { x: pitch, ..ForwardPitches::default() };
+            let io = Forward { residual: residual.map(Source::From), pitches, ..Forward::new(x, &mut y) };
             let saved = norm.forward_train::<T, T>(&tensor, fusion, io, Commit::Skip).unwrap();
-            let residual = residual.filter(|_| fusion.relu);
-            let wanted = Backward { residual, dx: Some(&mut dx), ..Backward::new(x, dy) };
+            let wanted = Backward {
+                residual: residual.filter(|_| fusion.relu),
+                dx: Some(&mut dx),
+                dresidual: residual.map(|_| &mut dresidual[..]),
+                pitches: BackwardPitches { x: pitch, ..BackwardPitches::default() },
+                ..Backward::new(x, dy)
+            };
             norm.backward::<T, T>(saved, wanted).unwrap();
-            [y, dx]
+            if residual.is_none() {
+                dresidual.clear();
+            }
+            [y, dx, dresidual]
         };
-        let all = pool.install(|| train(of, [&x, &dy, &residual], level));
+        let all = pool.install(|| train(0..of, [&x, &dy, &residual], Pitch::default(), level));
+        // Samples still begin where vectors may.
+        let (sample, gap) = (of * width, 8);
+        let apart: Vec<T> = x.chunks(sample).flat_map(|x| [x, &[T::from_f32(f32::NAN); 8]].concat()).collect();
+        let pitch = Pitch { sample: Some((sample + gap) as u64), ..Pitch::default() };
+        let inputs = [&apart[..apart.len() - gap], &dy, &residual];
+        assert!(pool.install(|| train(0..of, inputs, pitch, level)) == all, "{shape:?}, with gaps");
         for range in [0..of / 4, of / 4..of / 2, of / 2..of] {
             let part = |v: &[T]| channels(v, shape, range.clone());
             let inputs = [&x, &dy, &residual].map(|v| part(v));
-            let expected = train(range.len(), inputs.each_ref().map(|v| &v[..]), Level::new());
+            let inputs = inputs.each_ref().map(|v| &v[..]);
+            let expected = train(range.clone(), inputs, Pitch::default(), Level::new());
             for (all, expected) in all.iter().zip(expected) {
-                assert!(part(all) == expected, "{shape:?}, {range:?}");
+                assert!(all.is_empty() && expected.is_empty() || part(all) == expected, "{shape:?}, {range:?}");
             }
         }
     }
@@ -279,6 +300,7 @@ mod tests {
                 }
             }
         }
+        let instance = InstanceNormDescriptor { affine: true, ..InstanceNormDescriptor::new(6) };
         for relu in [false, true] {
             check::<f32, f32>(&LayerNormDescriptor::new(&[520]).into(), &[4120, 520], relu);
             check::<f32, f32>(&LayerNormDescriptor::new(&[520]).into(), &[4096, 520], relu);
@@ -287,6 +309,8 @@ mod tests {
             check::<f32, f32>(&GroupNormDescriptor::new(2, 6).into(), &[352, 6, 1028], relu);
             check::<half::f16, half::f16>(&LayerNormDescriptor::new(&[520]).into(), &[8120, 520], relu);
             check::<half::bf16, half::bf16>(&LayerNormDescriptor::new(&[520]).into(), &[8120, 520], relu);
+            check::<half::f16, half::f16>(&GroupNormDescriptor::new(2, 6).into(), &[1408, 6, 520], relu);
+            check::<half::f16, half::f16>(&instance.clone().into(), &[1408, 6, 520], relu);
             check::<half::f16, f32>(&LayerNormDescriptor::new(&[520]).into(), &[5600, 520], relu);
             check::<f32, half::f16>(&LayerNormDescriptor::new(&[520]).into(), &[5600, 520], relu);
         }

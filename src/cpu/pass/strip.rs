@@ -32,8 +32,8 @@ pub(crate) fn pays(grid: &Grid) -> bool {
     grid.join == Join::Samples && !grid.columns && grid.width < long && grid.samples >= samples
 }
 
-/// Whether most vectors lie within a row: what belongs to it is then loaded once for them, not element by element, and no
-/// strip is made.
+/// Whether most vectors lie within a row: what belongs to it is then loaded once for them, not element by element, if it can
+/// be.
 fn is_long(grid: &Grid) -> bool {
     grid.width >= LONG
 }
@@ -53,9 +53,10 @@ pub(crate) fn pieces(grid: &Grid) -> impl Iterator<Item = (Range<usize>, Range<u
     })
 }
 
-/// The parameters of a sample's rows of some channels, one number an element. None where that does not pay.
-pub(crate) fn params<C: ColumnParams>(grid: &Grid, rows: &RowParams, channels: Range<usize>) -> Option<C> {
-    (pays(grid) && !is_long(grid)).then(|| {
+/// The parameters of a sample's rows of some channels, one number an element. None where that does not pay. `runs`: whether
+/// rows can be written as one without that.
+pub(crate) fn params<C: ColumnParams>(grid: &Grid, rows: &RowParams, channels: Range<usize>, runs: bool) -> Option<C> {
+    (pays(grid) && !(runs && is_long(grid))).then(|| {
         let stats = rows.stats.range(channels.clone());
         C::new(stats, rows.affine, channels.start, Repeat::Each(grid.width))
     })

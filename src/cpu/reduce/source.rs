@@ -138,7 +138,7 @@ impl Source for MomentsOf<'_> {
     fn tile_of_panel<'a, S: Simd>(&'a self, simd: S, panel: Panel, scratch: &'a mut Scratch) -> Tile<'a> {
         match self.x {
             Place::In(x) => x.tile_of_panel(simd, panel, &mut scratch.x),
-            Place::Own(_) => self.tile(simd, panel.area, scratch),
+            Place::Own(_) | Place::Held => self.tile(simd, panel.area, scratch),
         }
     }
 

@@ -1,5 +1,5 @@
 //! Elements of any type to `f32` and back. Halves by integer arithmetic, so that no instruction set needs a feature
-//! for them; binary16 by the processor's own conversions where it has them.
+//! for them; by the processor's own conversions where it has them.
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::f16c;
@@ -13,8 +13,9 @@ use crate::tensor::DType;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, u16x16, u32x16};
 use half::{bf16, f16};
 
-/// Whether halves are read where they are needed, or widened before. Each loop is compiled once more for each type, which
-/// this as a constant spares SSE2, where there is not much to be won, and other processors, where it was not measured.
+/// Whether halves are read where they are needed, or widened before, and rows that follow each other written as one. Each loop
+/// is compiled once more for each type, which this as a constant spares SSE2, where there is not much to be won, and other
+/// processors, where it was not measured.
 pub(crate) const fn in_registers<S: Simd>() -> bool {
     cfg!(target_arch = "x86_64") && !is_baseline::<S>()
 }
@@ -75,6 +76,21 @@ pub(crate) fn widen<S: Simd>(simd: S, dtype: DType, from: &[u8], to: &mut [f32])
 fn widen_all<S: Simd, T: Number>(simd: S, from: &[T], to: &mut [f32]) {
     let from = &from[..to.len()];
     for_spans!(to.len(), span => { span.store(span.load(simd, from), to); });
+}
+
+/// What becomes of `f32` that are stored as elements, and read again.
+#[inline(never)]
+pub(crate) fn round<S: Simd>(simd: S, dtype: DType, values: &mut [f32]) {
+    if dtype != DType::F32 {
+        simd.vectorize(
+            #[inline(always)]
+            || {
+                with_element!(dtype, T => for_spans!(values.len(), span => {
+                    span.store(T::to_vector(simd, &T::of_vector(span.load(simd, values))), values);
+                }))
+            },
+        );
+    }
 }
 
 /// Elements from `f32`, rounded to nearest even. Out of line, too.

@@ -90,6 +90,12 @@ fn sums_in_place_have_the_bits_of_sums_apart() {
         assert!(train(Source::From(&x), Source::InSum, poison(), residual.clone()) == apart, "residual, {case}");
         assert!(train(Source::InSum, Source::From(&residual), poison(), x.clone()) == apart, "x, {case}");
         assert!(train(Source::InPlace, Source::InSum, x.clone(), residual.clone()) == apart, "both, {case}");
+        let [y, sum] = apart;
+        let expected: Vec<T> = x.iter().zip(&residual).map(|(x, r)| T::from_f32(x.to_f32() + r.to_f32())).collect();
+        assert!(sum == expected, "sum, {case}");
+        let (mut of_sum, relu) = (poison(), Fusion { relu: true, ..Fusion::default() });
+        drop(norm.forward_train::<T, T>(&tensor, relu, Forward::new(&sum, &mut of_sum), Commit::Skip).unwrap());
+        assert!(y == of_sum, "y, {case}");
     }
     use Format::{ChannelsFirst as First, ChannelsLast as Last};
     // Blocks of channels, whose rows are long, short and very short; tensors that are read twice; rows; groups.
@@ -103,11 +109,13 @@ fn sums_in_place_have_the_bits_of_sums_apart() {
         check::<f32>(BatchNormDescriptor::new(shape[1]), &shape, format);
         check::<bf16>(BatchNormDescriptor::new(shape[1]), &shape, format);
     }
-    for rows in [[4120, 520], [3, 5000], [1001, 16]] {
+    for rows in [[4120, 520], [4120, 521], [2000, 2112], [3, 5000], [1001, 16]] {
         check::<f32>(LayerNormDescriptor::new(&rows[1..]), &rows, First);
         check::<f16>(RmsNormDescriptor::new(&rows[1..]), &rows, First);
+        check::<bf16>(LayerNormDescriptor::new(&rows[1..]), &rows, First);
     }
     check::<f32>(GroupNormDescriptor::new(2, 6), &[352, 6, 1028], First);
+    check::<f16>(GroupNormDescriptor::new(2, 4), &[1152, 4, 1032], First);
 }
 
 /// RMS norm of rows of one element: dx is nearly nothing, and what rounding leaves grows with 1/rms.
